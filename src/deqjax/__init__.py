@@ -1,0 +1,1 @@
+"""deqjax: deep equilibrium models in JAX."""
