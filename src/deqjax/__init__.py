@@ -1,1 +1,29 @@
-"""deqjax: deep equilibrium models in JAX."""
+"""deqjax: deep equilibrium models in JAX.
+
+Solve z* = f(z*, x) for a batch, differentiate it at constant memory, and keep it stable:
+
+    solution = deqjax.fixed_point(f, z0, params, x)
+    penalty = deqjax.jacobian_penalty(f, solution.value, params, x, key=key)
+"""
+
+from deqjax import adjoints, solvers
+from deqjax._determinism import NotDeterministicError
+from deqjax._fixed_point import fixed_point
+from deqjax.adjoints import BackwardStats, backward_probe
+from deqjax.jacobian import jacobian_penalty, spectral_norm, spectral_radius
+from deqjax.solvers import Solution, Stats, Status
+
+__all__ = [
+    "BackwardStats",
+    "NotDeterministicError",
+    "Solution",
+    "Stats",
+    "Status",
+    "adjoints",
+    "backward_probe",
+    "fixed_point",
+    "jacobian_penalty",
+    "solvers",
+    "spectral_norm",
+    "spectral_radius",
+]

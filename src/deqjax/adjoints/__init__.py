@@ -1,1 +1,8 @@
-"""adjoints."""
+"""Rules for the gradient of a fixed point: ``fixed_point(..., adjoint=rule)``."""
+
+from deqjax.adjoints._implicit import implicit
+from deqjax.adjoints._pattern import Adjoint
+from deqjax.adjoints._probe import BackwardStats, backward_probe
+from deqjax.adjoints._unrolled import unrolled
+
+__all__ = ["Adjoint", "BackwardStats", "backward_probe", "implicit", "unrolled"]

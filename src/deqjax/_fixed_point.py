@@ -1,0 +1,65 @@
+"""The entry point: a solver for the value, an adjoint for the gradient."""
+
+from collections.abc import Callable
+from typing import Any
+
+from deqjax import _tree
+from deqjax._determinism import check_deterministic
+from deqjax._hoist import hoist
+from deqjax._manual_axes import vary_like_result
+from deqjax._types import Map, Scalar, State
+from deqjax.adjoints import Adjoint, BackwardStats, implicit
+from deqjax.adjoints._probe import check_probe
+from deqjax.solvers import Solution, anderson
+from deqjax.solvers._validate import check_count, check_not_negative, check_state
+
+
+def fixed_point(
+    f: Map,
+    z0: State,
+    *args: Any,
+    solver: Callable[..., Solution] = anderson,
+    adjoint: Adjoint | None = None,
+    tol: Scalar = 1e-3,
+    max_steps: Scalar = 30,
+    probe: BackwardStats | None = None,
+    debug: bool = False,
+) -> Solution:
+    """Solve z* = f(z*, *args) for a batch and differentiate it in ``args`` and in f's closures.
+
+    Composes with jit, grad (of any order, reverse mode), vmap, pmap, shard_map and remat. ``tol``
+    and ``max_steps`` are run-time values: under jit, changing them compiles nothing.
+
+    Args:
+        f: ``f(z, *args) -> z'`` with the structure, shapes and dtypes of z. Deterministic:
+            draw random numbers before the solve.
+        z0: start; a pytree of real floating-point arrays whose axis 0 is the batch.
+        *args: pytrees of arrays; floating-point leaves get gradients, integers and keys pass
+            through.
+        solver: ``solver(f, z0, *, tol, max_steps) -> Solution``; set its own options with
+            `functools.partial`, as in ``partial(deqjax.solvers.anderson, history=8)``.
+        adjoint: rule for the gradient, ``deqjax.adjoints.implicit()`` if None.
+        tol: a sample stops when its residual ||f(z) - z|| / ||f(z)|| is at most this.
+        max_steps: most updates of z, at least 1.
+        probe: :func:`deqjax.backward_probe`; its gradient reports the backward solve.
+        debug: evaluate f twice at z0 first and raise if the results differ in any bit. Costs two
+            evaluations and, under jit, a host callback.
+
+    Returns:
+        :class:`deqjax.Solution`: ``value`` like z0 and ``stats`` per sample. A sample that did not
+        converge returns its best finite iterate, and its status says so.
+
+    Raises:
+        ValueError, TypeError: a malformed problem, in one sentence, before anything is compiled.
+        deqjax.NotDeterministicError: with ``debug``, an f that changes between evaluations.
+    """
+    z0 = check_state(z0)
+    check_count("max_steps", max_steps)
+    check_not_negative("tol", tol)
+    check_probe(probe, _tree.batch_size(z0))
+    z0 = vary_like_result(f, z0, *args)
+    pure, operands = hoist(f, z0, args)
+    if debug:
+        check_deterministic(f, z0, args)
+    rule = implicit() if adjoint is None else adjoint
+    return rule(pure, z0, operands, solver=solver, tol=tol, max_steps=max_steps, probe=probe)

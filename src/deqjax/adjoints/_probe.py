@@ -1,0 +1,56 @@
+"""The probe: how a backward pass, which returns only gradients, tells what it did."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from deqjax._types import PerSample
+
+
+class BackwardStats(NamedTuple):
+    """How a backward solve went, per sample; the gradient of a :func:`backward_probe`.
+
+    Gradients are floating point, so the counts are too.
+
+    Attributes:
+        steps: (batch,) float32, updates of the adjoint state.
+        residual: (batch,) float32, relative residual of the returned adjoint state.
+        status: (batch,) float32 that compares equal to a :class:`deqjax.Status`; ``NOT_RUN`` (0)
+            where no backward solve took place.
+    """
+
+    steps: PerSample
+    residual: PerSample
+    status: PerSample
+
+
+def backward_probe(batch: int) -> BackwardStats:
+    """Zeros to pass as ``probe=``; the gradient with respect to them reports the backward solve.
+
+    Use one probe for one solve, since gradients of a shared probe add up. Its values do not depend
+    on the scale of the loss.
+
+    Args:
+        batch: the batch size of the solve on this device.
+
+    Returns:
+        :class:`BackwardStats` of zeros, leaves (batch,) float32.
+    """
+    return BackwardStats(*(jnp.zeros((batch,), jnp.float32) for _ in range(3)))
+
+
+def check_probe(probe: BackwardStats | None, batch: int) -> None:
+    """Raise unless the probe fits the batch."""
+    if probe is None:
+        return
+    if not isinstance(probe, BackwardStats):
+        raise TypeError(
+            f"probe must be deqjax.backward_probe({batch}), got a {type(probe).__name__}."
+        )
+    shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(probe)}
+    if shapes != {(batch,)}:
+        raise ValueError(
+            f"probe has leaves of shape {sorted(shapes)}, but z0 is a batch of {batch}: "
+            f"use deqjax.backward_probe({batch})."
+        )

@@ -1,0 +1,66 @@
+"""What a solver returns, and the words for how it ended."""
+
+import enum
+from typing import NamedTuple
+
+import jax
+
+from deqjax._types import PerSample, State
+
+
+class Status(enum.IntEnum):
+    """How a sample's solve ended.
+
+    ``NOT_RUN`` is what a probe shows when no backward solve took place; a solver never reports it.
+    """
+
+    NOT_RUN = 0
+    CONVERGED = 1
+    STEP_LIMIT = 2
+    DIVERGED = 3
+
+    @property
+    def sentence(self) -> str:
+        """The status in words."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Status.NOT_RUN: "no solve took place",
+    Status.CONVERGED: "the residual fell to the tolerance",
+    Status.STEP_LIMIT: "max_steps were taken before the residual fell to the tolerance",
+    Status.DIVERGED: "f(z) or its norm became infinite or NaN; the value is the last good iterate",
+}
+
+
+class Stats(NamedTuple):
+    """How a solve went. Carries no gradient.
+
+    Attributes:
+        steps: (batch,) int32, updates of z that the sample took.
+        residual: (batch,) float32 or float64, ||f(z) - z|| / ||f(z)|| at the returned value
+            (with ``stop="absolute"``: ||f(z) - z||); infinite if f was never finite.
+        status: (batch,) int32, a :class:`Status`.
+        evaluations: () int32, evaluations of f on the whole batch: one more than the steps of the
+            slowest sample, since the residual of the last iterate is measured too.
+        trace: (rows, batch) residual before each step, NaN once a sample has stopped; None unless
+            asked for with ``trace=rows``.
+    """
+
+    steps: PerSample
+    residual: PerSample
+    status: PerSample
+    evaluations: jax.Array
+    trace: jax.Array | None
+
+
+class Solution(NamedTuple):
+    """A fixed point and how it was found.
+
+    Attributes:
+        value: the best finite iterate of each sample; structure, shapes and dtypes of z0.
+        stats: :class:`Stats` of the solve.
+    """
+
+    value: State
+    stats: Stats
