@@ -42,7 +42,10 @@ def transformer_cell(key: jax.Array, batch: int = 8, length: int = 64, width: in
         return jax.random.normal(next(keys), shape) / shape[0] ** 0.5
 
     qkv, out, up, down = (
-        normal(width, 3 * width), normal(width, width), normal(width, hidden), normal(hidden, width)
+        normal(width, 3 * width),
+        normal(width, width),
+        normal(width, hidden),
+        normal(hidden, width),
     )
     injection = jax.random.normal(next(keys), (batch, length, 3 * width))
 

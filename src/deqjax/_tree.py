@@ -60,7 +60,7 @@ def norm(a: State) -> PerSample:
 def largest(a: State) -> PerSample:
     """Largest magnitude in each sample's state; (batch,). NaN where the sample has one."""
     dtype = accumulation_dtype(a)
-    peaks = [jnp.max(jnp.abs(flat(x)), axis=1).astype(dtype) for x in jax.tree.leaves(a)]
+    peaks = [jnp.max(jnp.abs(flat(x)), axis=1, initial=0).astype(dtype) for x in jax.tree.leaves(a)]
     result: PerSample = functools.reduce(jnp.maximum, peaks)
     return result
 

@@ -35,7 +35,7 @@ def solve_normal_equations(
     identity = jnp.eye(size, dtype=gram.dtype)
     # an unused column becomes the equation y = 0
     matrix = jnp.where(
-        identity > 0,
+        identity[None] > 0,
         1 + jnp.asarray(ridge, gram.dtype),
         inverse_scale[:, :, None] * gram * inverse_scale[:, None, :],
     )
@@ -56,7 +56,7 @@ def _eliminate(matrix: jax.Array, right: jax.Array) -> tuple[jax.Array, PerSampl
     for j in range(size):
         pivot = rows[j, j]
         smallest = jnp.minimum(smallest, jnp.where(jnp.isnan(pivot), -jnp.inf, pivot))
-        normalized = rows[j] / jnp.where(pivot > 0, pivot, 1)  # (m + 1, batch)
+        normalized = rows[j] / jnp.where(pivot > 0, pivot, 1)[None]  # (m + 1, batch)
         others = jnp.where((jnp.arange(size) == j)[:, None], 0, rows[:, j])  # (m, batch)
         rows = rows - others[:, None] * normalized[None]
         rows = rows.at[j].set(normalized)

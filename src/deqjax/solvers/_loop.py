@@ -21,7 +21,8 @@ from deqjax.solvers._validate import check_problem, static_steps
 
 Memory = TypeVar("Memory")
 
-_RUNNING = Status.NOT_RUN  # inside the loop: not decided yet
+# inside the loop: not decided yet; a plain int, since JAX types an enum member weakly
+_RUNNING = int(Status.NOT_RUN)
 
 
 class LoopOptions(TypedDict, total=False):
@@ -90,6 +91,8 @@ def iterate(
         running = jnp.any(goes_on)
         if axis_name is not None:
             running = lax.pmax(running.astype(jnp.int32), axis_name) > 0
+            # one value for all replicas, but the carry's type says that it varies
+            running = vary(running, varying_axes(carry.running))
         rows = carry.trace
         if rows is not None:
             seen = jnp.where(active, residual, jnp.nan)

@@ -95,7 +95,7 @@ def check_count(name: str, value: Scalar, *, least: int = 1) -> None:
     if isinstance(value, jax.Array):
         if not jnp.issubdtype(value.dtype, jnp.integer):
             raise TypeError(f"{name} must be a whole number, got an array of {value.dtype}.")
-    elif value != int(value):
+    elif value % 1 != 0:  # infinity and NaN too
         raise TypeError(f"{name} must be a whole number, got {value}.")
     elif value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}.")

@@ -1,1 +1,42 @@
-"""training."""
+"""Training: typed configs, the pmapped step, the loop, and what a run leaves behind."""
+
+from deqjax.training.checkpoint import CheckpointError, Checkpoints
+from deqjax.training.config import (
+    ConfigError,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PenaltyConfig,
+    TrainConfig,
+)
+from deqjax.training.finished import evaluate_run, generate_text, load_run
+from deqjax.training.loop import Outcome, Run, train
+from deqjax.training.metrics import MetricsError, read_metrics
+from deqjax.training.parallel import ReplicaError
+from deqjax.training.picture import draw_run, save_run_picture
+from deqjax.training.workdir import Workdir, WorkdirError
+
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "ConfigError",
+    "DataConfig",
+    "EvaluationConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "Outcome",
+    "PenaltyConfig",
+    "ReplicaError",
+    "Run",
+    "TrainConfig",
+    "Workdir",
+    "WorkdirError",
+    "draw_run",
+    "evaluate_run",
+    "generate_text",
+    "load_run",
+    "read_metrics",
+    "save_run_picture",
+    "train",
+]

@@ -1,0 +1,17 @@
+"""A Jacobian-regularized DEQ-Transformer on the bytes of Python's own standard library.
+
+Command:   deqjax train experiments/stdlib_lm.py
+Hardware:  two CPU cores, no GPU
+Time:      see README
+Expected:  see README
+Data:      CPython's standard library sources; nothing is downloaded
+Variants:  --penalty.weight 0         without the regularizer
+           --model.kind explicit      the same network with untied layers
+"""
+
+from deqjax.training import TrainConfig
+
+
+def config() -> TrainConfig:
+    """The default experiment."""
+    return TrainConfig(name="stdlib_lm")

@@ -1,0 +1,293 @@
+"""The command line: ``deqjax train | evaluate | generate``."""
+
+import dataclasses
+import difflib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import tyro
+
+if TYPE_CHECKING:
+    from deqjax.training import Outcome, TrainConfig
+
+_USAGE = """usage: deqjax COMMAND ...
+
+commands:
+  train FILE       train the experiment that a Python file describes
+  evaluate         score a run's newest checkpoint
+  generate         continue a prompt with a run's newest checkpoint
+
+deqjax COMMAND --help lists the options of a command, deqjax train FILE --help every field of the
+experiment, with its default."""
+
+Options = TypeVar("Options")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """Score a run's newest checkpoint.
+
+    Attributes:
+        workdir: folder of the run.
+        split: which text to score.
+        max_steps: forward steps at most, instead of the run's.
+        tol: relative tolerance of the solve, instead of the run's.
+        devices: number of virtual CPU devices; without it, every device of the machine.
+    """
+
+    workdir: Path
+    split: Literal["validation", "test"] = "validation"
+    max_steps: int | None = None
+    tol: float | None = None
+    devices: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateOptions:
+    """Continue a prompt with a run's newest checkpoint.
+
+    Attributes:
+        workdir: folder of the run.
+        prompt: text to continue.
+        count: bytes to generate.
+        temperature: of the sampling; 0 takes the most likely byte.
+        seed: of the sampling.
+    """
+
+    workdir: Path
+    prompt: str
+    count: int = 200
+    temperature: float = 0.8
+    seed: int = 0
+
+
+class UsageError(ValueError):
+    """A command line that makes no sense."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status: 0, 1 for an error, 2 for usage, 130 after Ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "generate": _generate,
+    }
+    if not given or given[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0 if given else 2
+    try:
+        if given[0] not in commands:
+            raise UsageError(_unknown("command", given[0], list(commands)))
+        return commands[given[0]](given[1:])
+    except UsageError as error:
+        print(f"deqjax: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("deqjax: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not isinstance(error, _expected_errors()):
+            raise
+        print(f"deqjax: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _train(arguments: list[str]) -> int:
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(
+            "usage: deqjax train FILE [options]\n\nFILE --help lists every field of FILE's config."
+        )
+        return 0
+    if not arguments or arguments[0].startswith("-"):
+        raise UsageError("train needs an experiment's file first: deqjax train FILE [options].")
+    from deqjax import training
+    from deqjax._experiments import load_experiment
+    from deqjax.training.workdir import newest_run, next_free
+
+    file = arguments[0]
+    experiment = load_experiment(file)
+    options = _parse(_train_options(experiment), arguments[1:], f"deqjax train {file}", experiment)
+    _use_devices(options.devices)
+    workdir = options.workdir
+    if workdir is None:
+        usual = Path("runs") / options.config.name
+        workdir = newest_run(usual) if options.resume else next_free(usual)
+    outcome = training.train(options.config, workdir, resume=options.resume)
+    _report_training(outcome, options.config, file)
+    if outcome.stopped_by is None:
+        return 0
+    return 130 if outcome.stopped_by == signal.SIGINT else 0
+
+
+def _train_options(experiment: "TrainConfig") -> Any:
+    """The options of ``train``: its own and, without prefix, every field of the experiment."""
+    from deqjax.training import TrainConfig
+
+    @dataclasses.dataclass(frozen=True)
+    class TrainOptions:
+        """Train an experiment.
+
+        Attributes:
+            config: the experiment.
+            workdir: folder of the run; by default the first free one of runs/NAME, runs/NAME-2, ...
+            resume: go on from the newest checkpoint in the folder.
+            devices: number of virtual CPU devices; without it, every device of the machine.
+        """
+
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+        workdir: Path | None = None
+        resume: bool = False
+        devices: int | None = None
+
+    return TrainOptions(experiment)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    options = _parse(EvaluateOptions, arguments, "deqjax evaluate")
+    _use_devices(options.devices)
+    from deqjax.training import evaluate_run
+
+    metrics = evaluate_run(
+        options.workdir, split=options.split, max_steps=options.max_steps, tol=options.tol
+    )
+    _table(f"{options.workdir}, {options.split} text", metrics)
+    return 0
+
+
+def _generate(arguments: list[str]) -> int:
+    options = _parse(GenerateOptions, arguments, "deqjax generate")
+    from deqjax.training import generate_text
+
+    print(options.prompt, end="", flush=True)
+    for piece in generate_text(
+        options.workdir,
+        options.prompt,
+        count=options.count,
+        temperature=options.temperature,
+        seed=options.seed,
+    ):
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def _parse(
+    kind: Any, arguments: list[str], program: str, experiment: "TrainConfig | None" = None
+) -> Any:
+    """Parse options; raise UsageError for one that does not exist, with the nearest that does."""
+    if experiment is None:
+        options, unknown = tyro.cli(kind, args=arguments, prog=program, return_unknown_args=True)
+    else:
+        options, unknown = tyro.cli(
+            type(kind), default=kind, args=arguments, prog=program, return_unknown_args=True
+        )
+    if unknown:
+        known = _fields(options) + (_fields(experiment) if experiment else [])
+        raise UsageError(
+            f"{_unknown('option', unknown[0], [f'--{name}' for name in known])} "
+            f"({program} --help lists all)"
+        )
+    return options
+
+
+def _fields(options: Any, prefix: str = "") -> list[str]:
+    """Dotted names of a dataclass's fields, nested ones included."""
+    names = []
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            names += _fields(value, f"{prefix}{field.name}.")
+        else:
+            names.append(prefix + field.name)
+    return names
+
+
+def _unknown(what: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name.split("=", maxsplit=1)[0], known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    return f"there is no {what} {name!r}{hint}"
+
+
+def _use_devices(count: int | None) -> None:
+    """Split the CPU into virtual devices, which must happen before JAX starts."""
+    if count is None:
+        return
+    if count < 1:
+        raise UsageError(f"--devices must be at least 1, got {count}.")
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
+
+
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """Errors whose sentence is all that a user needs; anything else is a bug with a traceback."""
+    from deqjax._experiments import ExperimentError
+    from deqjax.data import DataError
+    from deqjax.training import (
+        CheckpointError,
+        ConfigError,
+        MetricsError,
+        ReplicaError,
+        WorkdirError,
+    )
+
+    return (
+        CheckpointError,
+        ConfigError,
+        DataError,
+        ExperimentError,
+        MetricsError,
+        ReplicaError,
+        WorkdirError,
+    )
+
+
+def _report_training(outcome: "Outcome", config: "TrainConfig", file: str) -> None:
+    folder = outcome.workdir.path
+    if outcome.metrics is None:
+        print(
+            f"stopped at step {outcome.step} of {config.steps}; a checkpoint was saved. Continue "
+            f"with: deqjax train {file} --workdir {folder} --resume"
+        )
+        return
+    _table(f"{config.name} after {outcome.step} steps, validation text", outcome.metrics)
+    print(
+        f"trained in {outcome.seconds:.0f} s; picture: {outcome.workdir.picture}, "
+        f"records: {outcome.workdir.metrics}"
+    )
+    print(f"try: deqjax generate --workdir {folder} --prompt 'def '")
+
+
+_ROWS = {
+    "bits_per_byte": ("bits per byte", "{:.4f}"),
+    "bigram_bits_per_byte": ("bits per byte of a bigram model, same bytes", "{:.4f}"),
+    "bytes_scored": ("bytes scored", "{:,.0f}"),
+    "forward_steps": ("solver steps, mean", "{:.1f}"),
+    "forward_residual": ("residual, mean", "{:.1e}"),
+    "forward_converged": ("sequences converged", "{:.1%}"),
+    "forward_diverged": ("sequences diverged", "{:.1%}"),
+    "spectral_radius": ("spectral radius, mean", "{:.3f}"),
+    "spectral_radius_max": ("spectral radius, largest", "{:.3f}"),
+}
+
+
+def _table(title: str, metrics: dict[str, float]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("measured")
+    table.add_column("value", justify="right")
+    for name, (label, form) in _ROWS.items():
+        if name in metrics:
+            table.add_row(label, form.format(metrics[name]))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

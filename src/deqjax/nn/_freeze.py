@@ -1,0 +1,84 @@
+"""Turning a stateful NNX cell into a pure map whose random masks hold still."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from deqjax._types import Map, Operands, State
+
+
+class CellStateError(ValueError):
+    """A cell changes its own state when called, so iterating it has no meaning."""
+
+
+def freeze(cell: Callable[[State, Operands], State], z0: State, u: Operands) -> Map:
+    """Return ``f(z, u) = cell(z, u)`` with fixed random keys, pure and differentiable.
+
+    Each random stream that the cell draws from is advanced once in the cell itself, so the next
+    freeze has other masks; a stream not drawn from (dropout switched off) stays as it is.
+    """
+    if not isinstance(cell, nnx.Module):
+        return cell
+    used = _streams_drawn_from(cell, z0, u)
+    # the copy must not share Variables with the cell: both are mutable
+    frozen = nnx.merge(*nnx.split(cell), copy=True)
+    keys = {path: stream() for path, stream in streams(cell).items() if path in used}
+    for path, stream in streams(frozen).items():
+        if path in used:
+            stream.key.set_value(keys[path])
+            stream.count.set_value(jax.numpy.zeros_like(stream.count.get_value()))
+    graph, state = nnx.split(frozen)
+
+    def frozen_cell(z: State, u: Operands) -> State:
+        # copied for each trace: without, NNX refuses to count draws made under another trace
+        return nnx.merge(graph, state, copy=True)(z, u)
+
+    return frozen_cell
+
+
+def _streams_drawn_from(cell: nnx.Module, z0: State, u: Operands) -> set[tuple[Any, ...]]:
+    """Evaluate the cell abstractly; return the streams it drew from, refuse other changes."""
+    graph, state = nnx.split(cell)
+    changed: dict[tuple[Any, ...], nnx.Variable[Any]] = {}
+
+    def watch(z: State, u: Operands) -> State:
+        copy = nnx.merge(graph, state, copy=True)
+        before = {path: variable.get_raw_value() for path, variable in _variables(copy).items()}
+        result = copy(z, u)
+        for path, variable in _variables(copy).items():
+            if variable.get_raw_value() is not before.get(path):
+                changed[path] = variable
+        return result
+
+    jax.eval_shape(watch, z0, u)
+    for path, variable in changed.items():
+        if not isinstance(variable, nnx.RngState):
+            name = ".".join(map(str, path))
+            raise CellStateError(
+                f"the cell updates its {type(variable).__name__} {name!r} while it is iterated, so "
+                "f would change from step to step; switch the update off inside the cell "
+                "(nnx.BatchNorm: use_running_average=True) or normalize without statistics."
+            )
+    return {path[:-1] for path in changed}
+
+
+def _variables(module: nnx.Module) -> dict[tuple[Any, ...], nnx.Variable[Any]]:
+    return {path: node for path, node in nnx.iter_graph(module) if isinstance(node, nnx.Variable)}
+
+
+def streams(module: nnx.Module) -> dict[tuple[Any, ...], nnx.RngStream]:
+    """The random streams inside a module, by path."""
+    return {path: node for path, node in nnx.iter_graph(module) if isinstance(node, nnx.RngStream)}
+
+
+def reseed(module: nnx.Module, key: jax.Array) -> None:
+    """Give each random stream of a module a key of its own, derived from one key.
+
+    A training step derives its dropout masks this way from its number, so that no random state has
+    to be carried from step to step.
+    """
+    for index, stream in enumerate(streams(module).values()):
+        stream.key.set_value(jax.random.fold_in(key, index))
+        stream.count.set_value(jax.numpy.zeros_like(stream.count.get_value()))

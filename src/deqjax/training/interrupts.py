@@ -1,0 +1,39 @@
+"""Ctrl-C and SIGTERM as a request to stop after the current step."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class StopRequest:
+    """Remembers the first SIGINT or SIGTERM instead of breaking off; a context manager.
+
+    A second Ctrl-C acts at once, as it would without. On leaving, earlier handlers are restored.
+
+    Attributes:
+        signal: the signal that asked to stop, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._earlier: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._earlier[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)

@@ -1,0 +1,216 @@
+"""The training loop: steps, records, evaluations, checkpoints, and a clean stop."""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from deqjax.training import language, parallel
+from deqjax.training.checkpoint import CheckpointError, Checkpoints
+from deqjax.training.config import (
+    RESUMABLE_CHANGES,
+    ConfigError,
+    TrainConfig,
+    check,
+    to_dict,
+)
+from deqjax.training.interrupts import StopRequest
+from deqjax.training.metrics import MetricsWriter, progress_bar
+from deqjax.training.parallel import DataParallel
+from deqjax.training.picture import save_run_picture
+from deqjax.training.schedules import learning_rate, optimizer
+from deqjax.training.state import TrainState, initial_state, split
+from deqjax.training.step import Problem
+from deqjax.training.workdir import Workdir, prepare_workdir
+
+
+class Outcome(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        workdir: where everything lies.
+        step: finished steps.
+        parameters: number of trained parameters.
+        metrics: the last evaluation, None if the run was stopped before it.
+        seconds: wall-clock time of the training loop, compilation included.
+        stopped_by: the signal that ended the run early, or None.
+    """
+
+    workdir: Workdir
+    step: int
+    parameters: int
+    metrics: dict[str, float] | None
+    seconds: float
+    stopped_by: signal.Signals | None
+
+
+class Run(NamedTuple):
+    """The parts that a configuration builds."""
+
+    config: TrainConfig
+    steps: DataParallel
+    corpus: language.Corpus
+    batches: Any
+    fingerprint: str
+    state: TrainState
+
+
+def train(
+    config: TrainConfig,
+    workdir: Path | str,
+    *,
+    resume: bool = False,
+    say: Callable[[str], None] = print,
+) -> Outcome:
+    """Train until ``config.steps``, or until Ctrl-C or SIGTERM, which leave a checkpoint.
+
+    Args:
+        config: the whole run.
+        workdir: folder of the run.
+        resume: go on from its newest checkpoint.
+        say: receives lines for the user.
+
+    Raises:
+        ConfigError, WorkdirError, CheckpointError, ReplicaError: one sentence each, before the
+            first compilation.
+    """
+    check(config)
+    folder = prepare_workdir(
+        workdir,
+        experiment=config.name,
+        config=to_dict(config),
+        resume=resume,
+        may_change=RESUMABLE_CHANGES,
+    )
+    run = build(config)
+    size = sum(x.size for x in jax.tree.leaves(run.state.parameters))
+    say(
+        f"{config.name}: {size:,} parameters, {len(run.corpus.train):,} bytes of training text, "
+        f"{run.steps.devices} {jax.devices()[0].platform} device(s), run in {folder.path}"
+    )
+    started = time.perf_counter()
+    with Checkpoints(folder.checkpoints, keep=config.keep_checkpoints) as checkpoints:
+        state = _restored(run, checkpoints, say) if resume else run.state
+        first = int(state.step)
+        if first >= config.steps:
+            raise ConfigError(
+                f"the run in {folder.path} has finished its {first} steps; "
+                f"raise --steps above {first} to train on."
+            )
+        with (
+            MetricsWriter(folder, first if resume else None) as writer,
+            StopRequest() as request,
+        ):
+            step, metrics = _loop(run, state, first, checkpoints, writer, request)
+    save_run_picture(folder)
+    seconds = time.perf_counter() - started
+    return Outcome(folder, step, size, metrics, seconds, request.signal)
+
+
+def build(config: TrainConfig) -> Run:
+    """Make a run's parts, its state before the first step among them."""
+    architecture, parameters = split(language.build_model(config.model, config.seed))
+    update = optimizer(config.optimizer, config.steps)
+    schedule = learning_rate(config.optimizer, config.steps)
+    steps = DataParallel(
+        Problem(architecture, update, schedule, config.penalty),
+        config.data.batch_size // jax.process_count(),
+    )
+    corpus = language.load_corpus(config)
+    state = initial_state(parameters, update, jax.random.key(config.seed))
+    batches = language.train_batches(config, corpus.train)
+    fingerprint = language.data_fingerprint(config, corpus.train)
+    return Run(config, steps, corpus, batches, fingerprint, state)
+
+
+def _restored(run: Run, checkpoints: Checkpoints, say: Callable[[str], None]) -> TrainState:
+    if checkpoints.latest_step() is None:
+        say("the run stopped before its first checkpoint; starting over from step 0")
+        return run.state
+    step, state, meta = checkpoints.restore(run.state, run.batches)
+    if meta["data"] != run.fingerprint:
+        raise CheckpointError(
+            f"the checkpoint at step {step} was trained on other data (fingerprint {meta['data']}, "
+            f"now {run.fingerprint}): the corpus differs between Python versions, so resume with "
+            "the Python that began the run."
+        )
+    say(f"resuming after step {step}")
+    restored: TrainState = state
+    return restored
+
+
+def _loop(
+    run: Run,
+    start: TrainState,
+    first: int,
+    checkpoints: Checkpoints,
+    writer: MetricsWriter,
+    request: StopRequest,
+) -> tuple[int, dict[str, float] | None]:
+    """Run the steps after ``first``; return the last step and the last evaluation."""
+    config, steps = run.config, run.steps
+    state = steps.replicate(start)
+    window, clock = [], time.perf_counter()
+    latest: dict[str, float] = {}
+    with progress_bar(config.steps, first) as bar:
+        for step in range(first + 1, config.steps + 1):
+            state, metrics = steps.train(state, next(run.batches))
+            window.append(metrics)
+            last = step == config.steps or request.signal is not None
+            if step % config.log_every == 0 or last:
+                latest = _averaged(window)
+                now = time.perf_counter()
+                predicted = len(window) * config.data.batch_size * config.model.shape.length
+                latest["bytes_per_second"] = predicted / (now - clock)
+                writer.write(step, "train", latest)
+                window, clock = [], now
+            bar.update(step, latest)
+            if step % config.checkpoint_every == 0 or last:
+                checkpoints.save(
+                    step, parallel.first_replica(state), run.batches, {"data": run.fingerprint}
+                )
+            if request.signal is not None:
+                return step, None
+            if step % config.evaluation.every == 0 and not last:
+                writer.write(step, "validation", _evaluate(run, state, config.evaluation.batches))
+                clock = time.perf_counter()
+    final = _evaluate(run, state, config.evaluation.final_batches)
+    writer.write(config.steps, "validation", final)
+    return config.steps, final
+
+
+def _evaluate(run: Run, state: TrainState, batches: int) -> dict[str, float]:
+    metrics = language.evaluate(
+        run.config,
+        run.steps,
+        state.parameters,
+        run.corpus.validation,
+        batches=batches,
+        train=run.corpus.train,
+    )
+    metrics["tolerance"] = run.config.model.solver.tol
+    return metrics
+
+
+def _averaged(window: list[Any]) -> dict[str, float]:
+    """Mean of each metric over some steps, leaving out the steps on which it is NaN by design.
+
+    The loss is never left out: if it is not finite, the record says so.
+    """
+    fetched = [parallel.first_replica(metrics) for metrics in window]
+    averages = {}
+    for name in fetched[0]:
+        values = np.asarray([metrics[name] for metrics in fetched], np.float64)
+        if name in {"penalty", "backward_steps", "backward_residual"} or name.startswith(
+            ("backward_converged", "backward_diverged")
+        ):
+            values = values[~np.isnan(values)]
+        if values.size:
+            averages[name] = float(values.mean())
+    averages["bits_per_byte"] = averages["loss"] / math.log(2)
+    return averages

@@ -1,0 +1,162 @@
+import io
+import math
+import sys
+
+import numpy as np
+import pytest
+
+from deqjax.training.metrics import MetricsWriter
+from deqjax.training.picture import draw_run, save_run_picture
+from deqjax.training.workdir import WorkdirError, prepare_workdir
+
+LABELS = [
+    "loss (bits per byte)",
+    "solver steps (mean per sample)",
+    "relative residual (mean)",
+    "spectral radius of the Jacobian",
+]
+
+
+def make_records(count=40):
+    noise = np.random.default_rng(0).normal(size=(count, 5))
+    for step, draw in enumerate(noise, start=1):
+        yield {
+            "step": step,
+            "split": "train",
+            "bits_per_byte": 3 + 2 * math.exp(-5 * step / count) + 0.1 * draw[0],
+            "forward_steps": 10 + draw[1],
+            "backward_steps": 12 + draw[2],
+            "forward_residual": 1e-3 * math.exp(draw[3]),
+            "backward_residual": 1e-4 * math.exp(draw[4]),
+            "tolerance": 1e-3,
+        }
+        if step % max(1, count // 20) == 0:
+            yield {
+                "step": step,
+                "split": "validation",
+                "bits_per_byte": 3.5,
+                "bigram_bits_per_byte": 3.4,
+                "forward_steps": 10.0,
+                "forward_residual": 1e-3,
+                "spectral_radius": 0.7,
+                "spectral_radius_max": 1.1,
+            }
+
+
+def legends(figure):
+    return [
+        [text.get_text() for text in axes.get_legend().get_texts()] if axes.get_legend() else []
+        for axes in figure.axes
+    ]
+
+
+def empty_panels(figure):
+    return [
+        axes.get_ylabel()
+        for axes in figure.axes
+        if "no data" in [text.get_text() for text in axes.texts]
+    ]
+
+
+def rendered(figure):
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
+
+
+def test_four_panels_with_labels():
+    figure = draw_run(list(make_records()), title="tiny")
+    assert figure.get_suptitle() == "tiny"
+    assert [axes.get_ylabel() for axes in figure.axes] == LABELS
+    assert {axes.get_xlabel() for axes in figure.axes} == {"training step"}
+
+
+def test_every_metric_has_its_line():
+    assert legends(draw_run(list(make_records()), title="tiny")) == [
+        ["training", "validation", "bigram baseline"],
+        ["forward", "backward", "forward, validation"],
+        ["forward", "backward", "forward, validation", "tolerance"],
+        ["largest sample", "mean", "contraction below 1"],
+    ]
+
+
+def test_residual_is_logarithmic():
+    figure = draw_run(list(make_records()), title="tiny")
+    assert [axes.get_yscale() for axes in figure.axes] == ["linear", "linear", "log", "linear"]
+
+
+def test_explicit_model_has_no_solves():
+    records = [{"step": 1, "split": "train", "bits_per_byte": 5.0}]
+    figure = draw_run(records, title="explicit")
+    assert empty_panels(figure) == LABELS[1:]
+    assert rendered(figure)
+
+
+def test_no_records():
+    figure = draw_run([], title="nothing yet")
+    assert empty_panels(figure) == LABELS
+    assert rendered(figure)
+
+
+def test_values_that_cannot_be_drawn_are_left_out():
+    values = [math.nan, math.inf, 0.0, 0.5]
+    records = [
+        {"step": step, "split": "train", "bits_per_byte": value, "forward_residual": value}
+        for step, value in enumerate(values)
+    ]
+    figure = draw_run(records, title="diverged")
+    raw = [axes.lines[0].get_xdata().tolist() for axes in (figure.axes[0], figure.axes[2])]
+    assert raw == [[2, 3], [3]]
+    assert rendered(figure)
+
+
+def test_moving_mean_keeps_a_constant():
+    records = [{"step": s, "split": "train", "bits_per_byte": 2.0} for s in range(300)]
+    _, mean = draw_run(records, title="flat").axes[0].lines
+    np.testing.assert_allclose(mean.get_ydata(), 2.0)
+
+
+def test_moving_mean_is_smoother_than_the_values():
+    raw, mean = draw_run(list(make_records(400)), title="noisy").axes[1].lines[:2]
+    assert np.std(mean.get_ydata()) < 0.6 * np.std(raw.get_ydata())
+
+
+def test_nothing_is_cut_off():
+    figure = draw_run(list(make_records()), title="a title of many words " * 10)
+    figure.canvas.draw()
+    box = figure.get_tightbbox()
+    assert box.x0 >= 0
+    assert box.y0 >= 0
+    assert box.x1 <= 12
+    assert box.y1 <= 7.5
+
+
+@pytest.mark.parametrize("count", [40, 3000])
+def test_saved_picture_has_the_size_of_a_readme(tmp_path, count):
+    workdir = prepare_workdir(tmp_path, experiment="tiny", config={}, resume=False)
+    with MetricsWriter(workdir, None) as writer:
+        for record in make_records(count):
+            step, split = record.pop("step"), record.pop("split")
+            writer.write(step, split, record)
+    content = save_run_picture(workdir).read_bytes()
+    size = int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+    assert content.startswith(b"\x89PNG")
+    assert size == (1200, 750)
+    assert len(content) < 300_000
+
+
+def test_saving_needs_a_run(tmp_path):
+    with pytest.raises(WorkdirError, match="There is no run in"):
+        save_run_picture(prepare_workdir_without_config(tmp_path))
+
+
+def prepare_workdir_without_config(path):
+    workdir = prepare_workdir(path, experiment="tiny", config={}, resume=False)
+    workdir.config.unlink()
+    return workdir
+
+
+def test_no_global_state(monkeypatch):
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
+    rendered(draw_run(list(make_records()), title="tiny"))
+    assert "matplotlib.pyplot" not in sys.modules
