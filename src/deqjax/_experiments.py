@@ -15,7 +15,8 @@ def load_experiment(path: Path | str) -> TrainConfig:
     """Run an experiment's file and return the configuration that it builds.
 
     Raises:
-        ExperimentError: the file is missing, or has no function ``config`` that returns a TrainConfig.
+        ExperimentError: there is no such file, or no function ``config`` in it that returns a
+            TrainConfig.
     """
     file = Path(path)
     if not file.is_file():

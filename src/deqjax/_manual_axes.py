@@ -25,10 +25,10 @@ def varying_axes(tree: Any) -> frozenset[Any]:
     """The mesh axes that any leaf varies over."""
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return frozenset()
-    types = [
-        jax.typeof(leaf) if isinstance(leaf, jax.Array) else leaf for leaf in jax.tree.leaves(tree)
-    ]
-    return frozenset[Any]().union(*(kind.manual_axis_type.varying for kind in types))
+    avals = [jax.typeof(x) if isinstance(x, jax.Array) else x for x in jax.tree.leaves(tree)]
+    # None where shard_map does not check (pmap, check_vma=False), and then nothing needs marking
+    kinds = [aval.manual_axis_type for aval in avals if aval.manual_axis_type is not None]
+    return frozenset[Any]().union(*(kind.varying for kind in kinds))
 
 
 def vary(tree: Tree, axes: frozenset[Any]) -> Tree:

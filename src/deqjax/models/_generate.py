@@ -14,8 +14,8 @@ def generate(
 ) -> Iterator[int]:
     """Yield ``count`` bytes that continue the prompt.
 
-    The model sees the last ``model.shape.length`` bytes. Shorter texts are padded on the right, which
-    a causal model cannot see, so that one compiled function serves every length.
+    The model sees the last ``model.shape.length`` bytes. Shorter texts are padded on the right,
+    which a causal model cannot see, so that one compiled function serves every length.
 
     Args:
         model: a byte language model in evaluation mode.

@@ -23,6 +23,7 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "EvaluationConfig",
+    "MetricsError",
     "ModelConfig",
     "OptimizerConfig",
     "Outcome",

@@ -205,12 +205,17 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
 
 def from_dict(values: dict[str, Any]) -> TrainConfig:
     """The inverse of :func:`to_dict`; raises ConfigError if a field is missing or mistyped."""
-    adapter = pydantic.TypeAdapter(TrainConfig, config=pydantic.ConfigDict(extra="forbid"))
     try:
-        return adapter.validate_python(values)
+        config = pydantic.TypeAdapter(TrainConfig).validate_python(values)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise ConfigError(
             f"the stored configuration does not fit: {field}: {first['msg']}."
         ) from error
+    if to_dict(config) != values:
+        raise ConfigError(
+            "the stored configuration has fields that this version of deqjax does not know; "
+            "use the version that wrote it."
+        )
+    return config
