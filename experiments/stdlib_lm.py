@@ -9,9 +9,15 @@ Variants:  --penalty.weight 0         without the regularizer
            --model.kind explicit      the same network with untied layers
 """
 
-from deqjax.training import TrainConfig
+from deqjax.models import TransformerShape
+from deqjax.training import ModelConfig, PenaltyConfig, TrainConfig
 
 
 def config() -> TrainConfig:
     """The default experiment."""
-    return TrainConfig(name="stdlib_lm")
+    return TrainConfig(
+        name="stdlib_lm",
+        steps=400,
+        model=ModelConfig(shape=TransformerShape(width=128, hidden=512, length=64)),
+        penalty=PenaltyConfig(weight=0.3, probability=0.35),
+    )

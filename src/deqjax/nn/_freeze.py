@@ -41,7 +41,8 @@ def freeze(cell: Callable[[State, Operands], State], z0: State, u: Operands) -> 
 def _streams_drawn_from(cell: nnx.Module, z0: State, u: Operands) -> set[tuple[Any, ...]]:
     """Evaluate the cell abstractly; return the streams it drew from, refuse other changes."""
     graph, state = nnx.split(cell)
-    changed: dict[tuple[Any, ...], nnx.Variable[Any]] = {}
+    # types only: a variable of the abstract evaluation holds tracers that must not outlive it
+    changed: dict[tuple[Any, ...], type[nnx.Variable[Any]]] = {}
 
     def watch(z: State, u: Operands) -> State:
         copy = nnx.merge(graph, state, copy=True)
@@ -49,15 +50,17 @@ def _streams_drawn_from(cell: nnx.Module, z0: State, u: Operands) -> set[tuple[A
         result = copy(z, u)
         for path, variable in _variables(copy).items():
             if variable.get_raw_value() is not before.get(path):
-                changed[path] = variable
+                changed[path] = type(variable)
         return result
 
     jax.eval_shape(watch, z0, u)
-    for path, variable in changed.items():
-        if not isinstance(variable, nnx.RngState):
+    known = streams(cell)
+    for path, kind in changed.items():
+        # a key outside of a stream counts as state: nothing here would advance it between calls
+        if path[:-1] not in known:
             name = ".".join(map(str, path))
             raise CellStateError(
-                f"the cell updates its {type(variable).__name__} {name!r} while it is iterated, so "
+                f"the cell updates its {kind.__name__} {name!r} while it is iterated, so "
                 "f would change from step to step; switch the update off inside the cell "
                 "(nnx.BatchNorm: use_running_average=True) or normalize without statistics."
             )

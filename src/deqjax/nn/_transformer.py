@@ -14,7 +14,7 @@ class SelfAttention(nnx.Module):
     def __init__(
         self, width: int, heads: int, *, weight_scale: float = 1.0, rngs: nnx.Rngs
     ) -> None:
-        if width % heads:
+        if heads < 1 or width % heads:
             raise ValueError(f"width {width} must be a multiple of heads {heads}.")
         self.heads = heads
         init = _scaled(weight_scale)

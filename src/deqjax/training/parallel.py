@@ -1,6 +1,7 @@
 """Data parallelism: the one place that knows of devices and of the mapped axis."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -33,15 +34,19 @@ class DataParallel:
 
     Args:
         problem: what is trained.
-        batch_size: windows per step on this host; a multiple of the number of local devices.
+        batch_size: windows per step on this host; a multiple of the number of devices.
+        devices: local devices to use; None takes all.
 
     Raises:
         ReplicaError: the batch cannot be shared evenly.
     """
 
-    def __init__(self, problem: Problem, batch_size: int) -> None:
+    def __init__(
+        self, problem: Problem, batch_size: int, devices: Sequence[jax.Device] | None = None
+    ) -> None:
         self.problem = problem
-        self.devices = jax.local_device_count()
+        devices = jax.local_devices() if devices is None else list(devices)
+        self.devices = len(devices)
         if batch_size % self.devices:
             raise ReplicaError(
                 f"--data.batch_size {batch_size} cannot be shared evenly by {self.devices} "
@@ -60,9 +65,10 @@ class DataParallel:
         ) -> jax.Array:
             return radius_step(problem, parameters, windows, limits, key)
 
-        self._train = jax.pmap(train, AXIS, donate_argnums=0)
-        self._evaluate = jax.pmap(evaluate, AXIS, in_axes=(0, 0, None))
-        self._radius = jax.pmap(radius, AXIS, in_axes=(0, 0, None, None))
+        self._train = jax.pmap(train, AXIS, devices=devices, donate_argnums=0)
+        self._evaluate = jax.pmap(evaluate, AXIS, devices=devices, in_axes=(0, 0, None))
+        self._radius = jax.pmap(radius, AXIS, devices=devices, in_axes=(0, 0, None, None))
+        self._copy = jax.pmap(lambda tree: tree, AXIS, devices=devices)
 
     def train(self, state: TrainState, windows: np.ndarray) -> tuple[TrainState, Metrics]:
         """One step; ``state`` is given away and must not be used again.
@@ -94,7 +100,7 @@ class DataParallel:
         copies: Tree = jax.tree.map(
             lambda x: jax.numpy.broadcast_to(x, (self.devices, *jax.numpy.shape(x))), tree
         )
-        mapped: Tree = jax.pmap(lambda x: x, AXIS)(copies)
+        mapped: Tree = self._copy(copies)
         return mapped
 
     def _share(self, windows: np.ndarray) -> np.ndarray:

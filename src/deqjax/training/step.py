@@ -104,7 +104,7 @@ def train_step(
     gradient = mean(gradient)
     updates, optimizer_state = problem.optimizer.update(gradient, state.optimizer, state.parameters)
     metrics = mean({**metrics, **_backward_metrics(backward)})
-    metrics["gradient_norm"] = optax.global_norm(gradient)
+    metrics["gradient_norm"] = optax.tree.norm(gradient)
     metrics["learning_rate"] = jnp.asarray(problem.schedule(state.step), jnp.float32)
     parameters = optax.apply_updates(state.parameters, updates)
     return TrainState(state.step + 1, parameters, optimizer_state, state.key), metrics

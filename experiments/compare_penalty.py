@@ -1,0 +1,126 @@
+"""What Jacobian regularization buys: the default run with the penalty off and on.
+
+Command:   python experiments/compare_penalty.py [--steps 400 --seed 0 --out experiments/results]
+Hardware:  two CPU cores, no GPU
+Time:      about 6 minutes
+Expected:  see experiments/results/penalty_stdlib_lm.json
+
+Trains experiments/stdlib_lm.py twice at equal seed and steps, prints validation loss, residual and
+spectral radius of both runs side by side, and writes them with the curves as JSON and PNG.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import platform
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from deqjax import training
+from deqjax._experiments import load_experiment
+
+NAME = "penalty_stdlib_lm"
+COLORS = {"penalty off": "#D55E00", "penalty on": "#0072B2"}
+ROWS = {
+    "bits_per_byte": "validation bits per byte",
+    "bigram_bits_per_byte": "bigram model, same bytes",
+    "forward_steps": "solver steps, mean",
+    "forward_residual": "validation residual, mean",
+    "spectral_radius": "spectral radius, mean",
+    "spectral_radius_max": "spectral radius, largest",
+}
+
+
+def draw(curves: dict[str, list[dict]], title: str) -> Figure:
+    """Validation loss, residual and spectral radius over training, one line per run."""
+    figure = Figure(figsize=(12, 3.8), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    loss, residual, radius = figure.subplots(1, 3)
+    for name, records in curves.items():
+        steps = [r["step"] for r in records]
+
+        def line(axes, key, style="o-", label=name, steps=steps, records=records):
+            axes.plot(steps, [r[key] for r in records], style, color=COLORS[label], label=label)
+
+        line(loss, "bits_per_byte")
+        line(residual, "forward_residual")
+        line(radius, "spectral_radius", label=name)
+        line(radius, "spectral_radius_max", style="o:")
+    loss.set_ylabel("validation loss (bits per byte)")
+    residual.set_ylabel("relative residual (mean)")
+    residual.set_yscale("log")
+    radius.set_ylabel("spectral radius (solid mean, dotted largest)")
+    radius.axhline(1, color="#555555", linestyle="--", linewidth=1)
+    radius.set_ylim(bottom=0)
+    loss.legend()
+    for axes in (loss, residual, radius):
+        axes.set_xlabel("training step")
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def show(results: dict[str, dict[str, float]]) -> None:
+    """Print both runs side by side."""
+    table = Table(title="the same run, penalty off and on", title_justify="left")
+    table.add_column("measured on validation text")
+    for name in results:
+        table.add_column(name, justify="right")
+    for key, label in ROWS.items():
+        table.add_row(label, *(f"{metrics[key]:.4g}" for metrics in results.values()))
+    Console().print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train both, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=None, help="default: the experiment's")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args(arguments)
+
+    base = load_experiment(Path(__file__).parent / "stdlib_lm.py")
+    base = dataclasses.replace(base, seed=options.seed, steps=options.steps or base.steps)
+    weights = {"penalty off": 0.0, "penalty on": base.penalty.weight}
+    results, curves = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, weight in weights.items():
+            penalty = dataclasses.replace(base.penalty, weight=weight)
+            config = dataclasses.replace(base, penalty=penalty)
+            outcome = training.train(config, Path(folder) / name.replace(" ", "_"))
+            if outcome.metrics is None:
+                raise SystemExit("interrupted")
+            results[name] = outcome.metrics
+            records = training.read_metrics(outcome.workdir.metrics)
+            curves[name] = [r for r in records if r["split"] == "validation"]
+    show(results)
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    record = {
+        "command": f"python experiments/compare_penalty.py --steps {base.steps} --seed {base.seed}",
+        "date": datetime.date.today().isoformat(),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("jax", "flax", "optax", "deqjax")},
+        },
+        "penalty": dataclasses.asdict(base.penalty),
+        "results": results,
+        "validation_curves": curves,
+    }
+    (options.out / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n")
+    figure = draw(curves, f"{base.name}: Jacobian penalty off and on, seed {base.seed}")
+    figure.savefig(options.out / f"{NAME}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import PROBLEMS, ravel
+
+from deqjax import Status
+from deqjax.solvers import anderson
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+
+@partial(jax.jit, static_argnames=("f", "history"))
+def solve(f, z0, tol=1e-6, max_steps=20, history=2, ridge=1e-5):
+    return anderson(f, z0, tol=tol, max_steps=max_steps, history=history, ridge=ridge)
+
+
+def reference(f, z0, steps, history, damping):
+    """Walker & Ni's formulas for one sample, by numpy's lstsq on explicit differences."""
+    iterates, residuals = [z0], [f(z0) - z0]
+    for _ in range(steps):
+        z, g = iterates[-1], residuals[-1]
+        z_next = z + damping * g
+        if len(iterates) > 1:
+            dz = np.diff(iterates, axis=0)[-history:].T
+            dg = np.diff(residuals, axis=0)[-history:].T
+            z_next = z_next - (dz + damping * dg) @ np.linalg.lstsq(dg, g, rcond=None)[0]
+        iterates.append(z_next)
+        residuals.append(f(z_next) - z_next)
+    return np.array(residuals)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("damping", [1.0, 0.5])
+@pytest.mark.parametrize("history", [1, 3])
+def test_each_step_is_that_of_the_formulas(history, damping):
+    problem = PROBLEMS["tanh"]
+    z0, (matrix, offset) = problem.cast(float)
+    solver = partial(anderson, history=history, ridge=0.0, damping=damping, stop="absolute")
+
+    @jax.jit
+    def solve(z0):
+        return solver(lambda z: problem.f(z, matrix, offset), z0, tol=0.0, max_steps=6, trace=7)
+
+    stats = solve(z0).stats
+    for i, row in enumerate(offset):
+        expected = reference(
+            lambda z, row=row: np.tanh(matrix @ z + row), np.zeros(6), 6, history, damping
+        )
+        np.testing.assert_allclose(
+            stats.trace[:, i], np.linalg.norm(expected, axis=1), rtol=1e-6, atol=1e-12
+        )
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ["radius 0.99", "non-normal", "radius 1.5", "dict"])
+def test_a_full_history_solves_a_linear_map_in_its_dimension(name):
+    problem = PROBLEMS[name]
+    z0, args = problem.cast(float)
+    size = len(problem.matrix)
+
+    @jax.jit
+    def solve(z0):
+        return anderson(
+            lambda z: problem.f(z, *args), z0, tol=1e-8, max_steps=99, history=size, ridge=0.0
+        )
+
+    solution = solve(z0)
+    assert (solution.stats.steps <= size + 1).all()
+    np.testing.assert_allclose(ravel(solution.value), ravel(problem.solution), rtol=1e-5)
+
+
+def constant(z):
+    return jnp.ones_like(z)
+
+
+def identity(z):
+    return z
+
+
+def translation(z):
+    """No fixed point, and every difference of residuals is zero."""
+    return z + 1
+
+
+def one_direction(z):
+    """All differences are multiples of one vector: duplicate columns."""
+    return 0.9 * z.mean(axis=1, keepdims=True) * jnp.ones_like(z) + 1
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-5])
+@pytest.mark.parametrize("history", [2, 5])  # in 3 dimensions
+@pytest.mark.parametrize(
+    ("f", "fixed"),
+    [(constant, 1.0), (identity, 0.25), (one_direction, 10.0)],
+)
+def test_degenerate_histories_still_converge(f, fixed, history, ridge):
+    solution = solve(f, jnp.full((2, 3), 0.25), tol=1e-5, history=history, ridge=ridge)
+    assert (solution.stats.status == Status.CONVERGED).all()
+    np.testing.assert_allclose(solution.value, fixed, rtol=1e-4)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-5])
+def test_a_map_without_fixed_point_stays_finite(ridge):
+    solution = solve(translation, jnp.zeros((2, 3)), history=5, ridge=ridge)
+    assert (solution.stats.status == Status.STEP_LIMIT).all()
+    # a translation's relative residual falls as it walks: the last iterate is the best
+    np.testing.assert_allclose(solution.value, 20, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-5])
+def test_steps_past_the_fixed_point_stay_finite(ridge):
+    # in 2 dimensions the history is rank-deficient once the map is solved to rounding
+    matrix, offset = np.float32([[0.5, 0.2], [-0.3, 0.4]]), np.float32([[0.1, 0.2]])
+
+    def f(z):
+        return jnp.tanh(z @ matrix + offset)
+
+    solution = solve(f, jnp.zeros((1, 2)), tol=0.0, max_steps=60, history=5, ridge=ridge)
+    assert (solution.stats.status != Status.DIVERGED).all()
+    assert solution.stats.residual[0] < 1e-6
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_ridge_damps_the_extrapolation():
+    # One column: gamma shrinks by 1 / (1 + ridge), and in one dimension an infinite ridge
+    # leaves the plain step. From z = 0 with f(z) = 0.5 z + 1: iterates 0, 1, then
+    # 1.5 - 0.5 gamma with gamma = -1 / (1 + ridge).
+    def value(ridge):
+        solution = solve(lambda z: 0.5 * z + 1, jnp.zeros((1, 1)), 0.0, 2, 1, ridge)
+        return float(solution.value[0, 0])
+
+    for ridge in (0.0, 1.0, 1e9):
+        assert value(ridge) == pytest.approx(1.5 + 0.5 / (1 + ridge), rel=1e-8)
+
+
+def test_undamped_is_the_default_bit_for_bit():
+    problem = PROBLEMS["tanh"]
+    z0, args = problem.cast(jnp.float32)
+
+    def value(**options):
+        solver = partial(anderson, history=3, **options)
+        f = partial(lambda args, z: problem.f(z, *args), args)
+        return jax.jit(lambda z: solver(f, z, tol=0.0, max_steps=5).value)(z0)
+
+    np.testing.assert_array_equal(value(), value(damping=1))

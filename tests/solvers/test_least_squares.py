@@ -1,0 +1,93 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deqjax.solvers._least_squares import solve_normal_equations
+
+pytestmark = pytest.mark.usefixtures("float64", "strict_promotion")
+
+
+compiled = jax.jit(solve_normal_equations)
+
+
+def systems(batch=5, features=12, columns=4):
+    """Random least-squares problems whose columns span ten orders of magnitude."""
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(batch, features, columns)) * np.logspace(-6, 4, columns)
+    return matrix, rng.normal(size=(batch, features))
+
+
+def solve(matrix, target, ridge):
+    gram = np.einsum("bni,bnj->bij", matrix, matrix)
+    right = np.einsum("bni,bn->bi", matrix, target)
+    weights, well = compiled(jnp.asarray(gram), jnp.asarray(right), ridge)
+    return np.asarray(weights), np.asarray(well)
+
+
+def least_squares(matrix, target):
+    """By LAPACK, whose rank decision needs columns of one scale."""
+    scale = np.linalg.norm(matrix, axis=0)
+    return np.linalg.lstsq(matrix / scale, target, rcond=None)[0] / scale
+
+
+def test_without_ridge_it_is_least_squares():
+    matrix, target = systems()
+    weights, well = solve(matrix, target, 0.0)
+    assert well.all()
+    for a, y, w in zip(matrix, target, weights, strict=True):
+        np.testing.assert_allclose(w, least_squares(a, y), rtol=1e-9)
+
+
+def test_the_ridge_is_relative_to_the_scale_of_each_column():
+    matrix, target = systems()
+    weights, _ = solve(matrix, target, 0.3)
+    for a, y, w in zip(matrix, target, weights, strict=True):
+        gram = a.T @ a
+        expected = np.linalg.solve(gram + 0.3 * np.diag(np.diag(gram)), a.T @ y)
+        np.testing.assert_allclose(w, expected, rtol=1e-9)
+
+
+def test_a_column_of_zeros_gets_weight_zero():
+    matrix, target = systems()
+    matrix[:, :, 1] = 0
+    weights, well = solve(matrix, target, 0.0)
+    kept = [0, 2, 3]
+    assert well.all()
+    np.testing.assert_array_equal(weights[:, 1], 0)
+    np.testing.assert_allclose(
+        weights[0, kept], least_squares(matrix[0][:, kept], target[0]), rtol=1e-9
+    )
+
+
+def test_a_singular_system_is_flagged_and_gets_weights_zero():
+    matrix, target = systems()
+    matrix[2, :, 3] = matrix[2, :, 0] * 2
+    weights, well = solve(matrix, target, 0.0)
+    np.testing.assert_array_equal(well, [True, True, False, True, True])
+    np.testing.assert_array_equal(weights[2], 0)
+
+
+def test_a_ridge_makes_a_singular_system_well_conditioned():
+    matrix, target = systems()
+    matrix[2, :, 3] = matrix[2, :, 0] * 2
+    assert solve(matrix, target, 1e-6)[1].all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_non_finite_system_is_flagged_and_touches_no_other(bad):
+    matrix, target = systems()
+    clean, _ = solve(matrix, target, 0.0)
+    gram = np.einsum("bni,bnj->bij", matrix, matrix)
+    right = np.einsum("bni,bn->bi", matrix, target)
+    gram[1, 0, 2] = gram[1, 2, 0] = bad
+    weights, well = compiled(jnp.asarray(gram), jnp.asarray(right), 0.0)
+    np.testing.assert_array_equal(well, [True, False, True, True, True])
+    np.testing.assert_array_equal(weights[1], 0)
+    np.testing.assert_array_equal(np.delete(weights, 1, axis=0), np.delete(clean, 1, axis=0))
+
+
+def test_an_empty_history_has_weights_zero():
+    weights, well = solve(np.zeros((2, 3, 4)), np.ones((2, 3)), 0.0)
+    assert well.all()
+    np.testing.assert_array_equal(weights, 0)

@@ -1,0 +1,69 @@
+import dataclasses
+
+import pytest
+from tiny import tiny_config
+
+from deqjax.training import ConfigError
+from deqjax.training.config import check, from_dict, to_dict
+
+
+def changed(config, path, value):
+    first, _, rest = path.partition(".")
+    if rest:
+        value = changed(getattr(config, first), rest, value)
+    return dataclasses.replace(config, **{first: value})
+
+
+def test_round_trip_through_json_values(tmp_path):
+    config = tiny_config(tmp_path)
+    assert from_dict(to_dict(config)) == config
+
+
+def test_good_config_passes(tmp_path):
+    check(tiny_config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("steps", 0),
+        ("log_every", 0),
+        ("model.solver.max_steps", 0),
+        ("model.solver.history", 0),
+        ("model.solver.backward_max_steps", -1),
+        ("data.batch_size", 0),
+        ("penalty.weight", -0.1),
+        ("penalty.weight", float("nan")),
+        ("penalty.probability", 1.5),
+        ("model.shape.dropout", -0.1),
+        ("optimizer.clip_norm", 0.0),
+        ("model.shape.vocabulary", 100),
+        ("evaluation.every", 0),
+    ],
+)
+def test_bad_value_is_named(tmp_path, path, value):
+    with pytest.raises(ConfigError, match=f"--{path} .*{value}"):
+        check(changed(tiny_config(tmp_path), path, value))
+
+
+def test_width_must_be_a_multiple_of_heads(tmp_path):
+    with pytest.raises(ConfigError, match=r"--model\.shape\.width 8 .* --model\.shape\.heads 3"):
+        check(changed(tiny_config(tmp_path), "model.shape.heads", 3))
+
+
+def test_zero_backward_steps_are_allowed(tmp_path):
+    check(changed(tiny_config(tmp_path), "model.solver.backward_max_steps", 0))
+
+
+def test_mistyped_stored_field_is_named(tmp_path):
+    values = to_dict(tiny_config(tmp_path))
+    values["penalty"]["weight"] = "strong"
+    with pytest.raises(ConfigError, match=r"penalty\.weight"):
+        from_dict(values)
+
+
+def test_unknown_stored_field_is_refused(tmp_path):
+    values = to_dict(tiny_config(tmp_path))
+    values["optimizer"]["momentum"] = 0.9
+    with pytest.raises(ConfigError, match="does not know"):
+        from_dict(values)

@@ -1,0 +1,191 @@
+import dataclasses
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from deqjax import training
+from deqjax.training import Checkpoints, ConfigError, WorkdirError, read_metrics
+from deqjax.training.interrupts import StopRequest
+
+
+def silent(line):
+    del line
+
+
+def saved_state(workdir):
+    run = training.load_run(workdir)
+    return [
+        np.asarray(
+            jax.random.key_data(x) if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        )
+        for x in jax.tree.leaves(run.state)
+    ]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, data_directory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return training.train(tiny_config(data_directory), folder, say=silent)
+
+
+def test_run_leaves_its_records(uninterrupted):
+    folder = uninterrupted.workdir
+    records = read_metrics(folder.metrics)
+    assert [(r["step"], r["split"]) for r in records] == [
+        (2, "train"),
+        (2, "validation"),
+        (4, "train"),
+        (4, "validation"),
+    ]
+    assert folder.picture.stat().st_size > 1000
+    assert list(folder.events.iterdir())
+    assert json.loads(folder.config.read_text())["experiment"] == "tiny"
+
+
+def test_final_metrics_hold_model_and_bigram(uninterrupted):
+    metrics = uninterrupted.metrics
+    assert 0 < metrics["bigram_bits_per_byte"] < 8
+    assert 0 < metrics["bits_per_byte"] < 12
+    assert 0 < metrics["spectral_radius"] <= metrics["spectral_radius_max"]
+    assert metrics["bytes_scored"] == 2 * 4 * 8
+
+
+def test_resumed_run_reaches_the_same_state_bit_for_bit(tmp_path, data_directory, uninterrupted):
+    config = tiny_config(data_directory)
+    asked = []
+
+    class StopAfterThree(StopRequest):
+        """As if Ctrl-C had come during the third step."""
+
+        def __enter__(self):
+            asked.append(self)
+            return super().__enter__()
+
+    steps = training.parallel.DataParallel.train
+    count = iter(range(10))
+
+    def counted(self, state, windows):
+        if next(count) == 2:
+            asked[-1].signal = signal.SIGINT
+        return steps(self, state, windows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deqjax.training.loop.StopRequest", StopAfterThree)
+        patch.setattr("deqjax.training.parallel.DataParallel.train", counted)
+        stopped = training.train(config, tmp_path / "run", say=silent)
+    assert (stopped.step, stopped.stopped_by, stopped.metrics) == (3, signal.SIGINT, None)
+
+    resumed = training.train(config, tmp_path / "run", resume=True, say=silent)
+    assert resumed.step == 4
+    expected = saved_state(uninterrupted.workdir.path)
+    for a, b in zip(saved_state(tmp_path / "run"), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert resumed.metrics == uninterrupted.metrics
+
+
+def test_resume_without_data_position_is_noticed(tmp_path, data_directory, uninterrupted):
+    # the mutant that must not pass the test above: a run that forgets where its data were
+    config = dataclasses.replace(tiny_config(data_directory), steps=2)
+    training.train(config, tmp_path / "run", say=silent)
+    restore = Checkpoints.restore
+
+    def forgetful(self, state, iterator=None, step=None):
+        del iterator
+        return restore(self, state, None, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "restore", forgetful)
+        training.train(tiny_config(data_directory), tmp_path / "run", resume=True, say=silent)
+    expected = saved_state(uninterrupted.workdir.path)
+    pairs = zip(saved_state(tmp_path / "run"), expected, strict=True)
+    assert any((a != b).any() for a, b in pairs)
+
+
+def test_finished_run_does_not_start_again(data_directory, uninterrupted):
+    with pytest.raises(ConfigError, match="raise --steps above 4"):
+        training.train(
+            tiny_config(data_directory), uninterrupted.workdir.path, resume=True, say=silent
+        )
+
+
+def test_used_folder_is_not_overwritten(data_directory, uninterrupted):
+    with pytest.raises(WorkdirError, match="--resume"):
+        training.train(tiny_config(data_directory), uninterrupted.workdir.path, say=silent)
+
+
+def test_other_experiments_folder_is_refused(data_directory, uninterrupted):
+    with pytest.raises(WorkdirError, match="tiny"):
+        training.train(
+            tiny_config(data_directory, name="other"),
+            uninterrupted.workdir.path,
+            resume=True,
+            say=silent,
+        )
+
+
+def test_explicit_baseline_trains(tmp_path, data_directory):
+    config = tiny_config(data_directory, steps=2)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, kind="explicit"))
+    outcome = training.train(config, tmp_path / "run", say=silent)
+    assert "spectral_radius" not in outcome.metrics
+    assert 0 < outcome.metrics["bits_per_byte"] < 12
+
+
+def test_evaluate_run_repeats_the_final_metrics(uninterrupted):
+    metrics = training.evaluate_run(uninterrupted.workdir.path)
+    assert metrics["bits_per_byte"] == uninterrupted.metrics["bits_per_byte"]
+
+
+def test_evaluate_run_takes_limits_at_run_time(uninterrupted):
+    metrics = training.evaluate_run(uninterrupted.workdir.path, max_steps=1, tol=0.0)
+    assert metrics["forward_steps"] == 1
+
+
+def test_evaluate_run_scores_the_test_split(uninterrupted):
+    test = training.evaluate_run(uninterrupted.workdir.path, split="test")
+    assert test["bits_per_byte"] != uninterrupted.metrics["bits_per_byte"]
+
+
+def test_evaluate_run_refuses_no_steps(uninterrupted):
+    with pytest.raises(ConfigError, match="--max-steps must be at least 1"):
+        training.evaluate_run(uninterrupted.workdir.path, max_steps=0)
+
+
+def test_generated_text_depends_on_the_seed_alone(uninterrupted):
+    def text(seed):
+        pieces = training.generate_text(
+            uninterrupted.workdir.path, "def ", count=12, temperature=1.0, seed=seed
+        )
+        return "".join(pieces)
+
+    assert text(0) == text(0)
+    assert text(0) != text(1)
+
+
+def test_evaluating_an_empty_folder_says_so(tmp_path):
+    with pytest.raises(WorkdirError, match="no run"):
+        training.evaluate_run(tmp_path)
+
+
+def test_interrupts_restore_the_users_handler():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        with StopRequest() as request:
+            signal.raise_signal(signal.SIGTERM)
+            assert request.signal == signal.SIGTERM
+        signal.raise_signal(signal.SIGTERM)
+        assert seen == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_second_ctrl_c_acts_at_once():
+    with StopRequest():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

@@ -1,0 +1,96 @@
+import functools
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from test_parallel import problem_and_state, windows
+
+from deqjax import jacobian_penalty
+from deqjax.training.config import PenaltyConfig
+from deqjax.training.step import train_step
+
+
+@functools.cache
+def stepper(weight, probability):
+    problem, state = problem_and_state()
+    problem = problem._replace(penalty=PenaltyConfig(weight, probability))
+
+    @jax.jit
+    def step(state):
+        return train_step(problem, state, windows(), 0, lambda tree: tree)
+
+    return step, state
+
+
+def run(weight, probability, steps=1):
+    step, state = stepper(weight, probability)
+    history = []
+    for _ in range(steps):
+        state, metrics = step(state)
+        history.append({name: float(value) for name, value in metrics.items()})
+    return state, history
+
+
+def test_loss_falls_on_one_batch():
+    _, history = run(0.0, 0.0, steps=9)
+    assert history[-1]["loss"] < history[0]["loss"] - 0.1
+
+
+def test_penalty_is_recorded_only_where_it_was_applied():
+    _, history = run(0.5, 0.5, steps=12)
+    applied = [not np.isnan(metrics["penalty"]) for metrics in history]
+    assert 2 <= sum(applied) <= 10
+
+
+def test_penalty_of_probability_one_is_always_applied():
+    _, history = run(0.5, 1.0, steps=3)
+    assert all(metrics["penalty"] > 0 for metrics in history)
+
+
+def test_no_penalty_is_recorded_when_it_is_off():
+    _, history = run(0.0, 1.0)
+    assert "penalty" not in history[0]
+
+
+def test_penalty_changes_the_gradient_and_not_the_loss():
+    (_, (off,)), (_, (on,)) = run(0.0, 1.0), run(5.0, 1.0)
+    assert on["loss"] == pytest.approx(off["loss"], rel=1e-6)
+    assert on["gradient_norm"] != pytest.approx(off["gradient_norm"], rel=1e-3)
+
+
+def test_penalized_training_lowers_the_jacobian():
+    norms = []
+    for weight in (0.0, 200.0):
+        state, _ = run(weight, 1.0, steps=9)
+        problem, _ = problem_and_state()
+        model = problem.architecture.build(state.parameters, train=False)
+        equilibrium = model(windows()[:, :-1]).equilibrium
+        norms.append(
+            float(
+                jacobian_penalty(
+                    equilibrium.f,
+                    equilibrium.solution.value,
+                    equilibrium.u,
+                    key=jax.random.key(1),
+                    samples=20,
+                )
+            )
+        )
+    assert norms[1] < 0.7 * norms[0]
+
+
+def test_same_state_gives_the_same_step():
+    first, second = run(0.5, 0.5), run(0.5, 0.5)
+    for a, b in zip(
+        jax.tree.leaves(nnx.to_pure_dict(first[0].parameters)),
+        jax.tree.leaves(nnx.to_pure_dict(second[0].parameters)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_learning_rate_is_that_of_the_schedule():
+    _, history = run(0.0, 0.0, steps=2)
+    problem, _ = problem_and_state()
+    assert history[1]["learning_rate"] == pytest.approx(float(problem.schedule(1)))
