@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny import TINY_OPTIONS
 
 from deqjax import cli
+from tiny import TINY_OPTIONS
 
 EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "stdlib_lm.py")
 

@@ -48,7 +48,7 @@ def test_the_report_names_the_leaf_and_how_much_differs():
 
 
 def test_it_is_reported_under_jit():
-    with pytest.raises(Exception, match=SENTENCE) as caught:  # noqa: PT011
+    with pytest.raises(Exception, match=SENTENCE) as caught:
         jax.block_until_ready(jax.jit(lambda z: solve(noisy, z))(state()))
         jax.effects_barrier()
     # JAX wraps an error of a callback

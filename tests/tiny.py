@@ -30,10 +30,20 @@ def tiny_config(data_directory, **changes):
     return dataclasses.replace(config, **changes)
 
 
-TINY_OPTIONS = (
-    "--log-every 2 --checkpoint-every 2 --model.shape.length 8 --model.shape.width 8 "
-    "--model.shape.heads 2 --model.shape.hidden 16 --model.solver.max-steps 6 "
-    "--model.solver.backward-max-steps 4 --model.solver.history 2 --data.batch-size 4 "
-    "--evaluation.every 1000 --evaluation.batches 2 --evaluation.final-batches 2 "
-    "--evaluation.radius-batches 1"
-).split()
+_SIZES = {
+    "log-every": 2,
+    "checkpoint-every": 2,
+    "model.shape.length": 8,
+    "model.shape.width": 8,
+    "model.shape.heads": 2,
+    "model.shape.hidden": 16,
+    "model.solver.max-steps": 6,
+    "model.solver.backward-max-steps": 4,
+    "model.solver.history": 2,
+    "data.batch-size": 4,
+    "evaluation.every": 1000,
+    "evaluation.batches": 2,
+    "evaluation.final-batches": 2,
+    "evaluation.radius-batches": 1,
+}
+TINY_OPTIONS = [word for name, size in _SIZES.items() for word in (f"--{name}", str(size))]

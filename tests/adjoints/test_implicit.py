@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from problems import LINEAR, PROBLEMS, ravel
 
 import deqjax as dq
 from deqjax.adjoints import implicit, unrolled
 from deqjax.solvers import anderson, picard
+from problems import LINEAR, PROBLEMS, ravel
 
 pytestmark = pytest.mark.usefixtures("float64", "strict_promotion")
 

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import PROBLEMS, ravel
 
 import deqjax as dq
 from deqjax.adjoints import unrolled
 from deqjax.solvers import anderson, picard
+from problems import PROBLEMS, ravel
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 

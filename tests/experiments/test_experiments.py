@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import tiny_config
 
 from deqjax import training
 from deqjax._experiments import load_experiment
+from tiny import tiny_config
 
 ROOT = Path(__file__).parents[2] / "experiments"
 EXPERIMENTS = sorted(p for p in ROOT.glob("*.py") if "def config(" in p.read_text())

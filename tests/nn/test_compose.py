@@ -29,12 +29,6 @@ def plain_problem():
     return lambda z, p, u: jnp.tanh(z @ p + u), matrix
 
 
-def closed_over_problem():
-    """The parameters reach f through a closure, made inside the differentiated function."""
-    f, parameters = plain_problem()
-    return lambda z, p, u: f(z, p, u), parameters
-
-
 @pytest.fixture(params=[linen_problem, plain_problem], ids=["linen", "plain"])
 def problem(request):
     return request.param()

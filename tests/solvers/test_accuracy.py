@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from problems import CONTRACTING, PROBLEMS, ravel
 
 from deqjax import Status
 from deqjax.solvers import anderson, picard
+from problems import CONTRACTING, PROBLEMS, ravel
 
 pytestmark = pytest.mark.usefixtures("float64", "strict_promotion")
 

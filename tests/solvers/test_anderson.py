@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import PROBLEMS, ravel
 
 from deqjax import Status
 from deqjax.solvers import anderson
+from problems import PROBLEMS, ravel
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import PROBLEMS, with_radius
 
 from deqjax import Status
 from deqjax.solvers import anderson, picard
+from problems import PROBLEMS, with_radius
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 

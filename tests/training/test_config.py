@@ -1,10 +1,10 @@
 import dataclasses
 
 import pytest
-from tiny import tiny_config
 
 from deqjax.training import ConfigError
 from deqjax.training.config import check, from_dict, to_dict
+from tiny import tiny_config
 
 
 def changed(config, path, value):

@@ -5,11 +5,11 @@ import signal
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_config
 
 from deqjax import training
 from deqjax.training import Checkpoints, ConfigError, WorkdirError, read_metrics
 from deqjax.training.interrupts import StopRequest
+from tiny import tiny_config
 
 
 def silent(line):

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import tiny_config
 
 from deqjax.training import ReplicaError, parallel
 from deqjax.training.config import PenaltyConfig
@@ -13,6 +12,7 @@ from deqjax.training.parallel import DataParallel
 from deqjax.training.schedules import learning_rate, optimizer
 from deqjax.training.state import initial_state, split
 from deqjax.training.step import Problem, SolveLimits
+from tiny import tiny_config
 
 
 def windows(seed=0, batch=4):

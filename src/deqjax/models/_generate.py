@@ -12,7 +12,7 @@ from deqjax.models.transformer_lm import LanguageModel
 def generate(
     model: LanguageModel, prompt: bytes, count: int, *, key: jax.Array, temperature: float = 1.0
 ) -> Iterator[int]:
-    """Yield ``count`` bytes that continue the prompt.
+    """Return an iterator over ``count`` bytes that continue the prompt.
 
     The model sees the last ``model.shape.length`` bytes. Shorter texts are padded on the right,
     which a causal model cannot see, so that one compiled function serves every length.
@@ -25,7 +25,8 @@ def generate(
         temperature: of the softmax; 0 takes the most likely byte.
 
     Raises:
-        ValueError: an empty prompt or a negative temperature or count.
+        ValueError: an empty prompt, a byte outside the vocabulary, a negative temperature or count;
+            at the call, before the first byte is asked for.
     """
     if not prompt:
         raise ValueError("the prompt is empty: give at least one character to continue.")
@@ -33,6 +34,18 @@ def generate(
         raise ValueError(f"temperature must be zero or positive, got {temperature}.")
     if count < 0:
         raise ValueError(f"the number of bytes to generate must not be negative, got {count}.")
+    if max(prompt) >= model.shape.vocabulary:
+        raise ValueError(
+            f"the prompt holds the byte {max(prompt)}, but the model's vocabulary has "
+            f"{model.shape.vocabulary} tokens; leave it out or train on a vocabulary of 256."
+        )
+    # a function of its own: a generator would raise the above only when its first byte is asked for
+    return _continue(model, prompt, count, key, temperature)
+
+
+def _continue(
+    model: LanguageModel, prompt: bytes, count: int, key: jax.Array, temperature: float
+) -> Iterator[int]:
     length = model.shape.length
     graph, state = nnx.split(model)
 

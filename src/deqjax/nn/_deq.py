@@ -1,5 +1,7 @@
 """The equilibrium layer: any NNX cell, iterated to its fixed point."""
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +31,10 @@ class DEQ(nnx.Module):
         tol: default relative tolerance; a call may override it with a run-time value.
         max_steps: default step limit; likewise.
         debug: check in each call that two evaluations of the cell at one z agree.
+
+    Raises:
+        TypeError: the cell is a function that holds an NNX module, whose parameters NNX would not
+            see and nobody would train.
     """
 
     def __init__(
@@ -41,6 +47,7 @@ class DEQ(nnx.Module):
         max_steps: int = 30,
         debug: bool = False,
     ) -> None:
+        _refuse_hidden_modules(cell)
         self.cell = cell
         self.solver = solver
         self.adjoint = adjoint
@@ -102,3 +109,27 @@ class DEQ(nnx.Module):
 
 def _start(u: Operands, z0: State | None) -> Any:
     return jax.tree.map(jnp.zeros_like, u) if z0 is None else z0
+
+
+def _refuse_hidden_modules(cell: Callable[..., Any]) -> None:
+    """NNX finds modules in attributes; one held by a function would be a constant to it."""
+    if isinstance(cell, nnx.Module):
+        return
+    for held in _held_by(inspect.unwrap(cell)):
+        if isinstance(held, nnx.Module):
+            raise TypeError(
+                f"the cell is a function that hides the module {type(held).__name__} and its "
+                "parameters from NNX; give DEQ the module itself, or write the cell as an "
+                "nnx.Module that holds it as an attribute."
+            )
+
+
+def _held_by(cell: object) -> tuple[object, ...]:
+    if isinstance(cell, functools.partial):
+        return (*_held_by(cell.func), *cell.args, *cell.keywords.values())
+    if inspect.ismethod(cell):
+        return (cell.__self__,)
+    if inspect.isfunction(cell):
+        names = inspect.getclosurevars(cell)
+        return (*names.nonlocals.values(), *names.globals.values())
+    return ()

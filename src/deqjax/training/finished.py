@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from deqjax.data import fit_bigram
 from deqjax.models import generate
 from deqjax.solvers._validate import check_count, check_not_negative
 from deqjax.training import language, loop
@@ -70,7 +71,7 @@ def evaluate_run(
         run.steps.replicate(run.state.parameters),
         getattr(run.corpus, split),
         batches=run.config.evaluation.final_batches,
-        train=run.corpus.train,
+        bigram=fit_bigram(run.corpus.train),
         limits=limits,
     )
 

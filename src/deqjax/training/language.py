@@ -69,7 +69,7 @@ def evaluate(
     tokens: Tokens,
     *,
     batches: int,
-    train: Tokens,
+    bigram: NDArray[np.float64],
     limits: SolveLimits | None = None,
 ) -> dict[str, float]:
     """Score a model on a split, next to a bigram model on the very same bytes.
@@ -80,7 +80,7 @@ def evaluate(
         parameters: replicated parameters.
         tokens: the split to score, (bytes,) uint8.
         batches: batches to score at most, spread evenly over the split.
-        train: the training split, on which the bigram model is fitted.
+        bigram: log2-probabilities (256, 256) of the bigram model fitted on the training split.
         limits: tolerance and step limit of the solves; None is the configuration's.
 
     Returns:
@@ -105,7 +105,6 @@ def evaluate(
             radii.append(steps.radius(parameters, batch, limits, jax.random.fold_in(key, index)))
     metrics = {name: float(np.mean([m[name] for m in scored])) for name in scored[0]}
     metrics["bits_per_byte"] = metrics.pop("loss") / math.log(2)
-    bigram = data.fit_bigram(train)
     metrics["bigram_bits_per_byte"] = data.bits_per_byte(bigram, np.concatenate(seen))
     metrics["bytes_scored"] = float(len(seen) * batch_size * length)
     if radii:

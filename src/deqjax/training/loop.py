@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import NDArray
 
+from deqjax.data import fit_bigram
 from deqjax.training import language, parallel
 from deqjax.training.checkpoint import CheckpointError, Checkpoints
 from deqjax.training.config import (
@@ -155,6 +157,7 @@ def _loop(
     """Run the steps after ``first``; return the last step and the last evaluation."""
     config, steps = run.config, run.steps
     state = steps.replicate(start)
+    bigram = fit_bigram(run.corpus.train)
     window, clock = [], time.perf_counter()
     latest: dict[str, float] = {}
     with progress_bar(config.steps, first) as bar:
@@ -177,21 +180,25 @@ def _loop(
             if request.signal is not None:
                 return step, None
             if step % config.evaluation.every == 0 and not last:
-                writer.write(step, "validation", _evaluate(run, state, config.evaluation.batches))
+                writer.write(
+                    step, "validation", _evaluate(run, state, bigram, config.evaluation.batches)
+                )
                 clock = time.perf_counter()
-    final = _evaluate(run, state, config.evaluation.final_batches)
+    final = _evaluate(run, state, bigram, config.evaluation.final_batches)
     writer.write(config.steps, "validation", final)
     return config.steps, final
 
 
-def _evaluate(run: Run, state: TrainState, batches: int) -> dict[str, float]:
+def _evaluate(
+    run: Run, state: TrainState, bigram: NDArray[np.float64], batches: int
+) -> dict[str, float]:
     metrics = language.evaluate(
         run.config,
         run.steps,
         state.parameters,
         run.corpus.validation,
         batches=batches,
-        train=run.corpus.train,
+        bigram=bigram,
     )
     metrics["tolerance"] = run.config.model.solver.tol
     return metrics

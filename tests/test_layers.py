@@ -1,0 +1,145 @@
+"""The import graph of the source: low layers know nothing of high ones, and there is no cycle."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import deqjax
+
+ROOT = Path(deqjax.__file__).parent
+
+# From low to high; a module may import from its own layer and from those before it.
+CORE = (
+    ("_types", "_tree", "_manual_axes"),
+    ("solvers",),
+    ("_hoist", "_determinism", "adjoints"),
+    ("_fixed_point", "jacobian"),
+    ("deqjax",),  # the package's own __init__, which re-exports the core
+)
+LAYERS = (*CORE, ("nn",), ("models",), ("data",), ("training",), ("_experiments",), ("cli",))
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+
+TRAINING_ONLY = {"optax", "orbax", "grain", "tensorflow_datasets", "tensorboardX", "matplotlib"}
+FORBIDDEN = {
+    **{name: TRAINING_ONLY | {"flax"} for layer in CORE for name in layer},
+    "nn": TRAINING_ONLY | {"deqjax.data"},
+    "models": TRAINING_ONLY | {"deqjax.data"},
+    # data knows numbers, not networks: of this package it imports itself alone
+    "data": {"flax", "optax", "orbax"} | {f"deqjax.{n}" for n in RANK if n != "data"} | {"deqjax"},
+}
+
+
+def read_sources(root):
+    """Module name -> source text."""
+    sources = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = ("deqjax", *path.relative_to(root).with_suffix("").parts)
+        name = ".".join(parts).removesuffix(".__init__")
+        sources[name] = path.read_text()
+    return sources
+
+
+def imports(source, modules):
+    """The modules that a source imports, anywhere in it; `from package import module` resolved."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are banned"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full in modules else node.module)
+    return found
+
+
+def layer(module):
+    """The part of the name that decides the layer: deqjax.solvers._loop -> solvers."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "deqjax"
+
+
+def is_inside(module, package):
+    if package == "deqjax":  # its __init__ alone: every module is inside the package
+        return module == package
+    return module == package or module.startswith(package + ".")
+
+
+def violations(sources):
+    """One sentence for each import that the layers forbid."""
+    found = []
+    for module, source in sources.items():
+        if layer(module) not in RANK:
+            found.append(f"{module} has no place in LAYERS")
+            continue
+        for target in sorted(imports(source, sources)):
+            if is_inside(target, "deqjax") or target.startswith("deqjax."):
+                if RANK.get(layer(target), len(LAYERS)) > RANK[layer(module)]:
+                    found.append(f"{module} imports {target} from above")
+            forbidden = FORBIDDEN.get(layer(module), set())
+            if any(is_inside(target, package) for package in forbidden):
+                found.append(f"{module} must not know {target}")
+    return found
+
+
+def import_order(sources):
+    """The modules sorted so that each comes after what it imports; raises on a cycle."""
+    graph = {
+        module: imports(source, sources) & sources.keys() for module, source in sources.items()
+    }
+    return list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_no_module_imports_upwards():
+    assert violations(read_sources(ROOT)) == []
+
+
+def test_no_modules_import_each_other():
+    sources = read_sources(ROOT)
+    assert len(import_order(sources)) == len(sources) > 20
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "sentence"),
+    [
+        ("deqjax.solvers._loop", "from deqjax.adjoints import implicit", "from above"),
+        ("deqjax.solvers._loop", "def f():\n    import deqjax.nn", "from above"),
+        ("deqjax._tree", "from deqjax import solvers", "from above"),
+        ("deqjax.jacobian", "import deqjax", "from above"),
+        ("deqjax.adjoints._probe", "from flax import nnx", "must not know flax"),
+        ("deqjax.models.new", "from deqjax import data", "must not know deqjax.data"),
+        ("deqjax.nn._deq", "import optax.losses", "must not know optax.losses"),
+        ("deqjax.nn._deq", "from deqjax.training.step import Problem", "from above"),
+        ("deqjax.data.text", "from deqjax import solvers", "must not know deqjax.solvers"),
+        ("deqjax.data.text", "import deqjax", "must not know deqjax"),
+        ("deqjax.novelty", "", "has no place"),
+    ],
+)
+def test_a_planted_import_is_caught(module, line, sentence):
+    sources = read_sources(ROOT) | {module: line}
+    caught = violations(sources)
+    assert len(caught) == 1
+    assert caught[0].startswith(module)
+    assert sentence in caught[0]
+
+
+def test_a_planted_cycle_is_caught():
+    planted = {
+        "deqjax.solvers._one": "from deqjax.solvers import _two",
+        "deqjax.solvers._two": "def f():\n    from deqjax.solvers._one import x",
+    }
+    with pytest.raises(graphlib.CycleError):
+        import_order(read_sources(ROOT) | planted)
+
+
+def test_importing_the_package_stays_light():
+    heavy = {"flax", "tensorflow_datasets", "matplotlib", "jaxopt", "optax", "orbax", "grain"}
+    code = f"import sys, deqjax; print(*sorted({heavy} & sys.modules.keys()))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert result.stdout.split() == []
