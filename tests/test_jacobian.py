@@ -135,6 +135,16 @@ def test_spectral_norm_is_that_of_the_dense_jacobian(name):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-12)
 
 
+def test_a_start_that_has_converged_spans_nothing_else():
+    # what is left of an eigenvector's image is rounding, a direction in which a map that is far
+    # from normal can stretch more than its radius
+    rng = np.random.default_rng(0)
+    basis, _ = np.linalg.qr(rng.normal(size=(4, 4)))
+    matrix = np.diag([0.9, 0.5, -0.3, 0.1]) + 3 * np.triu(np.ones((4, 4)), 1)
+    found = estimate_batch(spectral_radius, np.tile(basis @ matrix @ basis.T, (64, 1, 1)))
+    np.testing.assert_allclose(found, 0.9, rtol=1e-6)
+
+
 @pytest.mark.parametrize("estimate", [spectral_radius, spectral_norm])
 def test_a_nonlinear_map_is_linearized_at_the_point(estimate):
     f = partial(layer, matrix=MATRIX, gain=1.3)

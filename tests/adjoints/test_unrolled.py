@@ -77,6 +77,22 @@ def test_passes_after_convergence_leave_the_gradient_finite(solver, scale):
     np.testing.assert_allclose(gradient * scale, 2, rtol=1e-4)
 
 
+def test_a_stopped_sample_does_not_run_away_from_its_gradient():
+    # squaring leaves the repelling fixed point 1 and overflows, if a stopped sample went on
+    def loss(gain):
+        solution = dq.fixed_point(
+            lambda z: gain * z**2,
+            jnp.full((1, 1), 1.0001),
+            solver=picard,
+            adjoint=unrolled(),
+            tol=1e-3,
+            max_steps=40,
+        )
+        return solution.value.sum()
+
+    assert jax.jit(jax.grad(loss))(jnp.float32(1)) == 0
+
+
 def test_a_run_time_max_steps_is_refused():
     def value(max_steps):
         return dq.fixed_point(

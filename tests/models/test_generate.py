@@ -15,6 +15,7 @@ from deqjax.models import (
     TransformerShape,
     generate,
 )
+from deqjax.models._generate import _next_byte
 
 LENGTH = 4
 KEY = jax.random.key(0)
@@ -31,10 +32,14 @@ def model():
     return model
 
 
+@nnx.jit
+def last_logits(model, window):
+    return model(window).logits[0, -1]
+
+
 def most_likely(model, text):
     """The byte after a text, from its last bytes without any padding."""
-    window = jnp.asarray([list(text[-LENGTH:])])
-    return int(jnp.argmax(model(window).logits[0, -1, :256]))
+    return int(jnp.argmax(last_logits(model, jnp.asarray([list(text[-LENGTH:])]))))
 
 
 def text_of(model, prompt=b"ab", count=8, key=KEY, **options):
@@ -62,7 +67,7 @@ def test_an_equilibrium_model_generates_the_same_way():
     settings = SolverSettings(max_steps=40, tol=1e-6, history=2)
     model = DEQTransformerLM(shape(), settings, rngs=nnx.Rngs(0))
     model.eval()
-    assert_greedy(model, b"ab", text_of(model, b"ab", 3, temperature=0.0))
+    assert_greedy(model, b"abc", text_of(model, b"abc", 3, temperature=0.0))
 
 
 def test_same_key_same_text(model):
@@ -93,6 +98,13 @@ def test_only_bytes_are_generated_by_a_larger_vocabulary():
 def test_bytes_arrive_one_by_one(model):
     stream = generate(model, b"ab", 10**9, key=KEY)
     np.testing.assert_array_equal(list(itertools.islice(stream, 3)), list(text_of(model, count=3)))
+
+
+def test_another_call_compiles_nothing(model):
+    text_of(model, count=1)
+    compiled = _next_byte._cache_size()
+    text_of(model, b"another prompt", 2, temperature=0.5)
+    assert _next_byte._cache_size() == compiled
 
 
 def test_zero_bytes(model):

@@ -18,7 +18,7 @@ from deqjax.models import (
 )
 
 BATCH, LENGTH, VOCABULARY, WIDTH = 2, 5, 11, 8
-SHAPE = TransformerShape(VOCABULARY, 6, WIDTH, heads=2, hidden=12, weight_scale=0.3)
+SHAPE = TransformerShape(VOCABULARY, 6, WIDTH, heads=2, hidden=12, weight_scale=0.1)
 SETTINGS = SolverSettings(
     max_steps=40, tol=1e-5, backward_max_steps=40, backward_tol=1e-5, history=2
 )
@@ -97,6 +97,12 @@ def test_the_cell_is_its_formula():
     np.testing.assert_allclose(cell(z, u), norm(h + cell.feed_forward(h)), rtol=0, atol=1e-5)
 
 
+def test_the_cell_keeps_bfloat16():
+    graph, parameters, rest = nnx.split(TransformerCell(SHAPE, rngs=nnx.Rngs(0)), nnx.Param, ...)
+    half, z, u = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (parameters, *cell_inputs()))
+    assert nnx.merge(graph, half, rest)(z, u).dtype == jnp.bfloat16
+
+
 @pytest.mark.parametrize("position", range(LENGTH))
 def test_a_position_of_the_cell_sees_none_after_it(position):
     cell = TransformerCell(SHAPE, rngs=nnx.Rngs(0))
@@ -135,7 +141,7 @@ def test_the_equilibrium_before_a_token_does_not_depend_on_it(position):
     one, other = predicted(tokens()), predicted(changed_at(tokens(), position))
     difference = np.abs(one[2].value - other[2].value).max(axis=(0, 2))
     assert (difference[:position] < 1e-4).all()
-    assert (difference[position:] > 1e-2).all()
+    assert (difference[position:] > 1e-3).all()
 
 
 def test_a_solve_from_its_solution_is_done_at_once():
@@ -167,9 +173,13 @@ def test_a_new_step_limit_compiles_nothing():
     assert len(traces) == 1
 
 
+def first_token_loss(logits):
+    return -jnp.mean(jax.nn.log_softmax(logits)[:, :, 0])
+
+
 @cache
 def gradients():
-    """Gradients of a loss, and of the penalty alone, in parameters and probe."""
+    """Gradients of a loss, of the same loss unrolled, and of the penalty alone."""
     graph, parameters, rest = nnx.split(equilibrium_model(), nnx.Param, ...)
 
     @jax.jit
@@ -178,52 +188,52 @@ def gradients():
             return nnx.merge(graph, parameters, rest, copy=True)(tokens(), probe=probe)
 
         def loss(parameters, probe):
-            logits = prediction(parameters, probe).logits
-            return -jnp.mean(jax.nn.log_softmax(logits)[:, :, 0])
+            return first_token_loss(prediction(parameters, probe).logits)
+
+        def unrolled(parameters):
+            model = nnx.merge(graph, parameters, rest, copy=True)
+            cell, u, z = model.deq.cell, model.inject(tokens()), model.start(tokens())
+            z, _ = jax.lax.scan(lambda z, _: (cell(z, u), None), z, length=20)
+            return first_token_loss(model.readout(z))
 
         def penalty(parameters):
             f, u, solution = prediction(parameters).equilibrium
             return dq.jacobian_penalty(f, solution.value, u, key=jax.random.key(5))
 
         value, of_penalty = jax.value_and_grad(penalty)(parameters)
-        return jax.grad(loss, argnums=(0, 1))(parameters, probe), (value, of_penalty)
+        of_loss, report = jax.grad(loss, argnums=(0, 1))(parameters, probe)
+        return of_loss, jax.grad(unrolled)(parameters), report, value, of_penalty
 
     return both(parameters, dq.backward_probe(BATCH))
 
 
 def test_every_parameter_gets_gradient():
-    (gradient, _), _ = gradients()
+    gradient, *_ = gradients()
     norms = {name: float(jnp.abs(leaf).max()) for name, leaf in parameter_leaves(gradient).items()}
-    assert len(norms) == 12
+    assert len(norms) == 13
     assert {name for name, size in norms.items() if not 1e-6 < size < np.inf} == set()
 
 
+def test_the_gradient_is_that_of_the_unrolled_model():
+    gradient, expected = (parameter_leaves(state) for state in gradients()[:2])
+    for name, leaf in expected.items():
+        np.testing.assert_allclose(gradient[name], leaf, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
 def test_the_probe_reports_the_backward_solve():
-    (_, report), _ = gradients()
+    _, _, report, *_ = gradients()
     assert (report.status == dq.Status.CONVERGED).all()
     assert (report.steps >= 1).all()
     assert (report.residual <= 1e-5).all()
 
 
 def test_the_penalty_is_positive_and_trains_what_shapes_the_jacobian():
-    _, (value, gradient) = gradients()
+    *_, value, gradient = gradients()
     sizes = {name: float(jnp.abs(leaf).max()) for name, leaf in parameter_leaves(gradient).items()}
     assert value > 0
     untouched = {name for name, size in sizes.items() if size == 0}
-    # the last bias of the feed-forward shifts what the norm divides, so it counts as well
     assert untouched == {"readout/bias", "readout/kernel"}
     assert np.isfinite(list(sizes.values())).all()
-
-
-def test_z0_has_the_dtype_of_the_parameters():
-    """In bfloat16 too: f must not change the dtype of z."""
-    graph, state = nnx.split(equilibrium_model(), nnx.Param)
-    graph, parameters, rest = nnx.split(equilibrium_model(), nnx.Param, ...)
-    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), parameters)
-    prediction = nnx.merge(graph, half, rest)(tokens(), tol=3e-2)
-    assert prediction.logits.dtype == jnp.bfloat16
-    assert prediction.equilibrium.solution.value.dtype == jnp.bfloat16
-    assert (prediction.equilibrium.solution.stats.status == dq.Status.CONVERGED).all()
 
 
 @pytest.mark.parametrize("make", [equilibrium_model, explicit_model])
@@ -249,8 +259,8 @@ def test_dropout_is_drawn_anew_in_training_and_never_in_evaluation(make):
 
     assert (logits(model) != logits(model)).any()
     model.eval()
-    np.testing.assert_array_equal(logits(model), logits(model))
-    jax.jit(lambda t: model(t).logits)(tokens())  # a closure: a draw would be a trace error
+    evaluate = jax.jit(lambda tokens: model(tokens).logits)  # a draw would be a trace error here
+    np.testing.assert_array_equal(evaluate(tokens()), evaluate(tokens()))
 
 
 # the explicit model
@@ -297,12 +307,10 @@ def test_depth_must_be_at_least_one():
 
 
 def test_tied_layers_approach_the_equilibrium():
-    """Values, and the gradients of the layers add up to the gradient of the one cell."""
-    deep, model = explicit_model(16), equilibrium_model()
-    parts = ("tokens", "positions", "injection", "readout")
-    for name in parts:
+    deep, model = explicit_model(10), equilibrium_model()
+    for name in ("tokens", "positions", "injection", "readout"):
         nnx.update(getattr(deep, name), nnx.state(getattr(model, name)))
     for layer in deep.layers:
         nnx.update(layer, nnx.state(model.deq.cell))
-    logits, _, _ = predicted(tokens())
-    np.testing.assert_allclose(nnx.jit(lambda m: m(tokens()).logits)(deep), logits, atol=1e-3)
+    logits = jax.jit(lambda tokens: deep(tokens).logits)(tokens())
+    np.testing.assert_allclose(logits, predicted(tokens())[0], rtol=0, atol=1e-4)

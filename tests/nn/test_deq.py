@@ -161,6 +161,21 @@ def test_limits_default_to_those_of_the_layer():
     assert (deq(u, tol=1e3).stats.steps == 0).all()
 
 
+def test_the_solver_of_the_layer_solves_and_its_adjoint_differentiates():
+    solvers = []
+
+    def named(name):
+        def solver(f, z0, *, tol, max_steps):
+            solvers.append(name)
+            return picard(f, z0, tol=tol, max_steps=max_steps)
+
+        return solver
+
+    deq = DEQ(TanhCell(), solver=named("forward"), adjoint=dq.adjoints.implicit(named("backward")))
+    jax.grad(lambda u: objective(deq, u))(injection())
+    assert list(dict.fromkeys(solvers)) == ["forward", "backward"]
+
+
 def test_z0_is_where_the_solve_starts():
     deq, u = DEQ(TanhCell(), solver=picard, tol=1e-4, max_steps=60), injection()
     found = deq(u, tol=1e-6)
@@ -254,8 +269,8 @@ def test_probe_reports_the_backward_solve():
 
 
 def _sibling_in_a_closure():
-    linear = TanhCell()
-    return lambda z, u: linear(z, u)
+    cell = TanhCell()
+    return lambda z, u: cell(z, 2 * u)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,22 @@ def test_steps_past_the_fixed_point_stay_finite(ridge):
 
 
 @pytest.mark.usefixtures("float64")
+def test_an_ill_conditioned_system_takes_the_plain_step():
+    # every difference is a multiple of one vector, so that two columns are one too many
+    def f(z):
+        return jnp.cos(z.mean(axis=1, keepdims=True)) * jnp.ones_like(z)
+
+    trace = anderson(
+        f, jnp.zeros((1, 3)), tol=0.0, max_steps=3, history=2, ridge=0.0, stop="absolute", trace=4
+    ).stats.trace
+    residuals = [np.cos(0) - 0, np.cos(1) - 1]
+    secant = 1 - residuals[1] / (residuals[1] - residuals[0])
+    plain = np.cos(secant)
+    residuals += [np.cos(secant) - secant, np.cos(plain) - plain]
+    np.testing.assert_allclose(trace[:, 0], np.sqrt(3) * np.abs(residuals), rtol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
 def test_the_ridge_damps_the_extrapolation():
     # One column: gamma shrinks by 1 / (1 + ridge), and in one dimension an infinite ridge
     # leaves the plain step. From z = 0 with f(z) = 0.5 z + 1: iterates 0, 1, then

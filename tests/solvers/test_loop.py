@@ -109,6 +109,23 @@ def test_a_sample_at_its_fixed_point_takes_no_step(solver):
 
 
 @SOLVERS
+def test_a_stopped_sample_stays_where_it_is(solver):
+    seen = []
+
+    def f(z):
+        jax.debug.callback(lambda z: seen.append(np.asarray(z)), z, ordered=True)
+        return jnp.array([[0.1], [1.0]]) * jnp.cos(z)
+
+    steps = solver(f, jnp.zeros((2, 1)), tol=1e-3, max_steps=100).stats.steps
+    jax.effects_barrier()
+    first, second = (np.array(seen)[:, i, 0] for i in range(2))
+    assert steps[0] < steps[1]
+    np.testing.assert_array_equal(first[steps[0] :], first[steps[0]])
+    assert len(np.unique(first)) == steps[0] + 1
+    assert len(np.unique(second)) == steps[1] + 1
+
+
+@SOLVERS
 def test_a_fixed_point_at_zero_is_converged(solver):
     solution = solver(lambda z: 0.5 * z, jnp.zeros((2, 3)), tol=0.0, max_steps=5)
     assert (solution.stats.status == Status.CONVERGED).all()

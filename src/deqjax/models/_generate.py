@@ -1,6 +1,8 @@
 """Sampling text from a language model."""
 
+import functools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,8 @@ def generate(
     """Return an iterator over ``count`` bytes that continue the prompt.
 
     The model sees the last ``model.shape.length`` bytes. Shorter texts are padded on the right,
-    which a causal model cannot see, so that one compiled function serves every length.
+    which a causal model cannot see, so that one compiled function serves every length and
+    every call.
 
     Args:
         model: a byte language model in evaluation mode.
@@ -48,20 +51,26 @@ def _continue(
 ) -> Iterator[int]:
     length = model.shape.length
     graph, state = nnx.split(model)
-
-    @jax.jit
-    def next_byte(
-        state: nnx.State, window: jax.Array, position: jax.Array, key: jax.Array
-    ) -> jax.Array:
-        logits = nnx.merge(graph, state, copy=True)(window[None]).logits[0, position, :256]
-        scaled = logits / jnp.where(temperature > 0, temperature, 1)
-        sampled = jax.random.categorical(key, scaled)
-        return jnp.where(temperature > 0, sampled, jnp.argmax(logits))
-
     text = list(prompt)
     for index in range(count):
         recent = text[-length:]
         window = jnp.asarray(recent + [0] * (length - len(recent)), jnp.int32)
-        drawn = next_byte(state, window, jnp.int32(len(recent) - 1), jax.random.fold_in(key, index))
+        position, own_key = jnp.int32(len(recent) - 1), jax.random.fold_in(key, index)
+        drawn = _next_byte(graph, state, window, position, own_key, jnp.float32(temperature))
         text.append(int(drawn))
         yield text[-1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _next_byte(
+    graph: nnx.GraphDef[LanguageModel],
+    state: nnx.State[Any, Any],
+    window: jax.Array,
+    position: jax.Array,
+    key: jax.Array,
+    temperature: jax.Array,
+) -> jax.Array:
+    """Draw the byte that follows a position of the window (length,) int32."""
+    logits = nnx.merge(graph, state, copy=True)(window[None]).logits[0, position, :256]
+    sampled = jax.random.categorical(key, logits / jnp.where(temperature > 0, temperature, 1))
+    return jnp.where(temperature > 0, sampled, jnp.argmax(logits))
