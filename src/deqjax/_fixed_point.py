@@ -30,6 +30,10 @@ def fixed_point(
     Composes with jit, grad (of any order, reverse mode), vmap, pmap, shard_map and remat. ``tol``
     and ``max_steps`` are run-time values: under jit, changing them compiles nothing.
 
+    Norms are sums of squares in float32 (float64 for float64 z), so states whose norm lies outside
+    1e-19 to 1e19 are beyond float32: scale them. A sample whose *inputs* are NaN leaves values and
+    statistics of the others untouched, but makes the gradient of parameters that they share NaN.
+
     Args:
         f: ``f(z, *args) -> z'`` with the structure, shapes and dtypes of z. Deterministic:
             draw random numbers before the solve.

@@ -84,7 +84,8 @@ def spectral_radius(
     Power iteration brings a random vector into the leading invariant subspace; the eigenvalues of J
     restricted to the last two-dimensional Krylov space (Rayleigh-Ritz; Golub & Van Loan, Matrix
     Computations, section 10.1) then give a leading complex pair as well as a real eigenvalue.
-    Exact in the limit of many iterations if at most two eigenvalues share the largest modulus.
+    Exact in the limit of many iterations if at most two eigenvalues share the largest modulus. In
+    float32 a Jacobian whose norm is over about 10 times its radius needs float64.
     Cost: iterations + 2 Jacobian-vector products.
 
     Args:

@@ -1,5 +1,6 @@
 """The DEQ-Transformer and its explicit twin."""
 
+import dataclasses
 from functools import cache, partial
 
 import jax
@@ -19,6 +20,7 @@ from deqjax.models import (
 
 BATCH, LENGTH, VOCABULARY, WIDTH = 2, 5, 11, 8
 SHAPE = TransformerShape(VOCABULARY, 6, WIDTH, heads=2, hidden=12, weight_scale=0.1)
+DROPOUT_SHAPE = dataclasses.replace(SHAPE, dropout=0.5)
 SETTINGS = SolverSettings(
     max_steps=40, tol=1e-5, backward_max_steps=40, backward_tol=1e-5, history=2
 )
@@ -56,6 +58,15 @@ def predict(state, tokens, z0, tol):
 def predicted(tokens, z0=None, tol=1e-5):
     z0 = jnp.zeros((*tokens.shape, WIDTH)) if z0 is None else z0
     return predict(split_model()[1], tokens, z0, tol)
+
+
+def dropped(make, name):
+    """A module with dropout on in one place only, and all off."""
+    modules = [make(DROPOUT_SHAPE, rngs=nnx.Rngs(0)) for _ in range(2)]
+    for module in modules:
+        module.eval()
+    getattr(modules[0], name).deterministic = False
+    return modules
 
 
 def changed_at(tokens, position):
@@ -110,6 +121,12 @@ def test_a_position_of_the_cell_sees_none_after_it(position):
     before, after = cell(z, u), cell(z.at[:, position].add(1.0), u.at[:, position].add(-1.0))
     np.testing.assert_array_equal(before[:, :position], after[:, :position])
     assert (np.abs(before - after)[:, position:].max(axis=(0, 2)) > 0).all()
+
+
+@pytest.mark.parametrize("name", ["attention_dropout", "feed_forward_dropout"])
+def test_the_cell_drops_what_each_half_adds(name):
+    with_dropout, without = dropped(TransformerCell, name)
+    assert (with_dropout(*cell_inputs()) != without(*cell_inputs())).any()
 
 
 # the equilibrium model
@@ -251,7 +268,7 @@ def test_a_width_that_the_heads_do_not_divide_is_refused():
     "make", [equilibrium_model, partial(explicit_model, 1)], ids=["equilibrium", "explicit"]
 )
 def test_dropout_is_drawn_anew_in_training_and_never_in_evaluation(make):
-    model = make(shape=TransformerShape(VOCABULARY, 6, WIDTH, 2, 12, dropout=0.5))
+    model = make(shape=DROPOUT_SHAPE)
 
     @nnx.jit
     def logits(model):
@@ -261,6 +278,17 @@ def test_dropout_is_drawn_anew_in_training_and_never_in_evaluation(make):
     model.eval()
     evaluate = jax.jit(lambda tokens: model(tokens).logits)  # a draw would be a trace error here
     np.testing.assert_array_equal(evaluate(tokens()), evaluate(tokens()))
+
+
+def test_the_embedding_is_dropped():
+    with_dropout, without = dropped(partial(ExplicitTransformerLM, depth=1), "dropout")
+    assert (with_dropout.inject(tokens()) != without.inject(tokens())).any()
+
+
+def test_the_map_that_is_returned_has_the_masks_of_the_solve():
+    f, u, solution = equilibrium_model(DROPOUT_SHAPE)(tokens(), tol=1e-4).equilibrium
+    assert (solution.stats.status == dq.Status.CONVERGED).all()
+    np.testing.assert_allclose(f(solution.value, u), solution.value, rtol=0, atol=1e-2)
 
 
 # the explicit model

@@ -15,7 +15,8 @@ def unrolled() -> Adjoint:
     The exact derivative of the finite iteration, also with respect to z0, at memory and time
     proportional to ``max_steps``, which must be a Python int. All ``max_steps`` passes run; samples
     that have converged keep their value. There is no backward solve, so a probe stays zero
-    (``Status.NOT_RUN``). The solver must accept ``differentiable=True``.
+    (``Status.NOT_RUN``). The solver must accept ``differentiable=True``. With Anderson in bfloat16
+    the gradient is dominated by the derivative of rounding noise: use Picard or float32 there.
 
     Returns:
         A rule for ``fixed_point(..., adjoint=...)``.

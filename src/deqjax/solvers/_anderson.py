@@ -55,7 +55,7 @@ def anderson(
         f: ``f(z) -> z'`` on pytrees whose leaves have the batch as axis 0.
         z0: start, leaves (batch, ...), real floating point.
         tol: a sample stops when its residual is at most this; may be traced.
-        max_steps: most updates of z; may be traced.
+        max_steps: most updates of z, at least 1; may be traced.
         history: number m of differences kept, static.
         ridge: Tikhonov weight of the least-squares problem, relative to each column's scale.
         damping: step length along the residual in (0, 1]; 1 is undamped.
@@ -68,6 +68,7 @@ def anderson(
         ValueError, TypeError: a malformed problem, before anything is compiled.
     """
     check_count("history", history)
+    history = int(history)  # a shape: 6.0 is a count too
     check_not_negative("ridge", ridge)
 
     def init(z: State) -> _History:

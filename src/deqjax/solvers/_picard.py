@@ -28,7 +28,7 @@ def picard(
         f: ``f(z) -> z'`` on pytrees whose leaves have the batch as axis 0.
         z0: start, leaves (batch, ...), real floating point.
         tol: a sample stops when its residual is at most this; may be traced.
-        max_steps: most updates of z, 0 or more; may be traced.
+        max_steps: most updates of z, at least 1; may be traced.
         damping: step length in (0, 1]; 1 is the plain iteration.
         **options: see :class:`deqjax.solvers.LoopOptions`.
 
