@@ -9,7 +9,7 @@ Variants:  --penalty.weight 0         without the regularizer
            --model.kind explicit      the same network with untied layers
 """
 
-from deqjax.models import TransformerShape
+from deqjax.models import SolverSettings, TransformerShape
 from deqjax.training import ModelConfig, PenaltyConfig, TrainConfig
 
 
@@ -18,6 +18,9 @@ def config() -> TrainConfig:
     return TrainConfig(
         name="stdlib_lm",
         steps=400,
-        model=ModelConfig(shape=TransformerShape(width=128, hidden=512, length=64)),
+        model=ModelConfig(
+            shape=TransformerShape(width=128, hidden=512, length=64),
+            solver=SolverSettings(max_steps=8, backward_max_steps=8),
+        ),
         penalty=PenaltyConfig(weight=0.3, probability=0.35),
     )

@@ -1,6 +1,6 @@
 """Solve time against bare evaluations of f: what the solver itself costs.
 
-Command: python experiments/benchmarks/solve_overhead.py [--steps 29 --repeats 15 --history 6]
+Command: python experiments/benchmarks/solve_overhead.py [--steps 29 --repeats 41 --history 6]
 
 For each cell, one compiled Anderson solve that runs all its steps (tolerance 0) is timed against
 one compiled loop with the same number of evaluations z <- f(z). Both run alternately in one
@@ -74,7 +74,7 @@ def main() -> None:
     """Print one line per cell."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=29)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=41)
     parser.add_argument("--history", type=int, default=6)
     arguments = parser.parse_args()
     solver = functools.partial(deqjax.solvers.anderson, history=arguments.history)

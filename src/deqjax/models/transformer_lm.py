@@ -138,7 +138,9 @@ class _TransformerLM(nnx.Module):
 class DEQTransformerLM(_TransformerLM):
     """Language model whose hidden states are the fixed point of one Transformer layer.
 
-    Bai, Kolter & Koltun, NeurIPS 2019, at small size and with absolute positions.
+    Bai, Kolter & Koltun, NeurIPS 2019, at small size and with absolute positions. The cell is
+    causal; the solve is so up to its residual, because a sequence's Anderson weights and its stop
+    depend on all of its positions.
     """
 
     def __init__(

@@ -129,9 +129,10 @@ def _combine(damped: State, columns: State, weights: jax.Array) -> State:
     """Subtract the weighted columns: damped - columns gamma, accumulated wide."""
 
     def leaf(y: jax.Array, c: jax.Array) -> jax.Array:
-        correction = jnp.einsum(
-            "bmn,bm->bn", c.astype(weights.dtype), weights, precision=lax.Precision.HIGHEST
-        )
-        return (y.astype(weights.dtype) - correction.reshape(y.shape)).astype(y.dtype)
+        # spelled out, the sum fuses with what reads it: one pass over the columns and no temporary
+        result = _tree.flat(y).astype(weights.dtype)
+        for slot in range(c.shape[1]):
+            result = result - weights[:, slot, None] * c[:, slot].astype(weights.dtype)
+        return result.reshape(y.shape).astype(y.dtype)
 
     return jax.tree.map(leaf, damped, columns)
