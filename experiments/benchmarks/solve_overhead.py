@@ -4,7 +4,7 @@ Command: python experiments/benchmarks/solve_overhead.py [--steps 29 --repeats 4
 
 For each cell, one compiled Anderson solve that runs all its steps (tolerance 0) is timed against
 one compiled loop with the same number of evaluations z <- f(z). Both run alternately in one
-process, and the ratio of the medians is printed. Targets on two CPU cores: at most 1.05 for the
+process, and the median of the pairs' ratios is printed. Targets on two CPU cores: at most 1.05 for the
 Transformer cell and 1.30 for the matmul cell. Takes about a minute.
 """
 
@@ -97,9 +97,10 @@ def main() -> None:
         jax.block_until_ready(bare(z0))
         times = [(seconds(solve, z0), seconds(bare, z0)) for _ in range(arguments.repeats)]
         solved, evaluated = (statistics.median(column) for column in zip(*times, strict=True))
+        ratio = statistics.median(with_solver / without for with_solver, without in times)
         print(
             f"{name:12s} {evaluations} evaluations: solve {1e3 * solved:7.1f} ms, "
-            f"bare f {1e3 * evaluated:7.1f} ms, ratio {solved / evaluated:.3f}, "
+            f"bare f {1e3 * evaluated:7.1f} ms, ratio {ratio:.3f}, "
             f"residual {float(solution.stats.residual.max()):.1e}"
         )
 
