@@ -7,14 +7,17 @@ from flax import nnx
 from test_parallel import problem_and_state, windows
 
 from deqjax import jacobian_penalty
-from deqjax.training.config import PenaltyConfig
+from deqjax.training.config import OptimizerConfig, PenaltyConfig
+from deqjax.training.schedules import optimizer
 from deqjax.training.step import train_step
 
 
 @functools.cache
 def stepper(weight, probability):
     problem, state = problem_and_state()
-    problem = problem._replace(penalty=PenaltyConfig(weight, probability))
+    # Adam's state does not depend on the rate, so the shared state serves here too
+    fast = optimizer(OptimizerConfig(learning_rate=0.02, warmup_steps=0), 10)
+    problem = problem._replace(penalty=PenaltyConfig(weight, probability), optimizer=fast)
 
     @jax.jit
     def step(state):
