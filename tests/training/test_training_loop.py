@@ -87,6 +87,28 @@ def test_resumed_run_reaches_the_same_state_bit_for_bit(tmp_path, data_directory
     assert resumed.metrics == uninterrupted.metrics
 
 
+def test_signal_at_any_moment_of_a_step_leaves_a_checkpoint(tmp_path, data_directory):
+    readings = iter([None])
+
+    class ArrivesBetweenTwoReadings(StopRequest):
+        """Not there at the loop's first look, there at every later one."""
+
+        @property
+        def signal(self):
+            return next(readings, signal.SIGINT)
+
+        @signal.setter
+        def signal(self, value):
+            del value
+
+    config = tiny_config(data_directory, checkpoint_every=1000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deqjax.training.loop.StopRequest", ArrivesBetweenTwoReadings)
+        outcome = training.train(config, tmp_path / "run", say=silent)
+    saved = [int(folder.name) for folder in outcome.workdir.checkpoints.iterdir()]
+    assert saved == [outcome.step]
+
+
 def test_resume_without_data_position_is_noticed(tmp_path, data_directory, uninterrupted):
     # the mutant that must not pass the test above: a run that forgets where its data were
     config = dataclasses.replace(tiny_config(data_directory), steps=2)

@@ -164,7 +164,9 @@ def _loop(
         for step in range(first + 1, config.steps + 1):
             state, metrics = steps.train(state, next(run.batches))
             window.append(metrics)
-            last = step == config.steps or request.signal is not None
+            # read once: a signal between two readings would stop the run without its checkpoint
+            stopping = request.signal is not None
+            last = step == config.steps or stopping
             if step % config.log_every == 0 or last:
                 latest = _averaged(window)
                 now = time.perf_counter()
@@ -177,7 +179,7 @@ def _loop(
                 checkpoints.save(
                     step, parallel.first_replica(state), run.batches, {"data": run.fingerprint}
                 )
-            if request.signal is not None:
+            if stopping:
                 return step, None
             if step % config.evaluation.every == 0 and not last:
                 writer.write(
