@@ -89,9 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("deqjax: interrupted", file=sys.stderr)
         return 130
-    except Exception as error:
-        if not isinstance(error, _expected_errors()):
-            raise
+    except _expected_errors() as error:
         print(f"deqjax: error: {error}", file=sys.stderr)
         return 1
 

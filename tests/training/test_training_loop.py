@@ -109,6 +109,24 @@ def test_signal_at_any_moment_of_a_step_leaves_a_checkpoint(tmp_path, data_direc
     assert saved == [outcome.step]
 
 
+def test_signal_in_the_last_step_does_not_cost_the_final_evaluation(tmp_path, data_directory):
+    class AlwaysThere(StopRequest):
+        """Arrives before the first and only step ends."""
+
+        def __enter__(self):
+            super().__enter__()
+            self.signal = signal.SIGINT
+            return self
+
+    config = tiny_config(data_directory, steps=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deqjax.training.loop.StopRequest", AlwaysThere)
+        outcome = training.train(config, tmp_path / "run", say=silent)
+    assert outcome.step == 1
+    assert outcome.metrics is not None
+    assert outcome.stopped_by == signal.SIGINT
+
+
 def test_resume_without_data_position_is_noticed(tmp_path, data_directory, uninterrupted):
     # the mutant that must not pass the test above: a run that forgets where its data were
     config = dataclasses.replace(tiny_config(data_directory), steps=2)

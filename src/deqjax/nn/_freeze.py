@@ -28,7 +28,6 @@ def freeze(cell: Callable[[State, Operands], State], z0: State, u: Operands) -> 
     for path, stream in streams(frozen).items():
         if path in used:
             stream.key.set_value(keys[path])
-            stream.count.set_value(jax.numpy.zeros_like(stream.count.get_value()))
     graph, state = nnx.split(frozen)
 
     def frozen_cell(z: State, u: Operands) -> State:

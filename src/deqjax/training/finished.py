@@ -96,7 +96,7 @@ def generate_text(
             key=jax.random.key(seed),
             temperature=temperature,
         )
-        for byte in stream:
-            yield decoder.decode(bytes([byte]))
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    for byte in stream:
+        yield decoder.decode(bytes([byte]))

@@ -179,7 +179,7 @@ def _loop(
                 checkpoints.save(
                     step, parallel.first_replica(state), run.batches, {"data": run.fingerprint}
                 )
-            if stopping:
+            if stopping and step < config.steps:
                 return step, None
             if step % config.evaluation.every == 0 and not last:
                 writer.write(
@@ -215,9 +215,7 @@ def _averaged(window: list[Any]) -> dict[str, float]:
     averages = {}
     for name in fetched[0]:
         values = np.asarray([metrics[name] for metrics in fetched], np.float64)
-        if name in {"penalty", "backward_steps", "backward_residual"} or name.startswith(
-            ("backward_converged", "backward_diverged")
-        ):
+        if name == "penalty" or name.startswith("backward_"):
             values = values[~np.isnan(values)]
         if values.size:
             averages[name] = float(values.mean())
