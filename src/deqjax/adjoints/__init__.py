@@ -1,8 +1,20 @@
 """Rules for the gradient of a fixed point: ``fixed_point(..., adjoint=rule)``."""
 
 from deqjax.adjoints._implicit import implicit
+from deqjax.adjoints._jacobian_free import jacobian_free
+from deqjax.adjoints._neumann import neumann
 from deqjax.adjoints._pattern import Adjoint
+from deqjax.adjoints._phantom import phantom
 from deqjax.adjoints._probe import BackwardStats, backward_probe
 from deqjax.adjoints._unrolled import unrolled
 
-__all__ = ["Adjoint", "BackwardStats", "backward_probe", "implicit", "unrolled"]
+__all__ = [
+    "Adjoint",
+    "BackwardStats",
+    "backward_probe",
+    "implicit",
+    "jacobian_free",
+    "neumann",
+    "phantom",
+    "unrolled",
+]

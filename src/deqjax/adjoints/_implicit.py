@@ -1,22 +1,28 @@
 """Implicit differentiation: the adjoint state is itself a fixed point."""
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Literal
 
 import jax.numpy as jnp
 
 from deqjax import _tree
-from deqjax._hoist import PureMap, hoist
-from deqjax._types import Operands, Scalar, State
-from deqjax.adjoints._pattern import Adjoint, Transpose, solve_with_rule
+from deqjax._hoist import hoist
+from deqjax._types import Scalar, State
+from deqjax.adjoints._adjoint_state import Transpose, by_adjoint_state
+from deqjax.adjoints._pattern import Adjoint, Kept, WithBackward
 from deqjax.adjoints._probe import BackwardStats
-from deqjax.solvers import Solution, anderson
+from deqjax.solvers import Solution, Status, anderson
 from deqjax.solvers._validate import check_count, check_not_negative
 
 
 def implicit(
-    solver: Callable[..., Solution] = anderson, tol: Scalar = 1e-5, max_steps: Scalar = 30
+    solver: Callable[..., Solution] = anderson,
+    tol: Scalar = 1e-5,
+    max_steps: Scalar = 30,
+    *,
+    acceptable: Scalar | None = None,
+    fallback: Literal["jacobian_free"] | None = None,
+    on_failure: Literal["keep", "nan"] = "keep",
 ) -> Adjoint:
     """Gradients by the implicit function theorem, at memory independent of the number of steps.
 
@@ -26,76 +32,73 @@ def implicit(
 
     (Bai, Kolter & Koltun, NeurIPS 2019, theorem 1). f is linearized once. The solve starts at v, so
     that zero steps give the Jacobian-free gradient of Fung et al. (AAAI 2022), and v is scaled to
-    about 1 first. A sample whose solve does not converge keeps its best w; the probe tells. Since
-    the solve is a fixed point with this same adjoint, the gradient can be differentiated again.
+    about 1 first. Since the solve is a fixed point with this same adjoint, the gradient can be
+    differentiated again.
+
+    A sample's backward solve has failed if it ended above the ``acceptable`` residual. By default
+    it keeps its best w; the probe tells in every case how the solve went.
 
     Args:
-        solver: for the backward system; any solver of this library or of the same signature.
+        solver: for the backward system, affine in w: any solver of this library (``gmres`` is made
+            for it) or of the same signature.
         tol: relative residual at which a sample's backward solve stops; may be traced.
         max_steps: most backward steps, 0 or more; may be traced.
+        acceptable: residual above which a sample's backward solve has failed, ``tol`` if None; may
+            be traced.
+        fallback: "jacobian_free" gives a failed sample w = v.
+        on_failure: "nan" makes w of a failed sample NaN, and with it the gradient of parameters
+            that it shares, so that no step can be taken with it unnoticed.
 
     Returns:
         A rule for ``fixed_point(..., adjoint=...)``.
 
     Raises:
-        ValueError, TypeError: a negative tolerance or step limit.
+        ValueError, TypeError: a negative tolerance or step limit, an unknown policy, or both.
     """
     check_not_negative("the backward tol", tol)
     check_count("the backward max_steps", max_steps, least=0)
-    return _Implicit(solver, tol, max_steps)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Implicit:
-    solver: Callable[..., Solution]
-    tol: Scalar
-    max_steps: Scalar
-
-    def __call__(
-        self,
-        f: PureMap,
-        z0: State,
-        operands: Operands,
-        *,
-        solver: Callable[..., Solution],
-        tol: Scalar,
-        max_steps: Scalar,
-        probe: BackwardStats | None,
-    ) -> Solution:
-        controls = (
-            jnp.asarray(self.tol, _tree.accumulation_dtype(z0)),
-            jnp.asarray(self.max_steps, jnp.int32),
-        )
-        return solve_with_rule(
-            self._adjoint_state,
-            f,
-            z0,
-            operands,
-            solver=solver,
-            tol=tol,
-            max_steps=max_steps,
-            controls=controls,
-            probe=probe,
+    acceptable = tol if acceptable is None else acceptable
+    check_not_negative("acceptable", acceptable)
+    if fallback not in (None, "jacobian_free"):
+        raise ValueError(f"fallback must be 'jacobian_free' or None, got {fallback!r}.")
+    if on_failure not in ("keep", "nan"):
+        raise ValueError(f"on_failure must be 'keep' or 'nan', got {on_failure!r}.")
+    if fallback and on_failure == "nan":
+        raise ValueError(
+            "fallback='jacobian_free' leaves no failed sample for on_failure='nan': choose one."
         )
 
-    def _adjoint_state(
-        self, transpose: Transpose, cotangent: State, controls: Any
-    ) -> tuple[State, BackwardStats]:
-        tol, max_steps = controls
-
-        def adjoint_map(w: State, v: State) -> State:
-            return _tree.add(transpose(w), v)
-
-        pure, operands = hoist(adjoint_map, cotangent, (cotangent,))
-        again = _Implicit(self.solver, tol, max_steps)
-        solution = again(
-            pure,
-            cotangent,
-            operands,
-            solver=self.solver,
-            tol=tol,
-            max_steps=max_steps,
-            probe=None,
+    def rule(transpose: Transpose, cotangent: State, kept: Kept) -> tuple[State, BackwardStats]:
+        tol, max_steps, acceptable = kept.controls
+        w, report = solve_adjoint_state(
+            transpose, cotangent, cotangent, solver=solver, tol=tol, max_steps=max_steps
         )
-        stats = solution.stats
-        return solution.value, BackwardStats(stats.steps, stats.residual, stats.status)
+        failed = (report.status == Status.DIVERGED) | ~(report.residual <= acceptable)
+        if fallback:
+            w = _tree.select(failed, cotangent, w)
+        elif on_failure == "nan":
+            w = _tree.scale(jnp.where(failed, jnp.nan, 1), w)
+        return w, report
+
+    return WithBackward(by_adjoint_state(rule), controls=(tol, max_steps, acceptable))
+
+
+def solve_adjoint_state(
+    transpose: Transpose,
+    cotangent: State,
+    start: State,
+    *,
+    solver: Callable[..., Solution],
+    tol: Scalar,
+    max_steps: Scalar,
+) -> tuple[State, BackwardStats]:
+    """Solve w = J^T w + v from a start; differentiable by :func:`implicit` with the same solver."""
+
+    def adjoint_map(w: State, v: State) -> State:
+        return _tree.add(transpose(w), v)
+
+    pure, operands = hoist(adjoint_map, start, (cotangent,))
+    again = implicit(solver, tol, max_steps)
+    solution = again(pure, start, operands, solver=solver, tol=tol, max_steps=max_steps, probe=None)
+    stats = solution.stats
+    return solution.value, BackwardStats(stats.steps, stats.residual, stats.status)

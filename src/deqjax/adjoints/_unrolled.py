@@ -1,5 +1,6 @@
 """Unrolled differentiation: backpropagation through the solver's own steps."""
 
+import functools
 from collections.abc import Callable
 
 from deqjax._hoist import PureMap
@@ -7,21 +8,33 @@ from deqjax._types import Operands, Scalar, State
 from deqjax.adjoints._pattern import Adjoint
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution
+from deqjax.solvers._validate import check_checkpoint
 
 
-def unrolled() -> Adjoint:
+def unrolled(checkpoint_every: int | None = None) -> Adjoint:
     """Gradients of what the solver computed, by reverse mode through its loop.
 
     The exact derivative of the finite iteration, also with respect to z0, at memory and time
     proportional to ``max_steps``, which must be a Python int. All ``max_steps`` passes run; samples
     that have converged keep their value. There is no backward solve, so a probe stays zero
-    (``Status.NOT_RUN``). The solver must accept ``differentiable=True``. With Anderson in bfloat16
-    the gradient is dominated by the derivative of rounding noise: use Picard or float32 there.
+    (``Status.NOT_RUN``). The solver must accept ``differentiable=True`` (and ``checkpoint_every``,
+    if that is given). With Anderson in bfloat16 the gradient is dominated by the derivative of
+    rounding noise: use Picard or float32 there.
+
+    Args:
+        checkpoint_every: keep the solver's state of every so many steps only and run those between
+            again in the backward pass (Griewank & Walther, Evaluating Derivatives, chapter 12);
+            about the square root of ``max_steps`` needs least memory. None keeps everything.
 
     Returns:
         A rule for ``fixed_point(..., adjoint=...)``.
+
+    Raises:
+        ValueError: a spacing that is no Python int >= 1.
     """
-    return _unrolled
+    check_checkpoint(checkpoint_every, differentiable=True)
+    chosen = {} if checkpoint_every is None else {"checkpoint_every": checkpoint_every}
+    return functools.partial(_unrolled, options={"differentiable": True, **chosen})
 
 
 def _unrolled(
@@ -33,6 +46,7 @@ def _unrolled(
     tol: Scalar,
     max_steps: Scalar,
     probe: BackwardStats | None,
+    options: dict[str, int],
 ) -> Solution:
     del probe  # no backward solve to report
-    return solver(lambda z: f(z, operands), z0, tol=tol, max_steps=max_steps, differentiable=True)
+    return solver(lambda z: f(z, operands), z0, tol=tol, max_steps=max_steps, **options)

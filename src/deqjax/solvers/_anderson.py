@@ -93,7 +93,8 @@ def anderson(
         proposal = _combine(damped, damped_steps, weights)
         return proposal, _History(residual, damped, residual_steps, damped_steps, gram)
 
-    return iterate(f, z0, init=init, step=step, tol=tol, max_steps=max_steps, **options)
+    solution, _ = iterate(f, z0, init=init, step=step, tol=tol, max_steps=max_steps, **options)
+    return solution
 
 
 def _difference(new: State, old: State, filled: jax.Array) -> State:

@@ -17,7 +17,12 @@ from deqjax import _tree
 from deqjax._manual_axes import vary, vary_like_result, varying_axes
 from deqjax._types import PerSample, Scalar, State
 from deqjax.solvers._solution import Solution, Stats, Status
-from deqjax.solvers._validate import check_problem, static_steps
+from deqjax.solvers._validate import (
+    check_checkpoint,
+    check_problem,
+    check_trajectory,
+    static_steps,
+)
 
 Memory = TypeVar("Memory")
 
@@ -33,15 +38,21 @@ class LoopOptions(TypedDict, total=False):
             numerator alone.
         trace: rows of the residual trace to record, 0 for none; ``max_steps + 1`` shows all. A
             Python int, because it is a shape.
+        trajectory: steps whose iterates :class:`Solution` shows, as increasing Python ints, for
+            losses on intermediate states.
         axis_name: mapped axis over which replicas stop together; needed if f has collectives.
         differentiable: run exactly ``max_steps`` (then a Python int) passes in a form that reverse
             mode can differentiate, at memory proportional to max_steps.
+        checkpoint_every: with ``differentiable``, keep the state of every so many passes only and
+            run those between again in the backward pass; None keeps everything.
     """
 
     stop: Literal["relative", "absolute"]
     trace: int
+    trajectory: tuple[int, ...]
     axis_name: str | None
     differentiable: bool
+    checkpoint_every: int | None
 
 
 class _Carry(NamedTuple):
@@ -54,6 +65,23 @@ class _Carry(NamedTuple):
     steps: PerSample  # (batch,) int32
     status: PerSample  # (batch,) int32
     trace: jax.Array | None  # (rows, batch)
+    trajectory: State | None  # leaves (chosen steps, batch, ...)
+
+
+def residual_norm(z: State, fz: State, stop: str) -> PerSample:
+    """Residual of z per sample; not finite where f(z) or its norm is not.
+
+    The residual only decides when to stop, so no gradient passes through it (and none of the
+    infinite slope of the norm at zero).
+    """
+    z, fz = lax.stop_gradient((z, fz))
+    change, size = _tree.norm(_tree.subtract(fz, z)), _tree.norm(fz)
+    if stop == "relative":
+        # f(z) = z = 0 is a fixed point, not 0 / 0
+        ratio = change / jnp.where(size > 0, size, jnp.finfo(size.dtype).tiny)
+        relative = jnp.where(change > 0, jnp.minimum(ratio, jnp.finfo(size.dtype).max), change)
+        return jnp.where(jnp.isfinite(change) & jnp.isfinite(size), relative, jnp.nan)
+    return jnp.where(jnp.isfinite(size), change, jnp.nan)
 
 
 def iterate(
@@ -66,11 +94,20 @@ def iterate(
     max_steps: Scalar,
     stop: Literal["relative", "absolute"] = "relative",
     trace: int = 0,
+    trajectory: tuple[int, ...] = (),
     axis_name: str | None = None,
     differentiable: bool = False,
-) -> Solution:
-    """Run a method until every sample has converged, diverged or taken ``max_steps`` steps."""
+    checkpoint_every: int | None = None,
+    measure: Callable[[State, State, str], PerSample] = residual_norm,
+) -> tuple[Solution, Memory]:
+    """Run a method until every sample has converged, diverged or taken ``max_steps`` steps.
+
+    ``measure(z, f(z), stop)`` is the residual per sample. Returns the solution and the method's
+    memory after the last pass, which goes on for samples that have stopped.
+    """
     z0 = check_problem(f, z0, tol=tol, max_steps=max_steps, stop=stop, trace=trace)
+    check_trajectory(trajectory)
+    check_checkpoint(checkpoint_every, differentiable)
     z0 = vary_like_result(f, z0)
     dtype = _tree.accumulation_dtype(z0)
     batch = _tree.batch_size(z0)
@@ -97,6 +134,10 @@ def iterate(
         if rows is not None:
             seen = jnp.where(active, residual, jnp.nan)
             rows = rows.at[carry.taken].set(seen, mode="drop")
+        chosen = carry.trajectory
+        if chosen is not None:
+            good = _tree.select(status == Status.DIVERGED, carry.best, carry.z)
+            chosen = _record(chosen, good, carry.taken, trajectory)
         return _Carry(
             taken=carry.taken + 1,
             running=running,
@@ -107,6 +148,7 @@ def iterate(
             steps=carry.steps + goes_on.astype(jnp.int32),
             status=status,
             trace=rows,
+            trajectory=chosen,
         )
 
     start = _Carry(
@@ -119,29 +161,52 @@ def iterate(
         steps=jnp.zeros((batch,), jnp.int32),
         status=jnp.full((batch,), _RUNNING, jnp.int32),
         trace=jnp.full((trace, batch), jnp.nan, dtype) if trace else None,
+        trajectory=_empty_trajectory(z0, len(trajectory)) if trajectory else None,
     )
     start = vary(start, varying_axes(z0))
     if differentiable:
-        length = static_steps(max_steps) + 1
-        end, _ = lax.scan(lambda carry, _: (advance(carry), None), start, length=length)
+        end = _repeat(advance, start, static_steps(max_steps) + 1, checkpoint_every)
     else:
         end = lax.while_loop(lambda carry: carry.running, advance, start)
     status = jnp.where(end.status == _RUNNING, Status.STEP_LIMIT, end.status)
     stats = Stats(end.steps, end.residual, status, end.taken, end.trace)
-    return Solution(end.best, lax.stop_gradient(stats))
+    chosen = end.trajectory
+    if chosen is not None:
+        good = _tree.select(status == Status.DIVERGED, end.best, end.z)
+        chosen = _complete(chosen, good, end.taken, trajectory)
+    return Solution(end.best, lax.stop_gradient(stats), chosen), end.memory
 
 
-def measure(z: State, fz: State, stop: str) -> PerSample:
-    """Residual of z per sample; not finite where f(z) or its norm is not.
+def _repeat(
+    advance: Callable[[_Carry], _Carry], start: _Carry, passes: int, checkpoint_every: int | None
+) -> _Carry:
+    """A loop of static length, which reverse mode can differentiate."""
 
-    The residual only decides when to stop, so no gradient passes through it (and none of the
-    infinite slope of the norm at zero).
-    """
-    z, fz = lax.stop_gradient((z, fz))
-    change, size = _tree.norm(_tree.subtract(fz, z)), _tree.norm(fz)
-    if stop == "relative":
-        # f(z) = z = 0 is a fixed point, not 0 / 0
-        ratio = change / jnp.where(size > 0, size, jnp.finfo(size.dtype).tiny)
-        relative = jnp.where(change > 0, jnp.minimum(ratio, jnp.finfo(size.dtype).max), change)
-        return jnp.where(jnp.isfinite(change) & jnp.isfinite(size), relative, jnp.nan)
-    return jnp.where(jnp.isfinite(size), change, jnp.nan)
+    def run(carry: _Carry, length: int) -> _Carry:
+        return lax.scan(lambda c, _: (advance(c), None), carry, length=length)[0]
+
+    if checkpoint_every is None:
+        return run(start, passes)
+    segments, rest = divmod(passes, checkpoint_every)
+    segment = jax.checkpoint(lambda carry: run(carry, checkpoint_every))
+    end, _ = lax.scan(lambda c, _: (segment(c), None), start, length=segments)
+    return run(end, rest) if rest else end
+
+
+def _empty_trajectory(z0: State, length: int) -> State:
+    return jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), z0)
+
+
+def _record(rows: State, z: State, taken: jax.Array, steps: tuple[int, ...]) -> State:
+    """Write z to the row of step ``taken``, if that step was chosen."""
+    hit = jnp.asarray(steps) == taken
+    row = jnp.where(jnp.any(hit), jnp.argmax(hit), len(steps))
+    return jax.tree.map(lambda r, x: r.at[row].set(x, mode="drop"), rows, z)
+
+
+def _complete(rows: State, z: State, passes: jax.Array, steps: tuple[int, ...]) -> State:
+    """Fill the rows of steps that the solve ended before with the iterate it ended at."""
+    reached = jnp.asarray(steps) < passes
+    return jax.tree.map(
+        lambda r, x: jnp.where(reached.reshape(-1, *(1,) * x.ndim), r, x[None]), rows, z
+    )

@@ -43,4 +43,7 @@ def picard(
         del index
         return _tree.mix(z, fz, damping), memory
 
-    return iterate(f, z0, init=lambda z: None, step=step, tol=tol, max_steps=max_steps, **options)
+    solution, _ = iterate(
+        f, z0, init=lambda z: None, step=step, tol=tol, max_steps=max_steps, **options
+    )
+    return solution

@@ -1,7 +1,7 @@
 """What a solver returns, and the words for how it ended."""
 
 import enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -60,7 +60,16 @@ class Solution(NamedTuple):
     Attributes:
         value: the best finite iterate of each sample; structure, shapes and dtypes of z0.
         stats: :class:`Stats` of the solve.
+        trajectory: the iterates after the chosen steps, leaves (steps, batch, ...); None unless
+            asked for with ``trajectory=(4, 8)``. A sample that stopped earlier shows the iterate it
+            stopped at (its last good one if it diverged). Under a backward rule each of them
+            differentiates as if it were the fixed point; under ``unrolled`` and ``reversible``
+            exactly.
+        memory: what a method hands to the backward rule that asked for it with
+            ``keep_memory=True``; None otherwise.
     """
 
     value: State
     stats: Stats
+    trajectory: State | None = None
+    memory: Any = None

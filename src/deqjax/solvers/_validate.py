@@ -1,5 +1,6 @@
 """Checks at the boundary of a solve: one sentence for each mistake, before any compilation."""
 
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -29,6 +30,28 @@ def check_problem(
         )
     check_map(jax.eval_shape(f, z0), z0)
     return z0
+
+
+def check_trajectory(steps: tuple[int, ...]) -> None:
+    """Raise unless the chosen steps are increasing Python ints >= 1."""
+    whole = isinstance(steps, tuple) and all(type(step) is int and step >= 1 for step in steps)
+    if not whole or any(a >= b for a, b in itertools.pairwise(steps)):
+        raise ValueError(
+            f"trajectory must be a tuple of increasing steps >= 1, as in (4, 8, 12), got {steps!r}."
+        )
+
+
+def check_checkpoint(every: int | None, differentiable: bool) -> None:
+    """Raise unless checkpoints are spaced by a Python int >= 1, in a loop that has use for them."""
+    if every is None:
+        return
+    if type(every) is not int or every < 1:
+        raise ValueError(f"checkpoint_every must be a Python int >= 1 or None, got {every!r}.")
+    if not differentiable:
+        raise ValueError(
+            f"checkpoint_every={every} needs differentiable=True: only an unrolled loop stores "
+            "its passes."
+        )
 
 
 def check_state(z0: State) -> State:

@@ -1,0 +1,97 @@
+"""Rules that linearize f at the fixed point: the way from the cotangent v to the adjoint state w.
+
+At z* = f(z*, a) a cotangent v of z* becomes the cotangent (df/da)^T w of the operands a, where w
+solves or approximates w = J^T w + v with J = df/dz at z*.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from deqjax import _tree
+from deqjax._types import PerSample, State
+from deqjax.adjoints._pattern import Backward, Continuous, Kept, Pulled, merge_reports, points
+from deqjax.adjoints._probe import BackwardStats
+from deqjax.solvers import Solution, Status
+from deqjax.solvers._loop import residual_norm
+
+Transpose: TypeAlias = Callable[[State], State]
+"""w -> J^T w at the fixed point, linearized once."""
+
+
+class Rule(Protocol):
+    """The way from the cotangent v of z* to the adjoint state w."""
+
+    def __call__(
+        self, transpose: Transpose, cotangent: State, kept: Kept
+    ) -> tuple[State, BackwardStats | PerSample]:
+        """Return w and how it was found; the cotangent's samples are scaled to about 1.
+
+        A rule without a solve of its own reports just its (batch,) steps: its residual is measured
+        for it.
+        """
+
+
+def by_adjoint_state(rule: Rule) -> Backward:
+    """The backward pass that applies the rule at z*, and at each state of a trajectory."""
+
+    def backward(
+        f: Callable[[State, Continuous], State],
+        kept: Kept,
+        continuous: Continuous,
+        cotangents: Solution,
+    ) -> Pulled:
+        gradients, reports = [], []
+        for point, cotangent in points(kept.solution, cotangents):
+            _, pull = jax.vjp(f, point, continuous)
+
+            def transpose(w: State, pull: Any = pull) -> State:
+                return pull(w)[0]
+
+            scale = _cotangent_scale(cotangent)
+            scaled = rescale(cotangent, 1 / scale)
+            w, report = rule(transpose, scaled, kept)
+            through_state, gradient = pull(rescale(w, scale))
+            if not isinstance(report, BackwardStats):
+                image = _tree.add(rescale(through_state, 1 / scale), scaled)
+                report = _measured(report, w, image)
+            gradients.append(gradient)
+            reports.append(report)
+        return Pulled(jax.tree.map(lambda *g: _tree.total(g), *gradients), merge_reports(reports))
+
+    return backward
+
+
+def _measured(steps: PerSample, w: State, image: State) -> BackwardStats:
+    residual = residual_norm(w, image, "relative")
+    status = jnp.where(jnp.isfinite(residual), int(Status.NOT_RUN), int(Status.DIVERGED))
+    return BackwardStats(steps, residual, status)
+
+
+def _cotangent_scale(cotangent: State) -> PerSample:
+    """Power of two next to each sample's largest magnitude, so that rescaling rounds nothing.
+
+    The mean over a large batch with loss scaling undone can leave cotangents near 1e-30, whose
+    squares vanish in float32. A zero or non-finite sample keeps scale 1: the solve reports it.
+    """
+    peak = lax.stop_gradient(_tree.largest(cotangent))
+    info = jnp.finfo(peak.dtype)
+    usual = (peak > 0) & jnp.isfinite(peak)
+    bounded = jnp.clip(jnp.where(usual, peak, 1), 4 * info.tiny, info.max / 4)
+    scale: PerSample = lax.reduce_precision(bounded, exponent_bits=info.nexp, mantissa_bits=0)
+    return scale
+
+
+def rescale(state: State, values: PerSample) -> State:
+    """Multiply each sample by its number, formed wide: float16 may not hold the number itself."""
+    return jax.tree.map(
+        lambda x: (x.astype(values.dtype) * _tree.per_sample(values, x)).astype(x.dtype), state
+    )
+
+
+def no_steps(state: State) -> PerSample:
+    """(batch,) zeros: the steps of a rule that takes none."""
+    return jnp.zeros((_tree.batch_size(state),), jnp.int32)

@@ -1,0 +1,26 @@
+"""Jacobian-free backpropagation: the cotangent itself is the adjoint state."""
+
+from deqjax._types import PerSample, State
+from deqjax.adjoints._adjoint_state import Transpose, by_adjoint_state, no_steps
+from deqjax.adjoints._pattern import Adjoint, Kept, WithBackward
+
+
+def jacobian_free() -> Adjoint:
+    """Gradients of one application of f at the fixed point, for the price of one vjp.
+
+    With the cotangent v of z*, the gradient of the operands is (df/da)^T v: the implicit gradient
+    with (I - J^T)^-1 replaced by the identity (Fung et al., AAAI 2022, section 3). It is a descent
+    direction where J contracts enough, and wrong by a factor of order ||J|| / (1 - ||J||).
+
+    A probe shows no steps, ``Status.NOT_RUN`` (``DIVERGED`` if not finite) and as its residual how
+    far v is from solving w = J^T w + v.
+
+    Returns:
+        A rule for ``fixed_point(..., adjoint=...)``.
+    """
+    return WithBackward(by_adjoint_state(_cotangent))
+
+
+def _cotangent(transpose: Transpose, cotangent: State, kept: Kept) -> tuple[State, PerSample]:
+    del transpose, kept
+    return cotangent, no_steps(cotangent)
