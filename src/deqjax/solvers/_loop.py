@@ -138,12 +138,15 @@ def iterate(
         if chosen is not None:
             good = _tree.select(status == Status.DIVERGED, carry.best, carry.z)
             chosen = _record(chosen, good, carry.taken, trajectory)
+        best = _tree.select(better, carry.z, carry.best)
         return _Carry(
             taken=carry.taken + 1,
             running=running,
-            z=_tree.select(goes_on, proposal, carry.z),
+            # a sample that stops stays at its best; this also orders the last read of z before its
+            # update, which then needs no copy
+            z=_tree.select(goes_on, proposal, best),
             memory=memory,
-            best=_tree.select(better, carry.z, carry.best),
+            best=best,
             residual=jnp.where(better, residual, carry.residual),
             steps=carry.steps + goes_on.astype(jnp.int32),
             status=status,
@@ -199,14 +202,14 @@ def _empty_trajectory(z0: State, length: int) -> State:
 
 def _record(rows: State, z: State, taken: jax.Array, steps: tuple[int, ...]) -> State:
     """Write z to the row of step ``taken``, if that step was chosen."""
-    hit = jnp.asarray(steps) == taken
+    hit = jnp.asarray(steps, taken.dtype) == taken
     row = jnp.where(jnp.any(hit), jnp.argmax(hit), len(steps))
     return jax.tree.map(lambda r, x: r.at[row].set(x, mode="drop"), rows, z)
 
 
 def _complete(rows: State, z: State, passes: jax.Array, steps: tuple[int, ...]) -> State:
     """Fill the rows of steps that the solve ended before with the iterate it ended at."""
-    reached = jnp.asarray(steps) < passes
+    reached = jnp.asarray(steps, passes.dtype) < passes
     return jax.tree.map(
         lambda r, x: jnp.where(reached.reshape(-1, *(1,) * x.ndim), r, x[None]), rows, z
     )
