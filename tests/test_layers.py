@@ -14,10 +14,11 @@ ROOT = Path(deqjax.__file__).parent
 
 # From low to high; a module may import from its own layer and from those before it.
 CORE = (
-    ("_types", "_tree", "_manual_axes"),
+    ("_types", "_tree", "_manual_axes", "_flatten", "_arnoldi", "_hessenberg"),
     ("solvers",),
     ("_hoist", "_determinism", "adjoints"),
     ("_fixed_point", "jacobian"),
+    ("diagnostics",),
     ("deqjax",),  # the package's own __init__, which re-exports the core
 )
 LAYERS = (*CORE, ("nn",), ("models",), ("data",), ("training",), ("_experiments",), ("cli",))

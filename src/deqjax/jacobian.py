@@ -1,8 +1,8 @@
 """Estimates of the Jacobian J = df/dz at a point, matrix-free.
 
 The penalty keeps a model stable while it trains; spectral radius and spectral norm tell how stable
-it is. They work on any function of the signature ``f(z, *args)``, so the same penalty regularizes
-an input-output Jacobian.
+it is. They work on any function of the signature ``f(z, *args)``; penalty and norm also where f(z)
+has another shape than z, so that they measure an input-output Jacobian too.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from deqjax import _tree
+from deqjax._arnoldi import arnoldi
+from deqjax._hessenberg import largest_modulus
+from deqjax._manual_axes import vary, vary_like_result, varying_axes
 from deqjax._types import Map, PerSample, State
-from deqjax.solvers._validate import check_count
+from deqjax.solvers._validate import check_count, check_map, check_state
 
 
 def jacobian_penalty(
@@ -28,52 +31,64 @@ def jacobian_penalty(
 ) -> jax.Array:
     """Estimate ||J_f(z)||_F^2 / dim(z), averaged over the batch, differentiable in ``args``.
 
-    Hutchinson's estimator with probes v of unit covariance: E ||J v||^2 = ||J||_F^2 (Bai, Koltun &
-    Kolter, ICML 2021, section 4.1, there with v^T J: ``mode="vjp"``). z counts as a constant, so no
-    gradient flows into the solve.
+    Hutchinson's estimator with probes of zero mean and unit covariance,
+
+        E ||J v||^2 = E ||J^T u||^2 = ||J||_F^2,    v like z, u like f(z)
+
+    (Hutchinson, Commun. Stat. Simul. Comput. 1989; Bai, Koltun & Kolter, ICML 2021, section 4.1,
+    there with u^T J: ``mode="vjp"``). dim(z) is the number of features of one sample of z, in both
+    modes and also where f(z) has more or fewer: an input-output Jacobian is divided by the size of
+    its input. z counts as a constant, so no gradient flows into the solve.
 
     Args:
-        f: ``f(z, *args) -> z'``.
-        z: where to linearize, usually a fixed point; leaves (batch, ...).
+        f: ``f(z, *args) -> z'``, leaves (batch, ...); f(z) may differ from z in structure and
+            shapes.
+        z: where to linearize, usually a fixed point; leaves (batch, ...), real floating point.
         *args: as for f; what f closes over gets gradients too.
         key: a JAX random key for the probes.
-        samples: probes to average; the variance falls as 1 / samples.
+        samples: probes to average, a Python int; the variance falls as 1 / samples.
         mode: "jvp" differentiates a forward derivative (reverse over forward: one pass less and no
             stored backward pass); "vjp" a backward one. Equal in expectation.
-        distribution: of the entries of v, "normal" or "rademacher" (signs: smaller variance).
+        distribution: of the entries of the probes, "normal" or "rademacher" (signs: smaller
+            variance).
 
     Returns:
-        () float32 (float64 for float64 z).
+        () float32 (float64 for float64 z). Not finite if f's derivative is not at any sample.
+
+    Raises:
+        ValueError, TypeError: a z that is no batch of real states, samples below 1, an unknown mode
+            or distribution.
     """
     check_count("samples", samples)
     if mode not in ("jvp", "vjp"):
         raise ValueError(f"mode must be 'jvp' or 'vjp', got {mode!r}.")
     if distribution not in ("normal", "rademacher"):
         raise ValueError(f"distribution must be 'normal' or 'rademacher', got {distribution!r}.")
-    z = lax.stop_gradient(z)
+    z = lax.stop_gradient(check_state(z))
     size = sum(leaf.size for leaf in jax.tree.leaves(z))
 
     def evaluate(state: State) -> State:
         return f(state, *args)
 
     if mode == "jvp":
+        like = z
 
         def product(v: State) -> State:
             return jax.jvp(evaluate, (z,), (v,))[1]
     else:
-        _, pull = jax.vjp(evaluate, z)
+        like, pull = jax.vjp(evaluate, z)
 
         def product(v: State) -> State:
             return pull(v)[0]
 
     def estimate(key: jax.Array) -> jax.Array:
-        image = product(_random_like(key, z, distribution))
+        image = product(_random_like(key, like, distribution))
         total: jax.Array = jnp.sum(_tree.dot(image, image)) / size
-        return total
+        return total.astype(_tree.accumulation_dtype(z))
 
     if samples == 1:
         return estimate(key)
-    return jnp.mean(lax.map(estimate, jax.random.split(key, samples)))
+    return jnp.mean(lax.map(estimate, jax.random.split(key, int(samples))))
 
 
 def spectral_radius(
@@ -81,69 +96,89 @@ def spectral_radius(
 ) -> PerSample:
     """Estimate each sample's spectral radius |lambda_max(J_f(z))|.
 
-    Power iteration brings a random vector into the leading invariant subspace; the eigenvalues of J
-    restricted to the last two-dimensional Krylov space (Rayleigh-Ritz; Golub & Van Loan, Matrix
-    Computations, section 10.1) then give a leading complex pair as well as a real eigenvalue.
-    Exact in the limit of many iterations if at most two eigenvalues share the largest modulus. In
-    float32 a Jacobian whose norm is over about 10 times its radius needs float64.
-    Cost: iterations + 2 Jacobian-vector products.
+    Restricts J to the Krylov space of a random vector by Arnoldi's process and takes the largest
+    eigenvalue of that small Hessenberg matrix by the QR algorithm (Saad, Numerical Methods for
+    Large Eigenvalue Problems, 2nd ed., section 6.2; Golub & Van Loan, Matrix Computations, 4th ed.,
+    section 7.5). Complex pairs and any number of eigenvalues of equal modulus are no special case.
+
+    Accuracy. Once ``iterations`` reaches the features it is that of LAPACK in the same precision.
+    Before, eigenvalues that stand apart are found first: measured at 30 iterations over 16 draws,
+    the worst relative error was 1e-6 for isolated eigenvalues or pairs of a normal matrix,
+    1e-3 for Gaussian matrices of 64 features, 5 % for those of 256 and 512 (0.5 % at 60
+    iterations), and 2 % for an orthogonal matrix of 64, in float32 as in float64.
+
+    Where J is far from normal, rounding moves the eigenvalues themselves: by about
+    (eps ||J||)^(1/s) for a Jordan block of size s. A radius of 0.5 under a norm of 50 came out
+    within 2e-4 (one eigenvalue pair coupled, 64 features) to 10 % (a triangular 4 x 4 matrix) in
+    float32, and within 1e-9 in float64. A triangular matrix of 64 features with norm 5 or more
+    under a radius of 0.5 has no radius that rounding, or fewer iterations than features, leave
+    alone: the estimate is then too high, as LAPACK's is, and tells the growth of J^k for moderate
+    k.
+
+    Memory: iterations + 1 times |z| in float32 (float64 for float64 z). Cost: iterations
+    Jacobian-vector products and about 4 iterations^2 |z| multiply-adds.
 
     Args:
-        f: ``f(z, *args) -> z'``.
-        z: where to linearize; leaves (batch, ...).
+        f: ``f(z, *args) -> z'`` with the structure, shapes and dtypes of z; differentiable in
+            forward mode.
+        z: where to linearize; leaves (batch, ...), real floating point.
         *args: as for f.
-        key: a JAX random key for the start vector.
-        iterations: power iterations before the restriction.
+        key: a JAX random key for the start vector, which the samples share: a sample's result does
+            not depend on its batch mates or its place among them.
+        iterations: dimension of the Krylov space, a Python int; at most the features of a sample
+            are used.
 
     Returns:
-        (batch,) float32 (float64 for float64 z), without gradient.
+        (batch,) float32 (float64 for float64 z), without gradient. NaN where J is not finite.
+
+    Raises:
+        ValueError, TypeError: a z that is no batch of real states, an f that changes its structure,
+            shapes or dtypes, iterations below 1.
     """
     check_count("iterations", iterations)
+    z = check_state(z)
+    check_map(jax.eval_shape(f, z, *args), z)
     product, start = _linear_map(f, z, args, key)
-
-    def body(v: State, _: None) -> tuple[State, None]:
-        return _normalized(product(v)), None
-
-    first, _ = lax.scan(body, _normalized(start), length=iterations)
-    image = product(first)
-    along = _tree.dot(first, image)
-    rest = _tree.subtract(image, _tree.scale(along, first))
-    height = _tree.norm(rest)
-    second = _normalized(rest)
-    image_two = product(second)
-    # J restricted to span(first, second): [[along, cross], [height, across]]
-    cross, across = _tree.dot(first, image_two), _tree.dot(second, image_two)
-    # an image parallel to the start is an eigenvector, whose rest is rounding and spans nothing
-    alone = height <= 16 * jnp.finfo(height.dtype).eps * jnp.abs(along)
-    radius = jnp.where(alone, jnp.abs(along), _largest_modulus(along, cross, height, across))
-    return lax.stop_gradient(radius)
+    features = sum(leaf.size for leaf in jax.tree.leaves(z)) // _tree.batch_size(z)
+    hessenberg = arnoldi(product, start, min(int(iterations), features))
+    radius: PerSample = largest_modulus(lax.stop_gradient(hessenberg))
+    return radius
 
 
 def spectral_norm(f: Map, z: State, *args: Any, key: jax.Array, iterations: int = 30) -> PerSample:
     """Estimate each sample's spectral norm ||J_f(z)||_2 by power iteration on J^T J.
 
-    A lower bound that grows with the iterations. Cost: iterations + 1 products with J and with J^T.
+    A lower bound that grows with the iterations (Golub & Van Loan, Matrix Computations, 4th ed.,
+    section 8.2, on J^T J). After k iterations on d features its relative error is of the order of
+    log(d) / k on average over the start, however close the singular values (Kuczynski &
+    Wozniakowski, SIAM J. Matrix Anal. Appl. 1992). Cost: iterations + 1 products with J and
+    iterations with J^T.
 
     Args:
-        f: ``f(z, *args) -> z'``.
-        z: where to linearize; leaves (batch, ...).
+        f: ``f(z, *args) -> z'``, leaves (batch, ...); f(z) may differ from z in structure and
+            shapes.
+        z: where to linearize; leaves (batch, ...), real floating point.
         *args: as for f.
-        key: a JAX random key for the start vector.
-        iterations: power iterations.
+        key: a JAX random key for the start vector, which the samples share.
+        iterations: power iterations, a Python int.
 
     Returns:
-        (batch,) float32 (float64 for float64 z), without gradient.
+        (batch,) float32 (float64 for float64 z), without gradient. NaN where J is not finite.
+
+    Raises:
+        ValueError, TypeError: a z that is no batch of real states, iterations below 1.
     """
     check_count("iterations", iterations)
-    product, start = _linear_map(f, z, args, key)
+    product, start = _linear_map(f, check_state(z), args, key)
     transpose = jax.linear_transpose(product, start)
 
     def body(v: State, _: None) -> tuple[State, None]:
         (back,) = transpose(product(v))
         return _normalized(back), None
 
-    leading, _ = lax.scan(body, _normalized(start), length=iterations)
-    return lax.stop_gradient(_tree.norm(product(leading)))
+    leading, _ = lax.scan(body, _normalized(start), length=int(iterations))
+    length = _tree.norm(product(leading))
+    return lax.stop_gradient(length.astype(_tree.accumulation_dtype(z)))
 
 
 def _linear_map(
@@ -151,17 +186,11 @@ def _linear_map(
 ) -> tuple[Callable[[State], State], State]:
     """The product with J, linearized once and without gradients, and a random vector."""
     z, args = lax.stop_gradient((z, args))
+    z = vary_like_result(f, z, *args)
     _, product = jax.linearize(lambda state: f(state, *args), z)
-    return product, _random_like(key, z, "normal")
-
-
-def _largest_modulus(a: PerSample, b: PerSample, c: PerSample, d: PerSample) -> PerSample:
-    """Largest |eigenvalue| of [[a, b], [c, d]]."""
-    half_trace, half_gap = (a + d) / 2, (a - d) / 2
-    discriminant = half_gap**2 + b * c
-    root = jnp.sqrt(jnp.abs(discriminant))
-    real = jnp.abs(half_trace) + root
-    return jnp.where(discriminant >= 0, real, jnp.hypot(half_trace, root))
+    one = _random_like(key, jax.tree.map(lambda x: x[:1], z), "normal")
+    start = jax.tree.map(lambda v, x: jnp.broadcast_to(v, x.shape), one, z)
+    return product, vary(start, varying_axes(z))
 
 
 def _normalized(v: State) -> State:

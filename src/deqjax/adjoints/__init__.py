@@ -6,6 +6,8 @@ from deqjax.adjoints._neumann import neumann
 from deqjax.adjoints._pattern import Adjoint
 from deqjax.adjoints._phantom import phantom
 from deqjax.adjoints._probe import BackwardStats, backward_probe
+from deqjax.adjoints._reversible import reversible
+from deqjax.adjoints._shine import shine
 from deqjax.adjoints._unrolled import unrolled
 
 __all__ = [
@@ -16,5 +18,7 @@ __all__ = [
     "jacobian_free",
     "neumann",
     "phantom",
+    "reversible",
+    "shine",
     "unrolled",
 ]

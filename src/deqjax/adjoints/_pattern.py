@@ -68,7 +68,8 @@ class WithBackward:
 
     backward: Backward
     controls: Any = ()  # numbers that may be traced; the backward pass finds them in `Kept`
-    keep_memory: bool = False  # whether it needs the solver's own memory
+    memory: type | None = None  # what it needs of the solver's own memory
+    needs: str = ""  # the solver that keeps it
 
     def __call__(
         self,
@@ -82,10 +83,30 @@ class WithBackward:
         probe: BackwardStats | None,
     ) -> Solution:
         """Return the solution, differentiable in the operands."""
-        if self.keep_memory:
-            solver = functools.partial(solver, keep_memory=True)
+        if self.memory is not None:
+            solver = functools.partial(_keep_memory, solver, self.memory, self.needs)
         limits = (jnp.asarray(tol, _tree.accumulation_dtype(z0)), jnp.asarray(max_steps, jnp.int32))
         return _solve(self.backward, f, z0, operands, solver, limits, self.controls, probe)
+
+
+def _keep_memory(
+    solver: Callable[..., Solution], memory: type, needs: str, *problem: Any, **options: Any
+) -> Solution:
+    """Solve with a solver that hands its memory out, or say in one sentence that it does not."""
+    name = getattr(getattr(solver, "func", solver), "__name__", solver)
+    refusal = (
+        f"this adjoint works from what deqjax.solvers.{needs} keeps and {name} does not: "
+        f"pass solver=deqjax.solvers.{needs}."
+    )
+    try:
+        solution = solver(*problem, keep_memory=True, **options)
+    except TypeError as error:
+        if "keep_memory" not in str(error):
+            raise
+        raise TypeError(refusal) from error
+    if not isinstance(solution.memory, memory):
+        raise TypeError(refusal)
+    return solution
 
 
 def _solve(

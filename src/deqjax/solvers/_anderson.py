@@ -15,8 +15,6 @@ from deqjax.solvers._history import (
     stored,
     subtract_weighted_steps,
 )
-from deqjax.solvers._history import inner_products as _inner_products  # noqa: F401
-from deqjax.solvers._history import subtract_weighted as _combine  # noqa: F401
 from deqjax.solvers._least_squares import solve_normal_equations
 from deqjax.solvers._loop import LoopOptions, iterate
 from deqjax.solvers._solution import Solution

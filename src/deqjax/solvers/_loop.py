@@ -175,8 +175,7 @@ def iterate(
     stats = Stats(end.steps, end.residual, status, end.taken, end.trace)
     chosen = end.trajectory
     if chosen is not None:
-        good = _tree.select(status == Status.DIVERGED, end.best, end.z)
-        chosen = _complete(chosen, good, end.taken, trajectory)
+        chosen = _complete(chosen, end.best, end.taken, trajectory)
     return Solution(end.best, lax.stop_gradient(stats), chosen), end.memory
 
 
@@ -208,7 +207,7 @@ def _record(rows: State, z: State, taken: jax.Array, steps: tuple[int, ...]) -> 
 
 
 def _complete(rows: State, z: State, passes: jax.Array, steps: tuple[int, ...]) -> State:
-    """Fill the rows of steps that the solve ended before with the iterate it ended at."""
+    """Fill the rows of steps that the solve ended before with its result."""
     reached = jnp.asarray(steps, passes.dtype) < passes
     return jax.tree.map(
         lambda r, x: jnp.where(reached.reshape(-1, *(1,) * x.ndim), r, x[None]), rows, z

@@ -12,12 +12,14 @@ class Status(enum.IntEnum):
     """How a sample's solve ended.
 
     ``NOT_RUN`` is what a probe shows when no backward solve took place; a solver never reports it.
+    ``PRECISION_LOST`` is reported by the backward pass of ``adjoints.reversible`` alone.
     """
 
     NOT_RUN = 0
     CONVERGED = 1
     STEP_LIMIT = 2
     DIVERGED = 3
+    PRECISION_LOST = 4
 
     @property
     def sentence(self) -> str:
@@ -30,6 +32,7 @@ _SENTENCES = {
     Status.CONVERGED: "the residual fell to the tolerance",
     Status.STEP_LIMIT: "max_steps were taken before the residual fell to the tolerance",
     Status.DIVERGED: "f(z) or its norm became infinite or NaN; the value is the last good iterate",
+    Status.PRECISION_LOST: "the states rebuilt backward are not those of the forward pass",
 }
 
 
@@ -61,10 +64,9 @@ class Solution(NamedTuple):
         value: the best finite iterate of each sample; structure, shapes and dtypes of z0.
         stats: :class:`Stats` of the solve.
         trajectory: the iterates after the chosen steps, leaves (steps, batch, ...); None unless
-            asked for with ``trajectory=(4, 8)``. A sample that stopped earlier shows the iterate it
-            stopped at (its last good one if it diverged). Under a backward rule each of them
-            differentiates as if it were the fixed point; under ``unrolled`` and ``reversible``
-            exactly.
+            asked for with ``trajectory=(4, 8)``. A sample that stopped earlier shows its value.
+            Under a backward rule each of them differentiates as if it were the fixed point; under
+            ``unrolled`` and ``reversible`` exactly.
         memory: what a method hands to the backward rule that asked for it with
             ``keep_memory=True``; None otherwise.
     """
