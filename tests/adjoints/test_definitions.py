@@ -335,6 +335,7 @@ def test_a_trajectory_shows_the_iterates(name, adjoint):
 
 
 def test_a_row_of_anderson_is_a_solve_of_so_many_steps():
+    solver = partial(anderson, history=2)
     problem = PROBLEMS["tanh"]
     z0, args = problem.cast(float)
 
@@ -342,9 +343,9 @@ def test_a_row_of_anderson_is_a_solve_of_so_many_steps():
     def solve(solver, max_steps):
         return dq.fixed_point(problem.f, z0, *args, solver=solver, tol=0.0, max_steps=max_steps)
 
-    rows = solve(with_rows(anderson), 8).trajectory
+    rows = solve(with_rows(solver), 8).trajectory
     for row, step in zip(rows, ROWS, strict=True):
-        np.testing.assert_allclose(row, solve(anderson, step).value, rtol=1e-9)
+        np.testing.assert_allclose(row, solve(solver, step).value, rtol=1e-9)
 
 
 def row_cotangents(problem):
@@ -363,7 +364,7 @@ def on_rows(problem):
 ADJOINT_STATES = {
     "jacobian_free": (jacobian_free(), lambda problem, z, v: ravel(v)),
     "neumann": (neumann(3), partial(dense_terms, terms=3)),
-    "implicit": (implicit(tol=1e-13, max_steps=100), dense_limit),
+    "implicit": (implicit(picard, tol=1e-13, max_steps=400), dense_limit),
 }
 
 
@@ -439,7 +440,7 @@ def test_rows_after_the_end_show_where_a_sample_stopped():
 def test_rows_of_a_diverged_sample_are_finite(adjoint):
     @jax.jit
     def solve():
-        z0 = jnp.array([[0.5], [1e100]])
+        z0 = jnp.array([[0.5], [1e50]])  # its second iterate has an infinite norm
         solver = partial(picard, trajectory=(1, 2, 5, 9))
         return dq.fixed_point(
             lambda z: z**2, z0, solver=solver, adjoint=adjoint, tol=0.0, max_steps=9
@@ -449,7 +450,7 @@ def test_rows_of_a_diverged_sample_are_finite(adjoint):
     assert solution.stats.status[1] == Status.DIVERGED
     assert np.isfinite(solution.trajectory).all()
     np.testing.assert_allclose(solution.trajectory[:2, 0, 0], [0.25, 0.0625])
-    np.testing.assert_array_equal(solution.trajectory[2:, 1], solution.value[None, 1].repeat(2, 0))
+    np.testing.assert_array_equal(solution.trajectory[:, 1], 1e50)
 
 
 FLOAT32_RULES = {

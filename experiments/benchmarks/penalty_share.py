@@ -1,0 +1,92 @@
+"""What the Jacobian penalty adds to a training step of the default experiment."""
+
+import dataclasses
+import math
+import statistics
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from timing import interleaved, milliseconds, ratio
+
+from deqjax._experiments import load_experiment
+from deqjax.models import TransformerShape
+from deqjax.training import TrainConfig, language
+from deqjax.training.schedules import learning_rate, optimizer
+from deqjax.training.state import initial_state, split
+from deqjax.training.step import Problem, train_step
+
+EXPERIMENT = Path(__file__).parents[1] / "stdlib_lm.py"
+PROBABILITY = 0.35
+
+
+def configuration(quick: bool) -> TrainConfig:
+    """The default experiment, or a tiny copy of it."""
+    config = load_experiment(EXPERIMENT)
+    if not quick:
+        return config
+    shape = TransformerShape(length=8, width=8, heads=2, hidden=16)
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, shape=shape),
+        data=dataclasses.replace(config.data, batch_size=2),
+    )
+
+
+def penalty_share(quick: bool, repeats: int) -> dict[str, Any]:
+    """Times of a training step without the penalty, with it always, and with probability 0.35.
+
+    Every step starts from the same parameters, so that all take the same solver steps; only the
+    step number moves on, and with it the draw. A step at probability 0.35 has the penalty or not:
+    its expected time is made of the medians of both kinds, weighted by the probability, each
+    relative to the unpenalized step of the same round. NaN if no step was of a kind.
+    """
+    config = configuration(quick)
+    settings = {
+        "off": dataclasses.replace(config.penalty, weight=0.0),
+        "always": dataclasses.replace(config.penalty, probability=1.0),
+        "sometimes": dataclasses.replace(config.penalty, probability=PROBABILITY),
+    }
+    architecture, parameters = split(language.build_model(config.model, config.seed))
+    update = optimizer(config.optimizer, config.steps)
+    schedule = learning_rate(config.optimizer, config.steps)
+    state = initial_state(parameters, update, jax.random.key(config.seed))
+    shape = (config.data.batch_size, config.model.shape.length + 1)
+    windows = jnp.asarray(np.random.default_rng(0).integers(0, 256, shape, np.int32))
+    chosen: list[bool] = []
+
+    def runner(penalty):
+        problem = Problem(architecture, update, schedule, penalty)
+        step = jax.jit(partial(train_step, problem, replica=0, mean=lambda x: x))
+        taken = 0
+
+        def run():
+            nonlocal taken
+            taken += 1
+            _, metrics = step(state._replace(step=jnp.int32(taken)), windows)
+            if penalty is settings["sometimes"]:
+                chosen.append(not np.isnan(metrics["penalty"]))
+            return metrics
+
+        return run
+
+    seconds = interleaved({name: runner(penalty) for name, penalty in settings.items()}, repeats)
+    off, always, sometimes = (seconds[name] for name in settings)
+    drawn = chosen[1:]  # the first was the warm-up
+    relative = [time / base for time, base in zip(sometimes, off, strict=True)]
+    penalized = [r for r, had in zip(relative, drawn, strict=True) if had]
+    plain = [r for r, had in zip(relative, drawn, strict=True) if not had]
+    expected = PROBABILITY * statistics.median(penalized or [math.nan])
+    expected += (1 - PROBABILITY) * statistics.median(plain or [math.nan])
+    return {
+        "off_ms": milliseconds(off),
+        "always_ms": milliseconds(always),
+        "share_always": 1 - 1 / ratio(always, off),
+        "share_sometimes": 1 - 1 / expected,
+        "penalized_steps": sum(drawn),
+        "samples": config.penalty.samples,
+        "repeats": repeats,
+    }

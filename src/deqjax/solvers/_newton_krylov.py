@@ -1,0 +1,243 @@
+"""Newton's method with GMRES, safeguarded sample by sample."""
+
+from typing import NamedTuple, Unpack
+
+import jax
+import jax.numpy as jnp
+
+from deqjax import _tree
+from deqjax._types import Map, PerSample, Scalar, State
+from deqjax.solvers._krylov import LinearSolution, solve_linear
+from deqjax.solvers._loop import LoopOptions, iterate, residual_norm
+from deqjax.solvers._solution import Solution, Stats, Status
+from deqjax.solvers._validate import check_count, check_not_negative
+
+# the share of the predicted decrease of ||g|| that a step must keep (Kelley 1995, section 8.1)
+_SUFFICIENT = 1e-4
+
+
+class _Search(NamedTuple):
+    """Where a sample searches: at base + length * direction, which is the loop's iterate."""
+
+    base: State  # last accepted iterate
+    residual: State  # g(base) = f(base) - base
+    direction: State  # approximate Newton step from base, or g(base)
+    norm: PerSample  # (batch,) ||g(base)||, infinite before the first evaluation
+    forcing: PerSample  # (batch,) eta, tolerance of the last linear solve
+    length: PerSample  # (batch,) step length tried
+    halvings: PerSample  # (batch,) int32, of this direction
+    damped: PerSample  # (batch,) int32, damped steps to take still, this one included
+    patience: PerSample  # (batch,) int32, damped steps to take after the next failure
+    products: jax.Array  # () int32, products with the Jacobian on the whole batch
+
+
+def newton_krylov(
+    f: Map,
+    z0: State,
+    *,
+    tol: Scalar,
+    max_steps: Scalar,
+    krylov: int = 20,
+    inner_tol: Scalar = 0.5,
+    backtracks: Scalar = 2,
+    damping: Scalar = 1.0,
+    **options: Unpack[LoopOptions],
+) -> Solution:
+    """Solve z = f(z) by an inexact Newton method, for maps whose spectral radius may exceed 1.
+
+    With g(z) = f(z) - z, J = df/dz and one GMRES cycle of Jacobian products for d,
+
+        ||g(z) - (I - J(z)) d|| <= eta ||g(z)||,    z <- z + length d
+
+    (Knoll & Keyes, J. Comput. Phys. 2004; Kelley, Iterative Methods for Linear and Nonlinear
+    Equations, 1995, chapters 6 and 8). eta follows the decrease of ||g|| (Eisenstat & Walker, SIAM
+    J. Sci. Comput. 1996, choice 2 and its safeguard; Kelley, section 6.3, against solving the last
+    step too well). Each pass of the loop evaluates one trial point of every sample: one that does
+    not decrease ||g|| enough, or where f is not finite, is rejected, and the sample halves its
+    length from the point that it came from. After ``backtracks`` halvings, or where GMRES found no
+    direction, it takes damped steps z + damping g(z) whether or not ||g|| falls: one after the
+    first failure and twice as many after each further one, so that a local minimum of ||g|| is left
+    and a map that contracts is solved in the end. Samples that backtrack, take damped steps or have
+    stopped take no part in the linear solve.
+
+    Memory: krylov + 7 times |z|, and what linearizing f keeps. Cost per step: one evaluation of f;
+    where any sample needs a direction, as many products with J as the slowest of them and 4 krylov
+    |z| multiply-adds for each. f must be differentiable in forward mode. Fails where the Krylov
+    space is too small for the Jacobian (where radii above 1 spread over many dimensions), or local
+    minima of ||g|| surround a root that repels.
+
+    Args:
+        f: ``f(z) -> z'`` on pytrees whose leaves have the batch as axis 0.
+        z0: start, leaves (batch, ...), real floating point.
+        tol: a sample stops when its residual is at most this; may be traced.
+        max_steps: most trial points, at least 1; may be traced.
+        krylov: most Jacobian products of a direction, static.
+        inner_tol: largest eta, and the first; in (0, 1); may be traced.
+        backtracks: most halvings of a step, at least 0; may be traced.
+        damping: length of the steps along g(z) where Newton's fails; may be traced.
+        **options: see :class:`deqjax.solvers.LoopOptions`.
+
+    Returns:
+        :class:`deqjax.Solution` with the best finite iterate of each sample. ``stats.evaluations``
+        are evaluations of f and products with J on the whole batch, added. A sample is DIVERGED
+        only if f is not finite at its start.
+
+    Raises:
+        ValueError, TypeError: a malformed problem, or ``differentiable=True``: reverse mode cannot
+            pass the inner loop.
+    """
+    check_count("krylov", krylov)
+    size = int(krylov)
+    check_not_negative("inner_tol", inner_tol)
+    check_count("backtracks", backtracks, least=0)
+    check_not_negative("damping", damping)
+    if options.get("differentiable"):
+        raise ValueError(
+            "newton_krylov cannot be unrolled (differentiable=True): use anderson or picard for "
+            "that, or an adjoint that does not unroll the solver."
+        )
+    stop, most = options.get("stop", "relative"), jnp.asarray(max_steps, jnp.int32)
+
+    def init(z: State) -> _Search:
+        dtype, batch = _tree.accumulation_dtype(z), _tree.batch_size(z)
+        zeros = jax.tree.map(jnp.zeros_like, z)
+        return _Search(
+            base=z,
+            residual=zeros,
+            direction=zeros,
+            norm=jnp.full((batch,), jnp.inf, dtype),
+            forcing=jnp.full((batch,), inner_tol, dtype),
+            length=jnp.zeros((batch,), dtype),
+            halvings=jnp.zeros((batch,), jnp.int32),
+            damped=jnp.zeros((batch,), jnp.int32),
+            patience=jnp.ones((batch,), jnp.int32),
+            products=jnp.int32(0),
+        )
+
+    def step(memory: _Search, z: State, fz: State, index: jax.Array) -> tuple[State, _Search]:
+        residual, measured = _tree.subtract(fz, z), residual_norm(z, fz, stop)
+        goal = jnp.asarray(tol, measured.dtype)
+        accepted, memory = _judge(memory, z, residual, measured, goal, inner_tol)
+        # no direction for a sample that has stopped, nor on the last pass, which takes no step
+        wanted = accepted & (memory.damped == 0) & (measured > goal) & (index < most)
+        _, jacobian = jax.linearize(f, z)
+        found = solve_linear(
+            lambda v: _tree.subtract(v, jacobian(v)),
+            residual,
+            tol=memory.forcing,
+            limit=jnp.where(wanted, size, 0),
+            size=size,
+            axis_name=options.get("axis_name"),
+        )
+        memory = _aim(memory, accepted, wanted, found, backtracks, damping)
+        proposal = _tree.add(memory.base, _tree.scale(memory.length, memory.direction))
+        # a start where f is not finite leaves no point to go back to
+        return _spoil(jnp.isinf(memory.norm), proposal), memory
+
+    solution, search = iterate(
+        f,
+        z0,
+        init=init,
+        step=step,
+        tol=tol,
+        max_steps=max_steps,
+        measure=_forgiving_residual,
+        **options,
+    )
+    return solution._replace(stats=_report(solution.stats, search.products))
+
+
+def _judge(
+    memory: _Search,
+    z: State,
+    residual: State,
+    measured: PerSample,
+    goal: jax.Array,
+    inner_tol: Scalar,
+) -> tuple[PerSample, _Search]:
+    """Whether each sample accepts its trial point, and the search with that as its base."""
+    norm, damped = _tree.norm(residual), memory.damped > 0
+    decreased = norm <= (1 - _SUFFICIENT * memory.length) * memory.norm
+    accepted = jnp.isfinite(measured) & (decreased | damped)
+    forcing = _forcing(memory, norm, measured, goal, jnp.asarray(inner_tol, norm.dtype))
+    return accepted, memory._replace(
+        base=_tree.select(accepted, z, memory.base),
+        residual=_tree.select(accepted, residual, memory.residual),
+        norm=jnp.where(accepted, norm, memory.norm),
+        forcing=jnp.where(accepted, forcing, memory.forcing),
+        damped=memory.damped - (accepted & damped).astype(jnp.int32),
+    )
+
+
+def _aim(
+    memory: _Search,
+    accepted: PerSample,
+    wanted: PerSample,
+    found: LinearSolution,
+    backtracks: Scalar,
+    damping: Scalar,
+) -> _Search:
+    """The search with direction and length of the next trial point."""
+    # a direction that could not decrease ||g|| enough at any length
+    weak = (found.residual >= 1 - 2 * _SUFFICIENT) | ~jnp.isfinite(_tree.largest(found.value))
+    used_up = memory.halvings >= jnp.asarray(backtracks, jnp.int32)
+    failed = (wanted & weak) | (~accepted & used_up & (memory.damped == 0))
+    left = jnp.where(failed, memory.patience, memory.damped)
+    direction = _tree.select(accepted, found.value, memory.direction)
+    fresh = accepted | failed
+    whole = jnp.where(left > 0, jnp.asarray(damping, memory.length.dtype), 1)
+    return memory._replace(
+        direction=_tree.select(left > 0, memory.residual, direction),
+        length=jnp.where(fresh, whole, memory.length / 2),
+        halvings=jnp.where(fresh, 0, memory.halvings + 1),
+        damped=left,
+        patience=jnp.where(failed, 2 * memory.patience, memory.patience),
+        products=memory.products + found.products,
+    )
+
+
+def _forcing(
+    memory: _Search, norm: PerSample, measured: PerSample, goal: jax.Array, largest: jax.Array
+) -> PerSample:
+    """Tolerance eta of the linear solve: as tight as Newton's convergence can use, no tighter."""
+    info = jnp.finfo(norm.dtype)
+    decrease = norm / jnp.maximum(memory.norm, info.tiny)
+    safeguard = 0.9 * memory.forcing**2
+    forcing = 0.9 * decrease**2
+    forcing = jnp.where(safeguard > 0.1, jnp.maximum(forcing, safeguard), forcing)
+    last = 0.5 * goal / jnp.maximum(measured, info.tiny)
+    limited = jnp.minimum(jnp.maximum(forcing, last), largest)
+    return jnp.where(jnp.isinf(memory.norm), largest, limited)
+
+
+def _forgiving_residual(z: State, fz: State, stop: str) -> PerSample:
+    """The residual; huge where it is not finite at a z that is a number: the search rejects that.
+
+    The loop gives up a sample whose residual is not finite: here one that proposed NaN itself.
+    """
+    residual = residual_norm(z, fz, stop)
+    rejected = ~jnp.isfinite(residual) & ~jnp.isnan(_tree.largest(z))
+    most = jnp.finfo(residual.dtype).max
+    return jnp.where(rejected, most, jnp.minimum(residual, most / 2))
+
+
+def _spoil(mask: PerSample, z: State) -> State:
+    return jax.tree.map(lambda x: jnp.where(_tree.per_sample(mask, x), jnp.nan, x), z)
+
+
+def _report(stats: Stats, products: jax.Array) -> Stats:
+    """Undo what :func:`_forgiving_residual` told the loop, and count the products."""
+    largest = jnp.finfo(stats.residual.dtype).max
+    residual = jnp.where(stats.residual < largest, stats.residual, jnp.inf)
+    trace = stats.trace
+    if trace is not None:
+        trace = jnp.where(trace == largest, jnp.inf, trace)
+    diverged = stats.status == Status.DIVERGED
+    return Stats(
+        # the NaN that gives a sample up is no step
+        steps=jnp.maximum(stats.steps - diverged.astype(jnp.int32), 0),
+        residual=residual,
+        status=jnp.where(jnp.isinf(residual), int(Status.DIVERGED), stats.status),
+        evaluations=stats.evaluations + products,
+        trace=trace,
+    )
