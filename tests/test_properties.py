@@ -136,8 +136,7 @@ def test_a_sample_is_the_same_in_any_company(name, state, radius, seed):
 @FEW
 @given(state=states(), radius=st.floats(0.05, 0.9), seed=st.integers(0, 99))
 def test_the_implicit_gradient_is_the_dense_one(state, radius, seed):
-    z0, dtype = state
-    z0 = jax.tree.map(lambda x: x.astype(np.float64), z0)
+    z0 = jax.tree.map(lambda x: x.astype(np.float64), state[0])
     f, matrix, offset = contraction(z0, radius, seed)
     weights = jax.tree.map(lambda x: np.random.default_rng(1).normal(size=x.shape), z0)
 

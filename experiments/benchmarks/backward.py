@@ -6,12 +6,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from cells import Cell
 from jax import lax
-from rules import Row, Rule, loss_of
-from timing import interleaved, milliseconds, ratio
 
 import deqjax
+from cells import Cell
+from rules import Row, Rule, loss_of
+from timing import interleaved, milliseconds, ratio
 
 
 def backward_cost(cell: Cell, steps: int, repeats: int) -> Row:

@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
+
+import deqjax
 from cells import Cell
 from contenders import HISTORY, OURS, Contender
 from runners import Runner, bare_loop, runner
 from timing import interleaved, milliseconds, ratio
-
-import deqjax
 
 REFERENCE = "deqjax anderson"
 # the residual is measured by another compilation of f than the solver's own

@@ -12,9 +12,9 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
-from timing import threads
 
 import deqjax
+from timing import threads
 
 HISTORY = 6
 MAX_STEPS = 150
@@ -58,7 +58,7 @@ def available(
 
 
 def ours() -> list[Contender]:
-    """This library's solvers; those that it does not have yet are left out."""
+    """This library's solvers."""
 
     def contender(name: str, **options: Any) -> Contender:
         solver = partial(getattr(deqjax.solvers, name), **options)
@@ -72,8 +72,7 @@ def ours() -> list[Contender]:
         return Contender(OURS, name, solve, checks=True)
 
     chosen = {"anderson": {"history": HISTORY}, "picard": {}, "broyden": {}, "newton_krylov": {}}
-    names = {name: opts for name, opts in chosen.items() if hasattr(deqjax.solvers, name)}
-    return [contender(name, **options) for name, options in names.items()]
+    return [contender(name, **options) for name, options in chosen.items()]
 
 
 def jaxopt() -> list[Contender]:

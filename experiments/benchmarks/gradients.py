@@ -25,11 +25,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 import cells
 from backward import backward_cost, cold_compilation
 from penalty_share import PROBABILITY, penalty_share
-from rich.console import Console
-from rich.table import Table
 from rules import BACKPROPAGATION, Row, measure_rules
 from timing import (
     RESULTS,

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from timing import interleaved, milliseconds, ratio
 
 from deqjax._experiments import load_experiment
 from deqjax.models import TransformerShape
@@ -18,6 +17,7 @@ from deqjax.training import TrainConfig, language
 from deqjax.training.schedules import learning_rate, optimizer
 from deqjax.training.state import initial_state, split
 from deqjax.training.step import Problem, train_step
+from timing import interleaved, milliseconds, ratio
 
 EXPERIMENT = Path(__file__).parents[1] / "stdlib_lm.py"
 PROBABILITY = 0.35

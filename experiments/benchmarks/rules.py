@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from cells import Cell
 from jax import lax
-from timing import interleaved, milliseconds, ratio
 
 import deqjax
+from cells import Cell
+from timing import interleaved, milliseconds, ratio
 
 BACKPROPAGATION = "backpropagation"
 Row = dict[str, Any]
@@ -38,22 +38,18 @@ def rules(max_steps: int) -> list[Rule]:
     """Every rule that the library has."""
     adjoints, solvers = deqjax.adjoints, deqjax.solvers
     anderson, every = solvers.anderson, math.isqrt(max_steps)
-    found = [
+    gmres = adjoints.implicit(solvers.gmres, tol=0.0, max_steps=max_steps)
+    return [
+        Rule("implicit, gmres", anderson, gmres, True),
         Rule("implicit", anderson, adjoints.implicit(tol=0.0, max_steps=max_steps), True),
         Rule("jacobian_free", anderson, adjoints.jacobian_free(), True),
         Rule("neumann(5)", anderson, adjoints.neumann(5), True),
         Rule("phantom(5)", anderson, adjoints.phantom(5), True),
         Rule("unrolled", anderson, adjoints.unrolled(), False),
         Rule("unrolled, checkpoints", anderson, adjoints.unrolled(checkpoint_every=every), False),
+        Rule("shine", solvers.broyden, adjoints.shine(), True),
+        Rule("reversible", solvers.reversible, adjoints.reversible(), True),
     ]
-    if hasattr(solvers, "gmres"):
-        gmres = adjoints.implicit(solvers.gmres, tol=0.0, max_steps=max_steps)
-        found.append(Rule("implicit, gmres", anderson, gmres, True))
-    if hasattr(adjoints, "shine") and hasattr(solvers, "broyden"):
-        found.append(Rule("shine", solvers.broyden, adjoints.shine(), True))
-    if hasattr(adjoints, "reversible") and hasattr(solvers, "reversible"):
-        found.append(Rule("reversible", solvers.reversible, adjoints.reversible(), True))
-    return found
 
 
 def loss_of(cell: Cell, rule: Rule, max_steps: int) -> Loss:

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+
 from cells import Cell
 from contenders import Contender, load
-from jax import lax
 
 
 class Runner(NamedTuple):

@@ -27,12 +27,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cells
 import jax
-from comparison import REFERENCE, Row, compare, overhead
-from contenders import HISTORY, OURS, PEERS, available
 from rich.console import Console
 from rich.table import Table
+
+import cells
+from comparison import REFERENCE, Row, compare, overhead
+from contenders import HISTORY, OURS, PEERS, available
 from timing import (
     FAILED_COLOR,
     OUR_COLOR,

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import torch
-from cells import Cell
 from torch.nn import functional
+
+from cells import Cell
 
 
 class Twin(NamedTuple):

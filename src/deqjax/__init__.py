@@ -10,6 +10,7 @@ from deqjax import adjoints, solvers
 from deqjax._determinism import NotDeterministicError
 from deqjax._fixed_point import fixed_point
 from deqjax.adjoints import BackwardStats, backward_probe
+from deqjax.diagnostics import check_gradient, depth_sweep
 from deqjax.jacobian import jacobian_penalty, spectral_norm, spectral_radius
 from deqjax.solvers import Solution, Stats, Status
 
@@ -21,6 +22,8 @@ __all__ = [
     "Status",
     "adjoints",
     "backward_probe",
+    "check_gradient",
+    "depth_sweep",
     "fixed_point",
     "jacobian_penalty",
     "solvers",

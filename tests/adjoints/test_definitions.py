@@ -440,7 +440,9 @@ def test_rows_after_the_end_show_where_a_sample_stopped():
 def test_rows_of_a_diverged_sample_are_finite(adjoint):
     @jax.jit
     def solve():
-        z0 = jnp.array([[0.5], [1e50]])  # its second iterate has an infinite norm
+        # the second sample's next iterate has an infinite norm; two features, since XLA may turn
+        # the norm of a single number into its magnitude
+        z0 = jnp.array([[0.5, 0.5], [1e50, 1e50]])
         solver = partial(picard, trajectory=(1, 2, 5, 9))
         return dq.fixed_point(
             lambda z: z**2, z0, solver=solver, adjoint=adjoint, tol=0.0, max_steps=9

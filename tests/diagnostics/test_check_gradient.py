@@ -234,7 +234,7 @@ def test_it_does_not_run_inside_jit():
         jax.jit(lambda z: check_gradient(scaled, z, z, z).truth_residual)(jnp.ones((2, 1)))
 
 
-@pytest.mark.parametrize("rule", [3, (picard,), (picard, 3)], ids=repr)
+@pytest.mark.parametrize("rule", [3, (picard,), (picard, 3)], ids=["number", "short", "no rule"])
 def test_malformed_rules_are_refused(rule):
     with pytest.raises(TypeError, match=r"rules\['r'\] must be an adjoint or a pair"):
         scaled_check(rules={"r": rule})

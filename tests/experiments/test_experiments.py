@@ -1,6 +1,4 @@
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,24 +36,3 @@ def test_experiment_trains_one_tiny_step(file, tmp_path):
     )
     outcome = training.train(config, tmp_path / "run", say=lambda line: None)
     assert outcome.step == 1
-
-
-def test_overhead_benchmark_prints_a_ratio_per_cell():
-    done = subprocess.run(
-        [
-            sys.executable,
-            ROOT / "benchmarks" / "solve_overhead.py",
-            "--steps",
-            "1",
-            "--repeats",
-            "1",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines() if "ratio" in line] == [
-        "transformer",
-        "matmul",
-    ]

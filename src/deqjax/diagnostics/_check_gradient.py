@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deqjax import _tree
+from deqjax import _tree, solvers
 from deqjax._fixed_point import fixed_point
 from deqjax._types import Map, Scalar, State
 from deqjax.adjoints import (
@@ -20,6 +20,8 @@ from deqjax.adjoints import (
     jacobian_free,
     neumann,
     phantom,
+    reversible,
+    shine,
     unrolled,
 )
 from deqjax.diagnostics._float64_truth import (
@@ -31,7 +33,7 @@ from deqjax.diagnostics._float64_truth import (
     widen,
 )
 from deqjax.diagnostics._table import aligned
-from deqjax.solvers import Solution, Status, anderson
+from deqjax.solvers import Solution, Status, anderson, broyden
 from deqjax.solvers._loop import residual_norm
 from deqjax.solvers._validate import check_count, check_map, check_state
 
@@ -115,6 +117,9 @@ def default_rules() -> dict[str, RuleEntry]:
         "jacobian_free": jacobian_free(),
         "neumann(5)": neumann(5),
         "phantom(5)": phantom(5),
+        "shine": (broyden, shine()),
+        "shine, 5 refined": (broyden, shine(refine=5)),
+        "reversible": (solvers.reversible, reversible()),
         "unrolled": unrolled(),
     }
 
