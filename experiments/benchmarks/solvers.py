@@ -154,8 +154,8 @@ def draw(rows: Sequence[Row], device: str) -> Any:
         times = [row["time_ms"] for row in here]
         axes.set_xscale("log")
         left = min(times) / 3
-        # the longest bar leaves four tenths of the width to its text
-        axes.set_xlim(left, left * (max(times) / left) ** (1 / 0.6))
+        # the longest bar leaves half of the width to its text
+        axes.set_xlim(left, left * (max(times) / left) ** 2)
         axes.set_title(f"{cell}, residual {here[0]['goal']:.0e}", fontsize=10)
         axes.set_xlabel("milliseconds")
     panels[0].set_yticks(range(len(names)), names, fontsize=9)
