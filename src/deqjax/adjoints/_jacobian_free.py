@@ -9,8 +9,8 @@ def jacobian_free() -> Adjoint:
     """Gradients of one application of f at the fixed point, for the price of one vjp.
 
     With the cotangent v of z*, the gradient of the operands is (df/da)^T v: the implicit gradient
-    with (I - J^T)^-1 replaced by the identity (Fung et al., AAAI 2022, section 3). It is a descent
-    direction where J contracts enough, and wrong by a factor of order ||J|| / (1 - ||J||).
+    with (I - J^T)^-1 replaced by the identity (Fung et al., AAAI 2022, arXiv 2103.12803). It is a
+    descent direction where J contracts enough; its relative error can reach ||J||.
 
     A probe shows no steps, ``Status.NOT_RUN`` (``DIVERGED`` if not finite) and as its residual how
     far v is from solving w = J^T w + v.

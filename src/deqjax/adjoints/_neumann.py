@@ -16,8 +16,9 @@ def neumann(terms: int = 5) -> Adjoint:
 
         w = v + J^T v + ... + (J^T)^(terms - 1) v
 
-    (Geng et al., NeurIPS 2021, equation 8, undamped). One term is the Jacobian-free gradient;
-    the limit, where the spectral radius is below 1, the implicit one. Cost: ``terms`` vjps, of one
+    (Geng et al., NeurIPS 2021, arXiv 2111.05177: the Neumann-series phantom gradient, undamped).
+    One term is the Jacobian-free gradient; the limit, where the spectral radius is below 1, the
+    implicit one. Cost: ``terms`` vjps, of one
     linearization.
 
     A probe shows ``terms - 1`` steps, ``Status.NOT_RUN`` (``DIVERGED`` if not finite) and the

@@ -30,7 +30,8 @@ def phantom(steps: int = 5, damping: Scalar = 0.5) -> Adjoint:
 
         h_0 = stop_gradient(z*),    h_(t+1) = (1 - damping) h_t + damping f(h_t)
 
-    in the operands (Geng et al., NeurIPS 2021, section 3.3, unrolling-based phantom gradient).
+    in the operands (Geng et al., NeurIPS 2021, arXiv 2111.05177: the unrolling-based phantom
+    gradient).
     The solution's value stays z*. With damping 1 and an exact z* this is :func:`neumann` with
     ``terms=steps``. Time and memory grow with ``steps``, not with the solver's steps.
 
