@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("float64", "strict_promotion")
 
 # each example compiles; the fixtures set modes that hold for all examples alike
 FEW = settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
