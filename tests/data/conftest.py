@@ -36,3 +36,12 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]
 def tokens() -> np.ndarray:
     """231 bytes without repetition: 23 windows of length 10, told apart by their first byte."""
     return np.arange(231, dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real texts beside the repository, where there is one."""
+    folder = Path(__file__).parents[3] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no folder shared/data with real texts beside this checkout")
+    return folder

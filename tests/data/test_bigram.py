@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from deqjax.data import ByteWindows, bits_per_byte, fit_bigram
+from deqjax.data import Windows, bits_per_byte, fit_bigram
 
 TEXT = np.frombuffer(b"the cat sat on the mat; the dog sat on the cat.\n" * 3, np.uint8)
 
@@ -45,17 +45,17 @@ def test_the_concentration_is_the_best_one_for_the_last_tenth():
 
 
 def test_bits_are_the_mean_over_the_predicted_bytes():
-    model, windows = fit_bigram(TEXT), ByteWindows(TEXT, 7).view
+    model, windows = fit_bigram(TEXT), Windows(TEXT, 7).view
     terms = [-model[row[j], row[j + 1]] for row in windows for j in range(7)]
     assert bits_per_byte(model, windows) == pytest.approx(math.fsum(terms) / len(terms), rel=1e-12)
 
 
 def test_a_uniform_model_needs_eight_bits():
-    assert bits_per_byte(np.full((256, 256), -8.0), ByteWindows(TEXT, 5).view) == 8.0
+    assert bits_per_byte(np.full((256, 256), -8.0), Windows(TEXT, 5).view) == 8.0
 
 
 def test_windows_of_int32_and_of_uint8_score_alike():
-    model, windows = fit_bigram(TEXT), ByteWindows(TEXT, 7)
+    model, windows = fit_bigram(TEXT), Windows(TEXT, 7)
     assert bits_per_byte(model, windows[np.arange(len(windows))]) == bits_per_byte(
         model, windows.view
     )

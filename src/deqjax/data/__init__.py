@@ -1,22 +1,42 @@
-"""Text as bytes: TFDS builders that prepare a corpus, and Grain pipelines that batch it.
+"""Text as tokens: TFDS builders that prepare a corpus, and Grain pipelines that batch it.
 
-A builder turns raw files into prepared splits, `load_bytes` reads a split into one vector of bytes,
-and `train_batches` and `evaluation_batches` cut any such vector into windows. `fit_bigram` gives
-the score that a model has to beat. Nothing here knows of models or training.
+`load_corpus` gives the splits of a corpus as vectors of tokens, with the vocabulary that says what
+they stand for. `train_batches` and `evaluation_batches` cut any such vector into windows that stand
+alone; `stream_batches` and `stream_evaluation_batches` into segments that continue each other, for
+models with a memory. `fit_bigram` gives the score that a model of bytes has to beat. Nothing here
+knows of models or training.
 """
 
 from deqjax.data._errors import DataError
-from deqjax.data._windows import ByteWindows
+from deqjax.data._fingerprint import fingerprint
+from deqjax.data._vocabulary import TextDecoder, Vocabulary
+from deqjax.data._windows import Windows
 from deqjax.data.bigram import bits_per_byte, fit_bigram
-from deqjax.data.text import evaluation_batches, fingerprint, load_bytes, train_batches
+from deqjax.data.corpus import CORPORA, Corpus, load_corpus
+from deqjax.data.streams import (
+    EvaluationBatch,
+    StreamBatch,
+    stream_batches,
+    stream_evaluation_batches,
+)
+from deqjax.data.text import evaluation_batches, load_bytes, train_batches
 
 __all__ = [
-    "ByteWindows",
+    "CORPORA",
+    "Corpus",
     "DataError",
+    "EvaluationBatch",
+    "StreamBatch",
+    "TextDecoder",
+    "Vocabulary",
+    "Windows",
     "bits_per_byte",
     "evaluation_batches",
     "fingerprint",
     "fit_bigram",
     "load_bytes",
+    "load_corpus",
+    "stream_batches",
+    "stream_evaluation_batches",
     "train_batches",
 ]

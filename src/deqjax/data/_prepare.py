@@ -12,7 +12,9 @@ from typing import Any
 from deqjax.data._errors import DataError
 
 
-def prepared(builder_class: type[Any], *, directory: str | os.PathLike[str] | None = None) -> Any:
+def prepared(
+    builder_class: type[Any], *, directory: str | os.PathLike[str] | None = None, **arguments: Any
+) -> Any:
     """A builder whose data lie ready in `directory`, in TFDS's array_record format.
 
     The data are written under a temporary name beside their final place and renamed into it, so
@@ -26,29 +28,36 @@ def prepared(builder_class: type[Any], *, directory: str | os.PathLike[str] | No
         builder_class: a `tfds.core.GeneratorBasedBuilder`.
         directory: the folder of all prepared data sets; None is TFDS's own (the environment
             variable TFDS_DATA_DIR, else ~/tensorflow_datasets).
+        **arguments: further arguments of the builder, which must give the same configuration and
+            the same examples each time a builder is made of them.
 
     Raises:
         DataError: `directory` cannot be written, and the data are not prepared in it yet.
         DataError: the data in `directory` are incomplete.
     """
-    builder = _builder(builder_class, directory)
+    root = data_root(directory)
+    builder = builder_class(data_dir=root, **arguments)
     if not Path(builder.data_dir).exists():
-        _prepare(builder_class, Path(builder.data_dir_root), Path(builder.data_dir))
-        builder = _builder(builder_class, directory)
+        _prepare(builder_class, arguments, Path(root), Path(builder.data_dir))
+        builder = builder_class(data_dir=root, **arguments)
     if not builder.info.splits:
         raise DataError(
-            f"the data set in {builder.data_dir!r} is incomplete: delete that folder, and the "
+            f"the data set in {str(builder.data_dir)!r} is incomplete: delete that folder, and the "
             "next run prepares it again"
         )
     return builder
 
 
-def _builder(builder_class: type[Any], directory: str | os.PathLike[str] | None) -> Any:
-    root = None if directory is None else os.path.abspath(os.path.expanduser(directory))
-    return builder_class(data_dir=root)
+def data_root(directory: str | os.PathLike[str] | None) -> str:
+    """The folder of all prepared data sets: `directory`, or TFDS's own for None."""
+    if directory is not None:
+        return os.path.abspath(os.path.expanduser(directory))
+    import tensorflow_datasets as tfds
+
+    return os.path.expanduser(str(tfds.core.constants.DATA_DIR))
 
 
-def _prepare(builder_class: type[Any], root: Path, target: Path) -> None:
+def _prepare(builder_class: type[Any], arguments: dict[str, Any], root: Path, target: Path) -> None:
     import tensorflow_datasets as tfds
 
     try:
@@ -60,7 +69,7 @@ def _prepare(builder_class: type[Any], root: Path, target: Path) -> None:
             "another one with --data.directory"
         ) from error
     try:
-        builder = builder_class(data_dir=scratch)
+        builder = builder_class(data_dir=scratch, **arguments)
         with _quiet():
             builder.download_and_prepare(
                 file_format="array_record",

@@ -50,7 +50,7 @@ def bits_per_byte(log2_probabilities: NDArray[np.float64], windows: NDArray[np.i
 
     Args:
         log2_probabilities: (256, 256) float, from `fit_bigram`.
-        windows: (n, length + 1) integers, such as `ByteWindows.view` or a batch.
+        windows: (n, length + 1) integers, such as `Windows.view` or a batch.
 
     Returns:
         Bits per byte.

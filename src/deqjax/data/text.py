@@ -1,26 +1,23 @@
-"""Bytes of text for language models: from a prepared corpus to batches of windows."""
+"""Text for language models that see each window on its own: bytes, and batches of windows."""
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deqjax.data._errors import DataError
 from deqjax.data._prepare import prepared
-from deqjax.data._windows import ByteWindows
+from deqjax.data._read import SPLITS, read_texts
+from deqjax.data._shares import check_shares
+from deqjax.data._windows import Windows
 
 if TYPE_CHECKING:
     import grain
 
 # Ends every document. Python source cannot hold this byte.
 END_OF_DOCUMENT = b"\0"
-SPLITS = ("train", "validation", "test")
-# Part of the fingerprint: raise it whenever the same arguments begin to give other batches.
-_PIPELINE_VERSION = 1
 
 
 def load_bytes(split: str, *, directory: str | os.PathLike[str] | None = None) -> NDArray[np.uint8]:
@@ -45,12 +42,12 @@ def load_bytes(split: str, *, directory: str | os.PathLike[str] | None = None) -
         raise DataError(f"there is no split {split!r}: choose one of {', '.join(SPLITS)}")
     from deqjax.data._stdlib_corpus import StdlibCorpus
 
-    texts = _read_texts(prepared(StdlibCorpus, directory=directory), split)
+    texts = read_texts(prepared(StdlibCorpus, directory=directory), split)
     return np.frombuffer(b"".join(text + END_OF_DOCUMENT for text in texts), np.uint8)
 
 
 def train_batches(
-    tokens: NDArray[np.uint8],
+    tokens: NDArray[np.integer],
     *,
     length: int,
     batch_size: int,
@@ -67,8 +64,8 @@ def train_batches(
     or `grain.checkpoint.CheckpointSave` in an Orbax checkpoint, resume at the very next batch.
 
     Args:
-        tokens: (bytes,) uint8.
-        length: predicted bytes in a window.
+        tokens: (tokens,) of any integer dtype.
+        length: predicted tokens in a window.
         batch_size: windows in a batch, over all processes together.
         seed: of the order; at least 0.
         process_index: which process this is.
@@ -81,20 +78,11 @@ def train_batches(
         DataError: the corpus is shorter than one window or has fewer windows than a batch, the
             processes cannot share a batch evenly, or a number is out of its range.
     """
-    windows = ByteWindows(tokens, length)
-    _check_batch_size(batch_size, windows)
+    windows = Windows(tokens, length)
+    check_shares(batch_size, process_index, process_count)
+    _check_enough(windows, batch_size)
     if seed < 0:
         raise DataError(f"seed must be at least 0, got {seed}")
-    if not 0 <= process_index < process_count:
-        raise DataError(
-            f"process_index must lie in 0 to process_count - 1, got {process_index} of "
-            f"{process_count}"
-        )
-    if batch_size % process_count:
-        raise DataError(
-            f"{process_count} processes cannot share a batch of {batch_size} windows evenly: "
-            f"choose a batch_size that is a multiple of {process_count}"
-        )
     import grain
 
     in_whole_batches = len(windows) // batch_size * batch_size
@@ -112,13 +100,13 @@ def train_batches(
 
 
 def evaluation_batches(
-    tokens: NDArray[np.uint8], *, length: int, batch_size: int, limit: int | None = None
+    tokens: NDArray[np.integer], *, length: int, batch_size: int, limit: int | None = None
 ) -> Iterator[NDArray[np.int32]]:
     """One pass over the windows in their order; those that fill no whole batch are left out.
 
     Args:
-        tokens: (bytes,) uint8.
-        length: predicted bytes in a window.
+        tokens: (tokens,) of any integer dtype.
+        length: predicted tokens in a window.
         batch_size: windows in a batch.
         limit: at most so many batches. Their windows are spread evenly over the whole split, so
             that a short evaluation does not see its first files only.
@@ -130,8 +118,9 @@ def evaluation_batches(
         DataError: the corpus is shorter than one window or has fewer windows than a batch, or a
             number is out of its range.
     """
-    windows = ByteWindows(tokens, length)
-    _check_batch_size(batch_size, windows)
+    windows = Windows(tokens, length)
+    check_shares(batch_size, process_index=0, process_count=1)
+    _check_enough(windows, batch_size)
     count = len(windows) // batch_size
     chosen = np.arange(count * batch_size)
     if limit is not None:
@@ -143,49 +132,7 @@ def evaluation_batches(
     return (windows[rows] for rows in chosen.reshape(count, batch_size))
 
 
-def fingerprint(
-    tokens: NDArray[np.uint8], *, length: int, batch_size: int, seed: int, process_count: int = 1
-) -> str:
-    """Names everything that decides `train_batches`, in 16 hexadecimal digits.
-
-    A position in the stream means something only in the same stream: training keeps this beside
-    the position and refuses to resume when it differs.
-    """
-    numbers = {
-        "version": _PIPELINE_VERSION,
-        "length": length,
-        "batch_size": batch_size,
-        "seed": seed,
-        "process_count": process_count,
-    }
-    digest = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode())
-    digest.update(np.ascontiguousarray(tokens).data)
-    return digest.hexdigest()[:16]
-
-
-def _read_texts(builder: Any, split: str) -> list[bytes]:
-    """The feature "text" of every example of a prepared split, in the order of the files."""
-    try:
-        source = builder.as_data_source(split)
-        texts = [source[index]["text"] for index in range(len(source))]
-    except RuntimeError as error:  # what array_record raises for a file it cannot read
-        raise _damaged(builder, str(error)) from error
-    # A file cut at the end of a block reads without an error, as examples without a feature.
-    if None in texts:
-        raise _damaged(builder, "examples are empty")
-    return texts
-
-
-def _damaged(builder: Any, reason: str) -> DataError:
-    return DataError(
-        f"the data set in {builder.data_dir!r} is damaged ({reason}): delete that folder, and the "
-        "next run prepares it again"
-    )
-
-
-def _check_batch_size(batch_size: int, windows: ByteWindows) -> None:
-    if batch_size < 1:
-        raise DataError(f"batch_size must be at least 1, got {batch_size}")
+def _check_enough(windows: Windows, batch_size: int) -> None:
     if batch_size > len(windows):
         raise DataError(
             f"batch_size {batch_size} is larger than the {len(windows)} windows of length "

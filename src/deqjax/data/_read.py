@@ -1,0 +1,43 @@
+"""Reads the texts of a prepared data set back."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from deqjax.data._errors import DataError
+
+SPLITS = ("train", "validation", "test")
+
+
+def read_texts(builder: Any, split: str) -> Iterator[bytes]:
+    """The feature "text" of every example of a prepared split, one by one in their order.
+
+    Raises:
+        DataError: the data set has no such split, or is damaged.
+    """
+    if split not in builder.info.splits:
+        raise DataError(
+            f"the data set in {str(builder.data_dir)!r} has no split {split!r}, only "
+            f"{', '.join(s for s in SPLITS if s in builder.info.splits)}: choose one of these"
+        )
+    # A function of its own: a generator would raise the above only when the first text is read.
+    return _read(builder, split)
+
+
+def _read(builder: Any, split: str) -> Iterator[bytes]:
+    try:
+        source = builder.as_data_source(split)
+        for index in range(len(source)):
+            text = source[index]["text"]
+            # A file cut at the end of a block reads without an error, as examples without a text.
+            if text is None:
+                raise _damaged(builder, "examples are empty")
+            yield text
+    except RuntimeError as error:  # what array_record raises for a file it cannot read
+        raise _damaged(builder, str(error)) from error
+
+
+def _damaged(builder: Any, reason: str) -> DataError:
+    return DataError(
+        f"the data set in {str(builder.data_dir)!r} is damaged ({reason}): delete that folder, and "
+        "the next run prepares it again"
+    )
