@@ -1,344 +1,371 @@
-"""The DEQ-Transformer and its explicit twin."""
+"""The DEQ-Transformer: its cell, its solve, its gradients, its dropout."""
 
 import dataclasses
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from language_models import (
+    BATCH,
+    HIDDEN,
+    LENGTH,
+    SETTINGS,
+    SHAPE,
+    VOCABULARY,
+    WIDTH,
+    built,
+    changed_at,
+    gradients,
+    largest,
+    leaves,
+    make,
+    read,
+    relative_residual,
+    solve,
+    solved,
+    some_memory,
+    tokens,
+    weight_readers,
+)
+from transformer_oracle import attention, feed_forward, layer_norm
 
 import deqjax as dq
-from deqjax.models import (
-    DEQTransformerLM,
-    ExplicitTransformerLM,
-    SolverSettings,
-    TransformerCell,
-    TransformerShape,
-)
+from deqjax.models._solver_settings import SolverSettings
+from deqjax.models._transformer_layer import layer_norm as layer_norm_of_the_layer
+from deqjax.models.transformer_lm import DEQTransformerLM, TransformerCell
 
-BATCH, LENGTH, VOCABULARY, WIDTH = 2, 5, 11, 8
-SHAPE = TransformerShape(VOCABULARY, 6, WIDTH, heads=2, hidden=12, weight_scale=0.1)
-DROPOUT_SHAPE = dataclasses.replace(SHAPE, dropout=0.5)
-SETTINGS = SolverSettings(
-    max_steps=40, tol=1e-5, backward_max_steps=40, backward_tol=1e-5, history=2
-)
-
-
-def tokens(seed=0, batch=BATCH):
-    return jax.random.randint(jax.random.key(seed), (batch, LENGTH), 0, VOCABULARY)
-
-
-def equilibrium_model(shape=SHAPE, settings=SETTINGS):
-    return DEQTransformerLM(shape, settings, rngs=nnx.Rngs(0))
-
-
-def explicit_model(depth=2, shape=SHAPE):
-    return ExplicitTransformerLM(shape, depth, rngs=nnx.Rngs(0))
-
-
-@cache
-def split_model():
-    return nnx.split(equilibrium_model())
-
-
-@jax.jit
-def predict(state, tokens, z0, tol):
-    """Logits, residual recomputed with the returned map, and the solution."""
-    model = nnx.merge(split_model()[0], state, copy=True)
-    prediction = model(tokens, z0=z0, tol=tol)
-    f, u, solution = prediction.equilibrium
-    image = f(solution.value, u)
-    change = jnp.linalg.norm((image - solution.value).reshape(len(tokens), -1), axis=1)
-    size = jnp.linalg.norm(image.reshape(len(tokens), -1), axis=1)
-    return prediction.logits, change / size, solution
-
-
-def predicted(tokens, z0=None, tol=1e-5):
-    z0 = jnp.zeros((*tokens.shape, WIDTH)) if z0 is None else z0
-    return predict(split_model()[1], tokens, z0, tol)
-
-
-def dropped(make, name):
-    """A module with dropout on in one place only, and all off."""
-    modules = [make(DROPOUT_SHAPE, rngs=nnx.Rngs(0)) for _ in range(2)]
-    for module in modules:
-        module.eval()
-    getattr(modules[0], name).deterministic = False
-    return modules
-
-
-def changed_at(tokens, position):
-    return tokens.at[:, position].set((tokens[:, position] + 1) % VOCABULARY)
-
-
-def parameter_leaves(state):
-    return {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+MEMORY, HORIZON = 3, 5
+DROPOUT_SHAPE = dataclasses.replace(SHAPE, dropout=0.5, attention_dropout=0.5)
+FILLED = [MEMORY, 1]
 
 
 # the cell
 
 
-def cell_inputs():
-    z, u = jax.random.split(jax.random.key(3))
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def random_cell(**changes):
+    """A cell whose biases and gains are not at their simple start."""
+    shape = dataclasses.replace(SHAPE, horizon=HORIZON, **changes)
+    cell = TransformerCell(shape, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(5)
+    state = nnx.state(cell, nnx.Param)
+    nnx.update(cell, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), state))
+    return cell
+
+
+def cell_inputs(parts=4):
+    """z, the injection, and a memory of states and injection."""
     return (
-        jax.random.normal(z, (BATCH, LENGTH, WIDTH)),
-        jax.random.normal(u, (BATCH, LENGTH, 4 * WIDTH)),
+        random(BATCH, LENGTH, WIDTH),
+        random(BATCH, LENGTH, parts * WIDTH, seed=1),
+        random(BATCH, MEMORY, WIDTH, seed=2),
+        random(BATCH, MEMORY, 3 * WIDTH, seed=3),
     )
 
 
-def test_the_cell_keeps_the_shape_and_normalizes():
-    z, u = cell_inputs()
-    result = np.asarray(TransformerCell(SHAPE, rngs=nnx.Rngs(0))(z, u))
-    assert result.shape == z.shape
+@nnx.jit
+def apply(cell, z, injection, memory_states, memory_injection):
+    filled = jnp.array(FILLED)
+    return cell(z, cell.prepare(injection, memory_states, memory_injection, filled, LENGTH))
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("pre", [True, False])
+def test_the_cell_is_its_formula(pre, residual):
+    cell = random_cell(pre_layer_norm=pre, residual_injection=residual)
+    z, u, z_memory, u_memory = given = cell_inputs(parts=4 if residual else 3)
+    c = np.concatenate([z_memory, z], axis=1)
+    injection = np.concatenate([u_memory, u[..., : 3 * WIDTH]], axis=1)
+    c = layer_norm(c) if pre else c
+    h = z + attention(cell, c, injection, MEMORY, FILLED, HORIZON)
+    h = layer_norm(h + u[..., 3 * WIDTH :] if residual else h)
+    expected = h + feed_forward(cell, h)
+    expected = expected if pre else layer_norm(expected)
+    np.testing.assert_allclose(apply(cell, *given), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_layer_norm_normalizes_and_keeps_the_dtype():
+    x = jnp.asarray(3 + 2 * random(BATCH, LENGTH, 16))
+    result = layer_norm_of_the_layer(x)
     np.testing.assert_allclose(result.mean(-1), 0, atol=1e-5)
     np.testing.assert_allclose(result.var(-1), 1, atol=1e-3)
-
-
-def test_the_cell_is_its_formula():
-    cell = TransformerCell(SHAPE, rngs=nnx.Rngs(0))
-    z, u = cell_inputs()
-
-    def norm(x):
-        x = np.asarray(x)
-        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-
-    h = norm(z + cell.attention(z, u[..., : 3 * WIDTH]) + u[..., 3 * WIDTH :])
-    np.testing.assert_allclose(cell(z, u), norm(h + cell.feed_forward(h)), rtol=0, atol=1e-5)
-
-
-def test_the_cell_keeps_bfloat16():
-    graph, parameters, rest = nnx.split(TransformerCell(SHAPE, rngs=nnx.Rngs(0)), nnx.Param, ...)
-    half, z, u = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (parameters, *cell_inputs()))
-    assert nnx.merge(graph, half, rest)(z, u).dtype == jnp.bfloat16
+    assert layer_norm_of_the_layer(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("position", range(LENGTH))
 def test_a_position_of_the_cell_sees_none_after_it(position):
-    cell = TransformerCell(SHAPE, rngs=nnx.Rngs(0))
-    z, u = cell_inputs()
-    before, after = cell(z, u), cell(z.at[:, position].add(1.0), u.at[:, position].add(-1.0))
-    np.testing.assert_array_equal(before[:, :position], after[:, :position])
-    assert (np.abs(before - after)[:, position:].max(axis=(0, 2)) > 0).all()
+    cell, (z, u, *memory) = random_cell(), cell_inputs()
+    other = z.copy(), u.copy()
+    other[0][:, position, 0] += 1
+    other[1][:, position] -= 1
+    change = np.abs(apply(cell, z, u, *memory) - apply(cell, *other, *memory))
+    assert (change[:, :position] == 0).all()
+    assert (change[:, position:].max(axis=(0, 2)) > 0).all()
 
 
-@pytest.mark.parametrize("name", ["attention_dropout", "feed_forward_dropout"])
-def test_the_cell_drops_what_each_half_adds(name):
-    with_dropout, without = dropped(TransformerCell, name)
-    assert (with_dropout(*cell_inputs()) != without(*cell_inputs())).any()
+# the solve
 
 
-# the equilibrium model
-
-
-def test_logits_have_a_row_for_each_position():
-    logits, _, solution = predicted(tokens())
-    assert logits.shape == (BATCH, LENGTH, VOCABULARY)
-    assert logits.dtype == jnp.float32
-    assert solution.value.shape == (BATCH, LENGTH, WIDTH)
+def test_states_and_equilibrium_have_a_row_for_each_position():
+    states, _, solution, warm_start = solved("transformer", tokens())
+    assert states.shape == solution.value.shape == (BATCH, LENGTH, WIDTH)
+    assert states.dtype == jnp.float32
+    np.testing.assert_array_equal(states, solution.value)
+    np.testing.assert_array_equal(warm_start, solution.value[:, -1:])
 
 
 def test_the_equilibrium_has_the_residual_that_its_statistics_state():
-    _, residual, solution = predicted(tokens())
+    _, image, solution, _ = solved("transformer", tokens(), tol=1e-5)
     assert (solution.stats.status == dq.Status.CONVERGED).all()
+    residual = relative_residual(solution.value, image)
     np.testing.assert_allclose(residual, solution.stats.residual, rtol=0, atol=1e-6)
     assert (residual <= 1.1e-5).all()
 
 
-def test_logits_are_the_readout_of_the_equilibrium():
-    logits, _, solution = predicted(tokens())
-    np.testing.assert_allclose(
-        logits, equilibrium_model().readout(solution.value), rtol=0, atol=1e-5
-    )
-
-
 @pytest.mark.parametrize("position", [1, LENGTH - 1])
 def test_the_equilibrium_before_a_token_does_not_depend_on_it(position):
-    one, other = predicted(tokens()), predicted(changed_at(tokens(), position))
-    difference = np.abs(one[2].value - other[2].value).max(axis=(0, 2))
-    assert (difference[:position] < 1e-4).all()
-    assert (difference[position:] > 1e-3).all()
+    one = solved("transformer", tokens())[0]
+    other = solved("transformer", changed_at(tokens(), position))[0]
+    change = np.abs(one - other).max(axis=(0, 2))
+    assert (change[:position] < 1e-4).all()
+    assert (change[position:] > 1e-3).all()
 
 
 def test_a_solve_from_its_solution_is_done_at_once():
-    cold = predicted(tokens())[2]
-    warm = predicted(tokens(), z0=cold.value)[2]
+    cold = solved("transformer", tokens())[2]
+    warm = solved("transformer", tokens(), z0=cold.value, tol=1e-5)[2]
     assert (cold.stats.steps > 2).all()
     assert (warm.stats.steps <= 1).all()
 
 
-def test_a_new_tolerance_compiles_nothing():
-    predicted(tokens())
-    compiled = predict._cache_size()
-    loose, tight = (predicted(tokens(), tol=tol)[2].stats for tol in (1e-1, 1e-5))
-    assert predict._cache_size() == compiled
+def test_a_new_tolerance_or_step_limit_compiles_nothing():
+    solved("transformer", tokens())
+    compiled = solve._cache_size()
+    loose, tight = (solved("transformer", tokens(), tol=tol)[2].stats for tol in (1e-1, 1e-5))
+    limited = solved("transformer", tokens(), tol=0.0, max_steps=3)[2].stats
+    assert solve._cache_size() == compiled
     assert (loose.steps < tight.steps).all()
+    assert (limited.steps == 3).all()
 
 
-def test_a_new_step_limit_compiles_nothing():
-    traces = []
-
-    @jax.jit
-    def steps(state, tokens, max_steps):
-        traces.append(None)
-        model = nnx.merge(split_model()[0], state, copy=True)
-        return model(tokens, tol=0.0, max_steps=max_steps).equilibrium.solution.stats.steps
-
-    for limit in (1, 3):
-        assert (steps(split_model()[1], tokens(), limit) == limit).all()
-    assert len(traces) == 1
-
-
-def first_token_loss(logits):
-    return -jnp.mean(jax.nn.log_softmax(logits)[:, :, 0])
-
-
-@cache
-def gradients():
-    """Gradients of a loss, of the same loss unrolled, and of the penalty alone."""
-    graph, parameters, rest = nnx.split(equilibrium_model(), nnx.Param, ...)
+def test_layers_apply_the_cell_so_many_times():
+    graph, *state = built("transformer")
 
     @jax.jit
-    def both(parameters, probe):
-        def prediction(parameters, probe=None):
-            return nnx.merge(graph, parameters, rest, copy=True)(tokens(), probe=probe)
+    def both(state):
+        model = nnx.merge(graph, *state, copy=True)
+        memory = some_memory(model)
+        prediction = model(tokens(), memory, layers=3)
+        u, z = model.inputs(tokens(), memory), jnp.zeros((BATCH, LENGTH, WIDTH))
+        for _ in range(3):
+            z = model.deq.cell(z, u)
+        assert prediction.equilibrium is None
+        return prediction.states, prediction.memory.states, z
 
-        def loss(parameters, probe):
-            return first_token_loss(prediction(parameters, probe).logits)
+    states, kept, expected = both(state)
+    np.testing.assert_allclose(states, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(kept, expected, rtol=0, atol=1e-6)
 
-        def unrolled(parameters):
-            model = nnx.merge(graph, parameters, rest, copy=True)
-            cell, u, z = model.deq.cell, model.inject(tokens()), model.start(tokens())
-            z, _ = jax.lax.scan(lambda z, _: (cell(z, u), None), z, length=20)
-            return first_token_loss(model.readout(z))
 
-        def penalty(parameters):
-            f, u, solution = prediction(parameters).equilibrium
-            return dq.jacobian_penalty(f, solution.value, u, key=jax.random.key(5))
+def test_a_solver_and_an_adjoint_of_your_own_are_used():
+    used = []
 
-        value, of_penalty = jax.value_and_grad(penalty)(parameters)
-        of_loss, report = jax.grad(loss, argnums=(0, 1))(parameters, probe)
-        return of_loss, jax.grad(unrolled)(parameters), report, value, of_penalty
+    def solver(f, z0, **limits):
+        used.append("solver")
+        return dq.solvers.picard(f, z0, **limits)
 
-    return both(parameters, dq.backward_probe(BATCH))
+    def adjoint(f, z0, operands, **options):
+        used.append("adjoint")
+        return dq.adjoints.jacobian_free()(f, z0, operands, **options)
+
+    model = DEQTransformerLM(SHAPE, SETTINGS, solver=solver, adjoint=adjoint, rngs=nnx.Rngs(0))
+    jax.eval_shape(lambda tokens: model(tokens).states, tokens())
+    assert set(used) == {"solver", "adjoint"}
+
+
+# gradients
 
 
 def test_every_parameter_gets_gradient():
-    gradient, *_ = gradients()
-    norms = {name: float(jnp.abs(leaf).max()) for name, leaf in parameter_leaves(gradient).items()}
-    assert len(norms) == 13
-    assert {name for name, size in norms.items() if not 1e-6 < size < np.inf} == set()
+    sizes = largest(gradients("transformer")[0])
+    assert len(sizes) == 19
+    assert {name for name, size in sizes.items() if not 1e-6 < size < np.inf} == set()
 
 
 def test_the_gradient_is_that_of_the_unrolled_model():
-    gradient, expected = (parameter_leaves(state) for state in gradients()[:2])
+    gradient, expected = (leaves(state) for state in gradients("transformer")[:2])
     for name, leaf in expected.items():
         np.testing.assert_allclose(gradient[name], leaf, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 def test_the_probe_reports_the_backward_solve():
-    _, _, report, *_ = gradients()
+    report = gradients("transformer")[2]
     assert (report.status == dq.Status.CONVERGED).all()
     assert (report.steps >= 1).all()
     assert (report.residual <= 1e-5).all()
 
 
 def test_the_penalty_is_positive_and_trains_what_shapes_the_jacobian():
-    *_, value, gradient = gradients()
-    sizes = {name: float(jnp.abs(leaf).max()) for name, leaf in parameter_leaves(gradient).items()}
+    *_, value, gradient = gradients("transformer")
+    sizes = largest(gradient)
     assert value > 0
-    untouched = {name for name, size in sizes.items() if size == 0}
-    assert untouched == {"readout/bias", "readout/kernel"}
+    assert {name for name, size in sizes.items() if size == 0} == {"softmax/biases/0"}
     assert np.isfinite(list(sizes.values())).all()
 
 
-@pytest.mark.parametrize("make", [equilibrium_model, explicit_model])
-def test_tokens_beyond_the_positions_are_refused(make):
-    with pytest.raises(ValueError, match="tokens have length 7, the model takes at most 6"):
-        make()(jnp.zeros((1, 7), jnp.int32))
+def test_weights_are_only_multiplied_with_inside_the_loops():
+    """Normalization and masks stand before the solve, in both directions."""
+    readers = weight_readers("transformer")
+    inside = {name for name, in_loop in readers if in_loop}
+    outside = {name for name, in_loop in readers if not in_loop}
+    assert "dot_general" in inside
+    assert inside <= {"dot_general", "transpose"}
+    assert "mul" in outside
 
 
-def test_a_width_that_the_heads_do_not_divide_is_refused():
-    with pytest.raises(ValueError, match="width 8 must be a multiple of heads 3"):
-        equilibrium_model(TransformerShape(width=8, heads=3))
+# dropout
 
 
-@pytest.mark.parametrize(
-    "make", [equilibrium_model, partial(explicit_model, 1)], ids=["equilibrium", "explicit"]
-)
-def test_dropout_is_drawn_anew_in_training_and_never_in_evaluation(make):
-    model = make(shape=DROPOUT_SHAPE)
+@nnx.jit
+def embedded_and_prepared(model):
+    return model.embed(tokens()), model.inputs(tokens(), model.initial_memory(BATCH))
+
+
+@cache
+def in_training_and_evaluation():
+    model = make("transformer", DROPOUT_SHAPE)
+    training = embedded_and_prepared(model)
+    model.eval()
+    return training, embedded_and_prepared(model)
+
+
+def test_one_mask_is_held_for_all_positions():
+    (_, inputs), _ = in_training_and_evaluation()
+    for mask, width in ((inputs.out_mask, WIDTH), (inputs.down_mask, WIDTH)):
+        assert mask.shape == (BATCH, 1, width)
+        np.testing.assert_allclose(np.unique(mask), [0, 2])
+    assert inputs.hidden_mask.shape == (BATCH, 1, HIDDEN)
+    assert inputs.attention_mask.shape == (BATCH, SHAPE.heads, LENGTH, 2 * LENGTH)
+    assert (inputs.out_mask != inputs.down_mask).any()
+
+
+def test_the_embedding_is_dropped_alike_at_all_positions():
+    (embedded, _), (whole, _) = in_training_and_evaluation()
+    dropped = np.asarray(embedded == 0)
+    assert 0 < dropped.mean() < 1
+    assert (dropped == dropped[:, :1]).all()
+    np.testing.assert_allclose(embedded, np.where(dropped, 0, 2 * whole), rtol=1e-6)
+
+
+MASKS = {
+    "out_mask": (BATCH, 1, WIDTH),
+    "down_mask": (BATCH, 1, WIDTH),
+    "hidden_mask": (BATCH, 1, HIDDEN),
+    "attention_mask": (BATCH, SHAPE.heads, LENGTH, MEMORY + LENGTH),
+}
+
+
+@cache
+def with_each_mask():
+    """f(z) without a mask (None) and with each of them, which drops all of the first row."""
+    z, u, *memory = cell_inputs()
 
     @nnx.jit
-    def logits(model):
-        return model(tokens()).logits
+    def results(cell):
+        inputs = cell.prepare(u, *memory, jnp.array(FILLED), LENGTH)
+        masks = {name: jnp.zeros(shape).at[1:].set(1) for name, shape in MASKS.items()}
+        each = {name: cell(z, inputs._replace(**{name: mask})) for name, mask in masks.items()}
+        return cell(z, inputs), each
 
-    assert (logits(model) != logits(model)).any()
+    return results(random_cell())
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_the_cell_applies_each_mask(name):
+    without, each = with_each_mask()
+    change = np.abs(each[name] - without)
+    assert (change[0].max(axis=-1) > 1e-3).all()
+    assert change[1:].max() < 1e-5
+
+
+def test_nothing_is_dropped_in_evaluation():
+    _, (_, inputs) = in_training_and_evaluation()
+    assert [getattr(inputs, name) for name in MASKS] == [None] * 4
+
+
+def test_dropout_is_drawn_anew_in_training_and_never_in_evaluation():
+    model = make("transformer", DROPOUT_SHAPE)
+
+    @nnx.jit
+    def states(model):
+        return model(tokens(), layers=1).states
+
+    assert (states(model) != states(model)).any()
     model.eval()
-    evaluate = jax.jit(lambda tokens: model(tokens).logits)  # a draw would be a trace error here
+    # a draw would be a trace error here
+    evaluate = jax.jit(lambda tokens: model(tokens, layers=1).states)
     np.testing.assert_array_equal(evaluate(tokens()), evaluate(tokens()))
 
 
-def test_the_embedding_is_dropped():
-    with_dropout, without = dropped(partial(ExplicitTransformerLM, depth=1), "dropout")
-    assert (with_dropout.inject(tokens()) != without.inject(tokens())).any()
-
-
 def test_the_map_that_is_returned_has_the_masks_of_the_solve():
-    f, u, solution = equilibrium_model(DROPOUT_SHAPE)(tokens(), tol=1e-4).equilibrium
+    parts = built("transformer", DROPOUT_SHAPE)
+    memory = nnx.merge(*parts, copy=True).initial_memory(BATCH)
+    z0 = jnp.zeros((BATCH, LENGTH, WIDTH))
+    states, image, solution, _ = solve(*parts, tokens(), memory, z0, 1e-5, 80)
     assert (solution.stats.status == dq.Status.CONVERGED).all()
-    np.testing.assert_allclose(f(solution.value, u), solution.value, rtol=0, atol=1e-2)
+    np.testing.assert_allclose(image, solution.value, rtol=0, atol=1e-4)
+    # before the softmax z* is dropped too, alike at all positions
+    dropped = np.asarray(states == 0)
+    assert 0 < dropped.mean() < 1
+    assert (dropped == dropped[:, :1]).all()
 
 
-# the explicit model
+# lower precision
 
 
-def test_depth_layers_with_weights_of_their_own():
-    kernels = [layer.feed_forward.up.kernel[...] for layer in explicit_model(3).layers]
-    assert len(kernels) == 3
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        assert (kernels[one] != kernels[other]).any()
+def test_bfloat16_is_inside_of_the_layer_only():
+    settings = SolverSettings("picard", max_steps=12, tol=1e-2, adjoint="jacobian_free")
+    half = dataclasses.replace(SHAPE, dtype="bfloat16")
+    one, other = (built("transformer", shape, settings) for shape in (half, SHAPE))
+    memory = nnx.merge(*other, copy=True).initial_memory(BATCH)
+
+    @jax.jit
+    def gradient_and_states(parameters):
+        def loss(parameters):
+            model = nnx.merge(one[0], parameters, one[2], copy=True)
+            states = model(tokens(), memory).states
+            return jnp.sum(jnp.sin(states)), states
+
+        return jax.grad(loss, has_aux=True)(parameters)
+
+    gradient, states = gradient_and_states(one[1])
+    expected, _ = read(*other, tokens(), memory)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((one[1], gradient, states)))
+    change = np.abs(states - expected).max()
+    assert 1e-6 < change < 0.1
+    model = nnx.merge(*one, copy=True)
+    assert model.inputs(tokens(), some_memory(model)).qkv.dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("depth", [1, 3])
-def test_the_parameters_are_the_shared_ones_and_a_cell_for_each_layer(depth):
-    def count(module):
-        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
-
-    cell = count(TransformerCell(SHAPE, rngs=nnx.Rngs(0)))
-    shared = count(equilibrium_model()) - cell
-    assert count(explicit_model(depth)) == shared + depth * cell
+# what is refused
 
 
-@pytest.mark.parametrize("position", [1, LENGTH - 1])
-def test_explicit_logits_before_a_token_do_not_depend_on_it(position):
-    model = explicit_model()
-    one, other = model(tokens()).logits, model(changed_at(tokens(), position)).logits
-    np.testing.assert_array_equal(one[:, :position], other[:, :position])
-    assert (np.abs(one - other)[:, position:].max(axis=(0, 2)) > 0).all()
-
-
-def test_an_explicit_model_has_no_equilibrium_and_leaves_the_probe_at_zero():
-    model = explicit_model()
-    assert model(tokens()).equilibrium is None
-    report = jax.grad(lambda probe: jnp.sum(model(tokens(), probe=probe).logits))(
-        dq.backward_probe(BATCH)
-    )
-    assert all((leaf == 0).all() for leaf in report)
-    assert (report.status == dq.Status.NOT_RUN).all()
-
-
-def test_depth_must_be_at_least_one():
-    with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
-        explicit_model(0)
-
-
-def test_tied_layers_approach_the_equilibrium():
-    deep, model = explicit_model(10), equilibrium_model()
-    for name in ("tokens", "positions", "injection", "readout"):
-        nnx.update(getattr(deep, name), nnx.state(getattr(model, name)))
-    for layer in deep.layers:
-        nnx.update(layer, nnx.state(model.deq.cell))
-    logits = jax.jit(lambda tokens: deep(tokens).logits)(tokens())
-    np.testing.assert_allclose(logits, predicted(tokens())[0], rtol=0, atol=1e-4)
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"heads": 3}, "width 8 must be a multiple of heads 3"),
+        ({"heads": 0}, "width 8 must be a multiple of heads 0"),
+        ({"dropout": 1.5}, r"dropout rate must lie in \[0, 1\), got 1.5"),
+        ({"attention_dropout": 1.0}, r"dropout rate must lie in \[0, 1\), got 1.0"),
+        ({"cutoffs": (VOCABULARY + 1,)}, "cutoffs"),
+    ],
+)
+def test_sizes_that_make_no_sense_are_refused(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make("transformer", dataclasses.replace(SHAPE, **changes))

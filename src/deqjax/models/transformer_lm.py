@@ -1,212 +1,149 @@
-"""A small DEQ-Transformer language model, and the same network unrolled with untied layers."""
+"""The DEQ-Transformer language model.
 
-import dataclasses
-import functools
-from typing import NamedTuple, TypeAlias
+Bai, Kolter & Koltun, NeurIPS 2019, "Deep Equilibrium Models", arXiv 1909.01377, section 4, and
+Bai, Koltun & Kolter, ICML 2021, "Stabilizing Equilibrium Models by Jacobian Regularization",
+arXiv 2106.14342, for the pre-LN form and the regularized recipes.
+"""
+
+from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from deqjax import adjoints, solvers
-from deqjax._types import Map, Scalar
-from deqjax.adjoints import BackwardStats
-from deqjax.nn import DEQ, FeedForward, SelfAttention
+from deqjax._types import Scalar
+from deqjax.adjoints import Adjoint, BackwardStats
+from deqjax.models._language_model import Equilibrium, LanguageModelBase, Prediction
+from deqjax.models._memory import SegmentMemory
+from deqjax.models._shape import TransformerShape
+from deqjax.models._solver_settings import SolverSettings
+from deqjax.models._transformer_layer import (
+    LayerInputs,
+    TransformerLayer,
+    attend,
+    feed_forward,
+    layer_norm,
+)
+from deqjax.nn import DEQ
 from deqjax.solvers import Solution
 
 
-@dataclasses.dataclass(frozen=True)
-class TransformerShape:
-    """Sizes of the network.
+class TransformerCell(TransformerLayer):
+    """The layer that is iterated, f(z, u); u comes from :meth:`TransformerLayer.prepare`.
 
-    Attributes:
-        vocabulary: number of tokens; 256 for bytes.
-        length: longest sequence, in tokens.
-        width: features per position.
-        heads: attention heads; divide width.
-        hidden: features inside the feed-forward.
-        dropout: rate on the outputs of attention and feed-forward and on the embedding.
-        weight_scale: standard deviation of the cell's initial weights relative to LeCun's; smaller
-            weights make the injection strong against z, and the start more contractive.
+    post-LN:  h = LN(z + a(z)),       f = LN(h + FF(h))
+    pre-LN:   n = LN(z + a(LN(z))),   f = n + FF(n)
+
+    with a the attention and FF the feed-forward; the residual of the pre-LN form is the normalized
+    state, as published. With ``residual_injection`` the argument of the (first) LN after the
+    attention gains the last quarter of the injection.
     """
 
-    vocabulary: int = 256
-    length: int = 64
-    width: int = 128
-    heads: int = 4
-    hidden: int = 512
-    dropout: float = 0.0
-    weight_scale: float = 1.0
+    def __call__(self, z: jax.Array, u: LayerInputs) -> jax.Array:
+        """Apply the layer to z (batch, length, width)."""
+        pre = self.shape.pre_layer_norm
+        h = z + attend(layer_norm(z) if pre else z, u)
+        if self.shape.residual_injection and u.injection is not None:
+            h = h + u.injection[..., 3 * z.shape[-1] :]
+        h = layer_norm(h)
+        result = h + feed_forward(h, u)
+        return result if pre else layer_norm(result)
 
 
-@dataclasses.dataclass(frozen=True)
-class SolverSettings:
-    """How the equilibrium is found and differentiated.
-
-    Attributes:
-        max_steps: forward steps at most.
-        tol: relative residual at which a sequence stops.
-        backward_max_steps: backward steps at most; 0 is the Jacobian-free gradient.
-        backward_tol: relative residual of the backward solve.
-        history: Anderson's history, in both directions.
-        ridge: Anderson's relative Tikhonov weight.
-    """
-
-    max_steps: int = 12
-    tol: float = 1e-3
-    backward_max_steps: int = 12
-    backward_tol: float = 1e-3
-    history: int = 6
-    ridge: float = 1e-5
-
-
-class Equilibrium(NamedTuple):
-    """What an equilibrium model solved: enough to penalize or to inspect the Jacobian there.
-
-    Attributes:
-        f: the frozen cell, ``f(z, u)``.
-        u: the injection, (batch, length, 4 width).
-        solution: the fixed point and how it was found.
-    """
-
-    f: Map
-    u: jax.Array
-    solution: Solution
-
-
-class Prediction(NamedTuple):
-    """Logits (batch, length, vocabulary), and the equilibrium; None for an explicit model."""
-
-    logits: jax.Array
-    equilibrium: Equilibrium | None
-
-
-class TransformerCell(nnx.Module):
-    """One post-LN Transformer layer with injected input.
-
-    h = LN(z + attention(z, u_qkv) + u_h),  f(z, u) = LN(h + feed_forward(h))
-
-    Layer norm has no parameters: gains would be free to raise the Jacobian's norm.
-    """
-
-    def __init__(self, shape: TransformerShape, *, rngs: nnx.Rngs) -> None:
-        scale = shape.weight_scale
-        self.attention = SelfAttention(shape.width, shape.heads, weight_scale=scale, rngs=rngs)
-        self.feed_forward = FeedForward(shape.width, shape.hidden, weight_scale=scale, rngs=rngs)
-        self.attention_dropout = nnx.Dropout(shape.dropout, rngs=rngs)
-        self.feed_forward_dropout = nnx.Dropout(shape.dropout, rngs=rngs)
-        self.norm = _layer_norm(shape.width, rngs)
-
-    def __call__(self, z: jax.Array, u: jax.Array) -> jax.Array:
-        """Apply the layer; z (batch, length, width), u (batch, length, 4 width)."""
-        u_qkv, u_h = jnp.split(u, [3 * z.shape[-1]], axis=-1)
-        h = self.norm(z + self.attention_dropout(self.attention(z, u_qkv)) + u_h)
-        result: jax.Array = self.norm(h + self.feed_forward_dropout(self.feed_forward(h)))
-        return result
-
-
-class _TransformerLM(nnx.Module):
-    """What both models share: embedding and injection before the layers, logits after them."""
-
-    def __init__(self, shape: TransformerShape, *, rngs: nnx.Rngs) -> None:
-        self.shape = shape
-        # unit variance: a weaker start lets z drown the input
-        unit = jax.nn.initializers.normal(1.0)
-        self.tokens = nnx.Embed(shape.vocabulary, shape.width, embedding_init=unit, rngs=rngs)
-        self.positions = nnx.Embed(shape.length, shape.width, embedding_init=unit, rngs=rngs)
-        self.injection = nnx.Linear(shape.width, 4 * shape.width, rngs=rngs)
-        self.dropout = nnx.Dropout(shape.dropout, rngs=rngs)
-        self.readout = nnx.Linear(shape.width, shape.vocabulary, rngs=rngs)
-
-    def inject(self, tokens: jax.Array) -> jax.Array:
-        """The injection u (batch, length, 4 width) of tokens (batch, length) int32."""
-        length = tokens.shape[1]
-        if length > self.shape.length:
-            raise ValueError(
-                f"tokens have length {length}, the model takes at most {self.shape.length}."
-            )
-        embedded = self.tokens(tokens) + self.positions(jnp.arange(length))
-        u: jax.Array = self.injection(self.dropout(embedded))
-        return u
-
-    def start(self, tokens: jax.Array) -> jax.Array:
-        """z0: zeros (batch, length, width) in the parameters' dtype."""
-        dtype = self.tokens.embedding.get_value().dtype
-        return jnp.zeros((*tokens.shape, self.shape.width), dtype)
-
-
-class DEQTransformerLM(_TransformerLM):
+class DEQTransformerLM(LanguageModelBase):
     """Language model whose hidden states are the fixed point of one Transformer layer.
 
-    Bai, Kolter & Koltun, NeurIPS 2019, at small size and with absolute positions. The cell is
-    causal; the solve is so up to its residual, because a sequence's Anderson weights and its stop
-    depend on all of its positions.
+    The cell is causal; the solve is so up to its residual, because a sequence's Anderson weights
+    and its stop depend on all of its positions.
+
+    Args:
+        shape: sizes and options.
+        settings: how the equilibrium is found and differentiated.
+        solver: a solver of your own, instead of the settings'.
+        adjoint: a rule of your own for the gradient, instead of the settings'.
+        rngs: streams "params" and "dropout".
+
+    Raises:
+        ValueError: a width that the heads do not divide, cutoffs or rates that make no sense, or an
+            adjoint that does not go with the solver.
     """
 
     def __init__(
-        self, shape: TransformerShape, settings: SolverSettings, *, rngs: nnx.Rngs
+        self,
+        shape: TransformerShape,
+        settings: SolverSettings,
+        *,
+        solver: Callable[..., Solution] | None = None,
+        adjoint: Adjoint | None = None,
+        rngs: nnx.Rngs,
     ) -> None:
         super().__init__(shape, rngs=rngs)
-        anderson = functools.partial(
-            solvers.anderson, history=settings.history, ridge=settings.ridge
-        )
+        self.shape: TransformerShape = shape
+        parts = 4 if shape.residual_injection else 3
+        self.injection = nnx.Linear(shape.width, parts * shape.width, rngs=rngs)
         self.deq = DEQ(
             TransformerCell(shape, rngs=rngs),
-            solver=anderson,
-            adjoint=adjoints.implicit(anderson, settings.backward_tol, settings.backward_max_steps),
+            solver=settings.build_solver() if solver is None else solver,
+            adjoint=settings.build_adjoint() if adjoint is None else adjoint,
             tol=settings.tol,
             max_steps=settings.max_steps,
+        )
+
+    def initial_memory(self, batch: int, memory_length: int | None = None) -> SegmentMemory:
+        """A memory that holds nothing; see :class:`LanguageModelBase`."""
+        length = self.shape.memory_length if memory_length is None else memory_length
+        width, dtype = self.shape.width, self.dtype
+        return SegmentMemory(
+            jnp.zeros((batch, length, width), dtype),
+            jnp.zeros((batch, length, 3 * width), dtype),
+            jnp.zeros((batch,), jnp.int32),
+        )
+
+    def inputs(self, tokens: jax.Array, memory: SegmentMemory) -> LayerInputs:
+        """What the cell needs besides z for tokens (batch, length) int32 after a memory."""
+        injection = self.injection(self.embed(tokens))
+        cell = cast(TransformerCell, self.deq.cell)
+        return cell.prepare(
+            injection, memory.states, memory.injection, memory.filled, tokens.shape[1]
         )
 
     def __call__(
         self,
         tokens: jax.Array,
+        memory: SegmentMemory | None = None,
         *,
         z0: jax.Array | None = None,
         probe: BackwardStats | None = None,
         tol: Scalar | None = None,
         max_steps: Scalar | None = None,
+        layers: int | None = None,
     ) -> Prediction:
         """Predict the next token at each position.
 
         Args:
-            tokens: (batch, length) int32.
+            tokens: (batch, length) int32, any length.
+            memory: of the segment before; None holds nothing.
             z0: start of the solve, (batch, length, width); zeros if None.
             probe: :func:`deqjax.backward_probe` of this batch.
             tol: overrides the tolerance, may be traced.
             max_steps: overrides the step limit, may be traced.
+            layers: instead of solving, apply the cell so many times and differentiate through all
+                of them: the published warm-up stage. The equilibrium is then None.
         """
-        u = self.inject(tokens)
-        start = self.start(tokens) if z0 is None else z0
-        f = self.deq.freeze(u, start)
-        solution = self.deq(u, z0=start, f=f, probe=probe, tol=tol, max_steps=max_steps)
-        return Prediction(self.readout(solution.value), Equilibrium(f, u, solution))
-
-
-class ExplicitTransformerLM(_TransformerLM):
-    """The same network unrolled to ``depth`` layers, each with weights of its own, from z = 0."""
-
-    def __init__(self, shape: TransformerShape, depth: int, *, rngs: nnx.Rngs) -> None:
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}.")
-        super().__init__(shape, rngs=rngs)
-        self.layers = nnx.List([TransformerCell(shape, rngs=rngs) for _ in range(depth)])
-
-    def __call__(self, tokens: jax.Array, *, probe: BackwardStats | None = None) -> Prediction:
-        """Predict the next token at each position of tokens (batch, length) int32.
-
-        There is no solve, so a probe stays zero (``Status.NOT_RUN``).
-        """
-        del probe
-        u, z = self.inject(tokens), self.start(tokens)
-        for layer in self.layers:
-            z = layer(z, u)
-        return Prediction(self.readout(z), None)
-
-
-LanguageModel: TypeAlias = DEQTransformerLM | ExplicitTransformerLM
-"""Either model; both map tokens to a :class:`Prediction`."""
-
-
-def _layer_norm(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(width, epsilon=1e-5, use_bias=False, use_scale=False, rngs=rngs)
+        memory = self.initial_memory(tokens.shape[0]) if memory is None else memory
+        u = self.inputs(tokens, memory)
+        if z0 is None:
+            z0 = jnp.zeros((*tokens.shape, self.shape.width), self.dtype)
+        equilibrium = None
+        if layers is None:
+            f = self.deq.freeze(u, z0)
+            solution = self.deq(u, z0=z0, f=f, probe=probe, tol=tol, max_steps=max_steps)
+            equilibrium, z = Equilibrium(f, u, solution), solution.value
+        else:
+            z = z0
+            for _ in range(layers):
+                z = self.deq.cell(z, u)
+        assert u.injection is not None  # for the type checker: prepared above
+        kept = memory.extended(z, u.injection[..., : 3 * self.shape.width])
+        return Prediction(self._dropped(z), equilibrium, kept, jax.lax.stop_gradient(z[:, -1:]))

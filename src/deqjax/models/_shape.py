@@ -1,0 +1,63 @@
+"""Sizes and options of the language models."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageShape:
+    """What all language models have: tokens in, a softmax out, segments with a memory.
+
+    Attributes:
+        vocabulary: number of tokens; 256 for bytes.
+        length: tokens of a training segment.
+        memory_length: positions before a segment whose states are kept for it, without gradient.
+        width: features per position, D.
+        embedding_width: features of the first cluster's embedding; None is the width.
+        cutoffs: first tokens of the clusters after the first; empty for one cluster.
+        divisor: cluster i's embedding is embedding_width / divisor^i wide.
+        tie_weights: whether embedding and softmax share their tables.
+        tie_projections: for each cluster, whether they share the projection; empty for none.
+        weight_norm: weight normalization of the layer's matrices.
+        dropout: rate on the embedding, inside the layer and before the softmax; one mask for all
+            positions.
+        weight_scale: standard deviation of the layer's initial weights relative to LeCun's; smaller
+            weights make the injection strong against z, and the start more contractive.
+        dtype: of the layer's matrix products; states, norms, softmax and parameters stay float32.
+    """
+
+    vocabulary: int = 256
+    length: int = 64
+    memory_length: int = 0
+    width: int = 128
+    embedding_width: int | None = None
+    cutoffs: tuple[int, ...] = ()
+    divisor: int = 1
+    tie_weights: bool = True
+    tie_projections: tuple[bool, ...] = ()
+    weight_norm: bool = False
+    dropout: float = 0.0
+    weight_scale: float = 1.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerShape(LanguageShape):
+    """What a Transformer language model looks like.
+
+    Attributes:
+        heads: attention heads; divide the width.
+        hidden: features inside the feed-forward.
+        pre_layer_norm: whether layer norm precedes attention and feed-forward, or follows them.
+        horizon: how many positions a query sees at most, itself included.
+        residual_injection: whether the injection enters the residual stream too, beside queries,
+            keys and values; a stronger hold on z than that of the published models.
+        attention_dropout: rate on the attention weights.
+    """
+
+    heads: int = 4
+    hidden: int = 512
+    pre_layer_norm: bool = False
+    horizon: int = 1000
+    residual_injection: bool = True
+    attention_dropout: float = 0.0

@@ -1,0 +1,120 @@
+"""Solver settings: every combination builds or says why not, and every adjoint trains a model."""
+
+import dataclasses
+import itertools
+from typing import get_args, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+import deqjax as dq
+from deqjax.models._shape import TransformerShape
+from deqjax.models._solver_settings import SolverSettings
+from deqjax.models.transformer_lm import DEQTransformerLM
+
+NAMES = {name: get_args(hint) for name, hint in get_type_hints(SolverSettings).items()}
+NEEDED = {"reversible": "reversible", "shine": "broyden"}
+SHAPE = TransformerShape(
+    vocabulary=5, length=2, memory_length=1, width=4, heads=1, hidden=4, weight_scale=0.2
+)
+BATCH = 2
+
+
+def fits(method, adjoint):
+    return NEEDED.get(adjoint, method) == method
+
+
+PAIRS = list(itertools.product(NAMES["method"], NAMES["adjoint"]))
+
+
+@pytest.mark.parametrize(("method", "adjoint"), [pair for pair in PAIRS if fits(*pair)])
+@pytest.mark.parametrize("backward", NAMES["backward_method"])
+def test_a_combination_builds(method, adjoint, backward):
+    settings = SolverSettings(method=method, adjoint=adjoint, backward_method=backward)
+    assert callable(settings.build_solver())
+    assert callable(settings.build_adjoint())
+
+
+@pytest.mark.parametrize(("method", "adjoint"), [pair for pair in PAIRS if not fits(*pair)])
+def test_an_adjoint_refuses_a_method_that_does_not_keep_what_it_needs(method, adjoint):
+    settings = SolverSettings(method=method, adjoint=adjoint)
+    needed = NEEDED[adjoint]
+    with pytest.raises(
+        ValueError, match=f"'{adjoint}' needs the method '{needed}', got '{method}'"
+    ):
+        settings.build_adjoint()
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        (SolverSettings("anderson"), {"history": 6, "ridge": 1e-5}),
+        (
+            SolverSettings("anderson", damping=0.5, history=3, ridge=1e-3),
+            {"damping": 0.5, "history": 3, "ridge": 1e-3},
+        ),
+        (SolverSettings("broyden", history=4), {"rank": 4}),
+        (SolverSettings("picard"), {}),
+        (SolverSettings("picard", damping=0.7), {"damping": 0.7}),
+        (SolverSettings("reversible", damping=0.8), {"damping": 0.8}),
+        (SolverSettings("newton_krylov"), {}),
+    ],
+    ids=["anderson", "anderson-set", "broyden", "picard", "picard-set", "reversible", "newton"],
+)
+def test_a_solver_gets_its_own_options_and_no_others(settings, options):
+    solver = settings.build_solver()
+    assert solver.func is getattr(dq.solvers, settings.method)
+    assert solver.keywords == options
+
+
+@pytest.mark.parametrize("method", NAMES["method"])
+def test_every_method_takes_the_options_that_it_is_given(method):
+    solution = jax.eval_shape(
+        lambda z: SolverSettings(method).build_solver()(
+            lambda z: 0.5 * z + 1, z, tol=1e-3, max_steps=3
+        ),
+        jnp.zeros((BATCH, 3)),
+    )
+    assert solution.value.shape == (BATCH, 3)
+
+
+RUNS = {
+    "implicit": SolverSettings("picard", backward_method="gmres"),
+    "jacobian_free": SolverSettings("picard", adjoint="jacobian_free"),
+    "neumann": SolverSettings("picard", adjoint="neumann"),
+    "phantom": SolverSettings("picard", adjoint="phantom", backward_max_steps=2),
+    "shine": SolverSettings("broyden", adjoint="shine", history=4),
+    "reversible": SolverSettings("reversible", adjoint="reversible", damping=0.5),
+    "unrolled": SolverSettings("picard", adjoint="unrolled"),
+}
+
+
+def test_every_adjoint_is_run():
+    assert sorted(RUNS) == sorted(NAMES["adjoint"])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_an_adjoint_trains_a_model(name):
+    settings = dataclasses.replace(RUNS[name], max_steps=10)
+    model = DEQTransformerLM(SHAPE, settings, rngs=nnx.Rngs(0))
+    graph, parameters, rest = nnx.split(model, nnx.Param, ...)
+    tokens = jnp.array([[0, 1], [2, 3]])
+
+    @jax.jit
+    def gradient(parameters, probe):
+        def loss(parameters, probe):
+            model = nnx.merge(graph, parameters, rest, copy=True)
+            prediction = model(tokens, probe=probe)
+            nll = model.negative_log_likelihood(prediction.states, (tokens + 1) % 5)
+            return jnp.mean(nll), prediction.equilibrium.solution.stats
+
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)(parameters, probe)
+
+    (of_parameters, report), stats = gradient(parameters, dq.backward_probe(BATCH))
+    assert (stats.residual < 0.1).all()
+    for leaf in jax.tree.leaves(of_parameters):
+        assert jnp.isfinite(leaf).all()
+    assert jnp.abs(of_parameters["deq"]["cell"]["up"]["kernel"][...]).max() > 1e-6
+    assert jnp.isfinite(report.residual).all()
