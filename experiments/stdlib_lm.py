@@ -6,7 +6,7 @@ Time:      see README
 Expected:  see README
 Data:      CPython's standard library sources; nothing is downloaded
 Variants:  --penalty.weight 0         without the regularizer
-           --model.kind explicit      the same network with untied layers
+           --model.kind transformer_xl  a stack of untied layers
 """
 
 from deqjax.models import SolverSettings, TransformerShape

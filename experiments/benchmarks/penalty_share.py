@@ -13,10 +13,9 @@ import numpy as np
 
 from deqjax._experiments import load_experiment
 from deqjax.models import TransformerShape
-from deqjax.training import TrainConfig, language
-from deqjax.training.schedules import learning_rate, optimizer
-from deqjax.training.state import initial_state, split
-from deqjax.training.step import Problem, train_step
+from deqjax.training import TrainConfig
+from deqjax.training.loop import assemble
+from deqjax.training.step import Batch, train_step
 from timing import interleaved, milliseconds, ratio
 
 EXPERIMENT = Path(__file__).parents[1] / "stdlib_lm.py"
@@ -50,23 +49,21 @@ def penalty_share(quick: bool, repeats: int) -> dict[str, Any]:
         "always": dataclasses.replace(config.penalty, probability=1.0),
         "sometimes": dataclasses.replace(config.penalty, probability=PROBABILITY),
     }
-    architecture, parameters = split(language.build_model(config.model, config.seed))
-    update = optimizer(config.optimizer, config.steps)
-    schedule = learning_rate(config.optimizer, config.steps)
-    state = initial_state(parameters, update, jax.random.key(config.seed))
-    shape = (config.data.batch_size, config.model.shape.length + 1)
-    windows = jnp.asarray(np.random.default_rng(0).integers(0, 256, shape, np.int32))
+    rows = config.data.batch_size
+    problem, state = assemble(config, rows)
+    tokens = np.random.default_rng(0).integers(0, 256, (rows, config.model.shape.length + 1))
+    batch = Batch(jnp.asarray(tokens, jnp.int32), jnp.ones(rows, bool))
     chosen: list[bool] = []
 
     def runner(penalty):
-        problem = Problem(architecture, update, schedule, penalty)
-        step = jax.jit(partial(train_step, problem, replica=0, mean=lambda x: x))
+        own = problem._replace(penalty=penalty)
+        step = jax.jit(partial(train_step, own, replica=0, mean=lambda x: x))
         taken = 0
 
         def run():
             nonlocal taken
             taken += 1
-            _, metrics = step(state._replace(step=jnp.int32(taken)), windows)
+            _, metrics = step(state._replace(step=jnp.int32(taken)), batch)
             if penalty is settings["sometimes"]:
                 chosen.append(not np.isnan(metrics["penalty"]))
             return metrics

@@ -1,4 +1,4 @@
-"""The command line: ``deqjax train | evaluate | generate``."""
+"""The command line: ``deqjax train | evaluate | generate | convert``."""
 
 import dataclasses
 import difflib
@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
@@ -19,6 +20,7 @@ commands:
   train FILE       train the experiment that a Python file describes
   evaluate         score a run's newest checkpoint
   generate         continue a prompt with a run's newest checkpoint
+  convert          turn a published PyTorch checkpoint into a model
 
 deqjax COMMAND --help lists the options of a command, deqjax train FILE --help every field of the
 experiment, with its default."""
@@ -52,16 +54,38 @@ class GenerateOptions:
     Attributes:
         workdir: folder of the run.
         prompt: text to continue.
-        count: bytes to generate.
-        temperature: of the sampling; 0 takes the most likely byte.
+        count: tokens to generate: bytes, characters or words.
+        temperature: of the sampling; 0 takes the most likely token.
+        top_k: draw from so many of the most likely tokens; 0 is all.
+        top_p: draw from the fewest most likely tokens whose probabilities sum to this; 1 is all.
         seed: of the sampling.
+        compare_warm_start: solve the same text once more, each token from zero instead of from its
+            last equilibrium, and print the steps of both.
     """
 
     workdir: Path
     prompt: str
     count: int = 200
     temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 1.0
     seed: int = 0
+    compare_warm_start: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertOptions:
+    """Turn a published PyTorch checkpoint into a model.
+
+    Attributes:
+        checkpoint: a .pth file with the state dict of a DEQ-Transformer.
+        config: a JSON file with the options that it was trained with.
+        out: folder for the model; must not hold anything.
+    """
+
+    checkpoint: tyro.conf.Positional[Path]
+    config: Path
+    out: Path
 
 
 class UsageError(ValueError):
@@ -75,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "generate": _generate,
+        "convert": _convert,
     }
     if not given or given[0] in ("-h", "--help"):
         print(_USAGE)
@@ -160,16 +185,42 @@ def _generate(arguments: list[str]) -> int:
     options = _parse(GenerateOptions, arguments, "deqjax generate")
     from deqjax.training import generate_text
 
-    print(options.prompt, end="", flush=True)
-    for piece in generate_text(
+    text = generate_text(
         options.workdir,
         options.prompt,
         count=options.count,
         temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
         seed=options.seed,
-    ):
+    )
+    print(text.prompt, end="", flush=True)
+    for piece in text:
         print(piece, end="", flush=True)
     print()
+    if text.steps:
+        line = f"solver steps a token: {fmean(text.steps):.2f} with the warm start"
+        if options.compare_warm_start:
+            line += f", {fmean(text.steps_without_warm_start()):.2f} without"
+        print(line, file=sys.stderr)
+    return 0
+
+
+def _convert(arguments: list[str]) -> int:
+    options = _parse(ConvertOptions, arguments, "deqjax convert")
+    from rich.console import Console
+    from rich.table import Table
+
+    from deqjax.convert import convert_checkpoint, summary
+
+    model = convert_checkpoint(options.checkpoint, options.config, options.out)
+    table = Table(title=f"{options.checkpoint}, converted", title_justify="left")
+    table.add_column("DEQ-Transformer")
+    table.add_column("value", justify="right")
+    for name, value in summary(model).items():
+        table.add_row(name, value)
+    Console().print(table)
+    print(f"model: {options.out}")
     return 0
 
 
@@ -225,6 +276,7 @@ def _use_devices(count: int | None) -> None:
 def _expected_errors() -> tuple[type[Exception], ...]:
     """Errors whose sentence is all that a user needs; anything else is a bug with a traceback."""
     from deqjax._experiments import ExperimentError
+    from deqjax.convert import ConversionError
     from deqjax.data import DataError
     from deqjax.training import (
         CheckpointError,
@@ -237,6 +289,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     return (
         CheckpointError,
         ConfigError,
+        ConversionError,
         DataError,
         ExperimentError,
         MetricsError,
@@ -258,13 +311,16 @@ def _report_training(outcome: "Outcome", config: "TrainConfig", file: str) -> No
         f"trained in {outcome.seconds:.0f} s; picture: {outcome.workdir.picture}, "
         f"records: {outcome.workdir.metrics}"
     )
-    print(f"try: deqjax generate --workdir {folder} --prompt 'def '")
+    print(f"try: deqjax generate --workdir {folder} --prompt 'the '")
 
 
 _ROWS = {
+    "loss": ("loss, nats per token", "{:.4f}"),
     "bits_per_byte": ("bits per byte", "{:.4f}"),
     "bigram_bits_per_byte": ("bits per byte of a bigram model, same bytes", "{:.4f}"),
-    "bytes_scored": ("bytes scored", "{:,.0f}"),
+    "perplexity": ("perplexity", "{:.3f}"),
+    "bigram_loss": ("loss of a bigram model, same tokens", "{:.4f}"),
+    "tokens_scored": ("tokens scored", "{:,.0f}"),
     "forward_steps": ("solver steps, mean", "{:.1f}"),
     "forward_residual": ("residual, mean", "{:.1e}"),
     "forward_converged": ("sequences converged", "{:.1%}"),
@@ -282,7 +338,8 @@ def _table(title: str, metrics: dict[str, float]) -> None:
     table.add_column("measured")
     table.add_column("value", justify="right")
     for name, (label, form) in _ROWS.items():
-        if name in metrics:
+        # bytes are told in bits, as everyone compares them
+        if name in metrics and not ("bits_per_byte" in metrics and name.endswith("loss")):
             table.add_row(label, form.format(metrics[name]))
     Console().print(table)
 

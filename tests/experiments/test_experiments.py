@@ -1,38 +1,87 @@
 import dataclasses
 from pathlib import Path
 
+import jax
 import pytest
 
 from deqjax import training
 from deqjax._experiments import load_experiment
+from deqjax.training.config import check
+from deqjax.training.loop import assemble
 from tiny import tiny_config
 
 ROOT = Path(__file__).parents[2] / "experiments"
-EXPERIMENTS = sorted(p for p in ROOT.glob("*.py") if "def config(" in p.read_text())
+EXPERIMENTS = sorted(p for p in ROOT.rglob("*.py") if "def config(" in p.read_text())
+# one of each kind of step: each compiles for seconds
+TRAINED = ("stdlib_lm", "tinyshakespeare_reversible", "wikitext103_preln_regularized")
+
+
+def name(file):
+    return file.stem
+
+
+def small(config, data_directory):
+    """The experiment with its own options at the smallest sizes, on the standard library."""
+    shape = dataclasses.replace(
+        config.model.shape,
+        vocabulary=256,
+        length=8,
+        memory_length=min(config.model.shape.memory_length, 6),
+        width=8,
+        heads=2,
+        hidden=16,
+        cutoffs=(100, 200, 250)[: len(config.model.shape.cutoffs)],
+        divisor=min(config.model.shape.divisor, 2),
+    )
+    tiny = tiny_config(data_directory)
+    return dataclasses.replace(
+        config,
+        steps=1,
+        pretrain_steps=0,
+        model=dataclasses.replace(config.model, shape=shape),
+        data=dataclasses.replace(tiny.data, order=config.data.order),
+        evaluation=tiny.evaluation,
+    )
 
 
 def test_there_are_experiments():
-    assert EXPERIMENTS
+    assert set(TRAINED) <= set(map(name, EXPERIMENTS))
 
 
-@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=name)
 def test_experiment_states_command_hardware_time_and_expectation(file):
     header = file.read_text().split('"""')[1]
     for heading in ("Command:", "Hardware:", "Time:", "Expected:"):
         assert heading in header
 
 
-@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
-def test_experiment_trains_one_tiny_step(file, tmp_path):
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=name)
+def test_experiment_is_a_config_that_can_work(file):
     config = load_experiment(file)
-    tiny = tiny_config(tmp_path / "datasets", steps=1)
-    shape = tiny.model.shape
-    config = dataclasses.replace(
-        config,
-        steps=1,
-        model=dataclasses.replace(config.model, shape=shape),
-        data=tiny.data,
-        evaluation=tiny.evaluation,
-    )
+    check(config)
+    assert config.name == file.stem
+
+
+@pytest.mark.parametrize("file", [f for f in EXPERIMENTS if f.stem in TRAINED], ids=name)
+def test_experiment_trains_one_tiny_step(file, tmp_path):
+    config = small(load_experiment(file), tmp_path / "datasets")
     outcome = training.train(config, tmp_path / "run", say=lambda line: None)
     assert outcome.step == 1
+
+
+def count_parameters(name):
+    config = load_experiment(ROOT / "language" / f"{name}.py")
+    state = jax.eval_shape(lambda: assemble(config, 1)[1])
+    return sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
+
+
+def test_the_published_model_has_its_published_size():
+    """About 98 million (Bai, Koltun & Kolter, ICML 2021, table 1)."""
+    assert round(count_parameters("wikitext103") / 1e6) == 98
+
+
+@pytest.mark.parametrize(
+    "name", ["tinyshakespeare", "tinyshakespeare_explicit", "tinyshakespeare_reversible"]
+)
+def test_shakespeare_models_keep_to_the_budget(name):
+    assert 0.79e6 < count_parameters(name) <= 0.8e6

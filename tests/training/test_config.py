@@ -4,6 +4,7 @@ import pytest
 
 from deqjax.training import ConfigError
 from deqjax.training.config import check, from_dict, to_dict
+from deqjax.training.language import load_corpus
 from tiny import tiny_config
 
 
@@ -37,7 +38,11 @@ def test_good_config_passes(tmp_path):
         ("penalty.probability", 1.5),
         ("model.shape.dropout", -0.1),
         ("optimizer.clip_norm", 0.0),
-        ("model.shape.vocabulary", 100),
+        ("model.shape.memory_length", -1),
+        ("model.shape.divisor", 0),
+        ("penalty.increment_every", 0),
+        ("pretrain_layers", 0),
+        ("optimizer.beta2", 1.5),
         ("evaluation.every", 0),
     ],
 )
@@ -49,6 +54,31 @@ def test_bad_value_is_named(tmp_path, path, value):
 def test_width_must_be_a_multiple_of_heads(tmp_path):
     with pytest.raises(ConfigError, match=r"--model\.shape\.width 8 .* --model\.shape\.heads 3"):
         check(changed(tiny_config(tmp_path), "model.shape.heads", 3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model.shape.memory_length": 8}, "memory_length 8 needs --data.order streams"),
+        ({"random_fewer_steps": 6}, "--random_fewer_steps 6 would leave no step"),
+        ({"data.corpus": "text_bytes"}, "--data.corpus text_bytes needs a text file"),
+        ({"model.kind": "transformer_xl", "pretrain_steps": 5}, "--pretrain_steps warms up"),
+        ({"model.solver.adjoint": "reversible"}, "needs the method 'reversible', got 'anderson'"),
+        ({"model.solver.adjoint": "shine"}, "needs the method 'broyden', got 'anderson'"),
+    ],
+)
+def test_values_that_do_not_go_together_are_named(tmp_path, changes, sentence):
+    config = tiny_config(tmp_path)
+    for path, value in changes.items():
+        config = changed(config, path, value)
+    with pytest.raises(ConfigError, match=sentence):
+        check(config)
+
+
+def test_a_vocabulary_smaller_than_the_corpus_is_refused(data_directory):
+    config = changed(tiny_config(data_directory), "model.shape.vocabulary", 100)
+    with pytest.raises(ConfigError, match="vocabulary must be at least 256 for the bytes"):
+        load_corpus(config)
 
 
 def test_zero_backward_steps_are_allowed(tmp_path):

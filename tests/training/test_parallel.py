@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -7,32 +8,23 @@ import pytest
 
 from deqjax.training import ReplicaError, parallel
 from deqjax.training.config import PenaltyConfig
-from deqjax.training.language import build_model
+from deqjax.training.loop import assemble
 from deqjax.training.parallel import DataParallel
-from deqjax.training.schedules import learning_rate, optimizer
-from deqjax.training.state import initial_state, split
-from deqjax.training.step import Problem, SolveLimits
+from deqjax.training.step import Batch, SolveLimits
 from tiny import tiny_config
 
 
-def windows(seed=0, batch=4):
-    return np.random.default_rng(seed).integers(0, 256, (batch, 9), np.int32)
+def batch(seed=0, rows=4):
+    tokens = np.random.default_rng(seed).integers(0, 256, (rows, 9), np.int32)
+    return Batch(tokens, np.zeros(rows, bool))
 
 
 @functools.cache
-def problem_and_state(penalty=0.5, probability=1.0, kind="deq"):
-    config = tiny_config("unused")
-    shape = config.model.shape.__class__(length=8, width=8, heads=2, hidden=16, dropout=0.0)
-    model_config = config.model.__class__(kind, 2, shape, config.model.solver)
-    architecture, parameters = split(build_model(model_config, 0))
-    update = optimizer(config.optimizer, 10)
-    problem = Problem(
-        architecture,
-        update,
-        learning_rate(config.optimizer, 10),
-        PenaltyConfig(penalty, probability),
-    )
-    return problem, initial_state(parameters, update, jax.random.key(0))
+def problem_and_state(penalty=0.5, probability=1.0, kind="deq_transformer", memory_length=0):
+    config = tiny_config("unused", steps=10, penalty=PenaltyConfig(penalty, probability))
+    shape = dataclasses.replace(config.model.shape, dropout=0.0, memory_length=memory_length)
+    model = dataclasses.replace(config.model, kind=kind, shape=shape)
+    return assemble(dataclasses.replace(config, model=model), rows=4)
 
 
 @functools.cache
@@ -43,10 +35,10 @@ def mapped(devices, **options):
 
 def run(devices, steps=3, **options):
     data_parallel, state = mapped(devices, **options)
-    state = data_parallel.replicate(state)
+    state = data_parallel.place(state)
     losses = []
     for step in range(steps):
-        state, metrics = data_parallel.train(state, windows(step))
+        state, metrics = data_parallel.train(state, batch(step))
         losses.append(float(parallel.first_replica(metrics)["loss"]))
     return losses, state
 
@@ -74,17 +66,17 @@ def test_step_counts():
 
 def test_state_given_away_cannot_be_used_again():
     data_parallel, state = mapped(1)
-    replicated = data_parallel.replicate(state)
-    data_parallel.train(replicated, windows())
+    replicated = data_parallel.place(state)
+    data_parallel.train(replicated, batch())
     with pytest.raises(ReplicaError, match="given to an earlier step"):
-        data_parallel.train(replicated, windows())
+        data_parallel.train(replicated, batch())
 
 
 def test_state_that_is_not_replicated_is_refused():
     data_parallel, state = mapped(4)
     single = jax.tree.map(lambda x: x[None], state)
     with pytest.raises(ReplicaError, match="replicate the state first"):
-        data_parallel.train(single, windows())
+        data_parallel.train(single, batch())
 
 
 def test_batch_that_cannot_be_shared_is_refused():
@@ -95,7 +87,7 @@ def test_batch_that_cannot_be_shared_is_refused():
 
 def test_probe_reports_the_backward_solve():
     data_parallel, state = mapped(2)
-    _, metrics = data_parallel.train(data_parallel.replicate(state), windows())
+    _, metrics = data_parallel.train(data_parallel.place(state), batch())
     metrics = parallel.first_replica(metrics)
     assert 1 <= metrics["backward_steps"] <= 4
     assert metrics["backward_residual"] > 0
@@ -103,8 +95,8 @@ def test_probe_reports_the_backward_solve():
 
 
 def test_explicit_model_has_no_solves():
-    data_parallel, state = mapped(1, kind="explicit")
-    _, metrics = data_parallel.train(data_parallel.replicate(state), windows())
+    data_parallel, state = mapped(1, kind="transformer_xl")
+    _, metrics = data_parallel.train(data_parallel.place(state), batch())
     assert "forward_steps" not in metrics
     assert np.isnan(metrics["backward_steps"]).all()
     assert np.isfinite(metrics["loss"]).all()
@@ -112,24 +104,52 @@ def test_explicit_model_has_no_solves():
 
 def test_evaluation_limits_are_run_time_values():
     data_parallel, state = mapped(2)
-    parameters = data_parallel.replicate(state).parameters
-    few = data_parallel.evaluate(parameters, windows(), SolveLimits(0.0, 2))
-    many = data_parallel.evaluate(parameters, windows(), SolveLimits(0.0, 5))
+    parameters = data_parallel.place(state).parameters
+    few, _ = data_parallel.evaluate(parameters, batch(), None, SolveLimits(0.0, 2))
+    many, _ = data_parallel.evaluate(parameters, batch(), None, SolveLimits(0.0, 5))
     few, many = parallel.first_replica(few), parallel.first_replica(many)
     assert (few["forward_steps"], many["forward_steps"]) == (2, 5)
     assert many["forward_residual"] < few["forward_residual"]
 
 
-def test_radius_is_one_number_per_window():
+def test_radius_is_one_number_per_row():
     data_parallel, state = mapped(2)
-    parameters = data_parallel.replicate(state).parameters
-    radius = data_parallel.radius(parameters, windows(), SolveLimits(1e-3, 6), jax.random.key(0))
+    parameters = data_parallel.place(state).parameters
+    limits = SolveLimits(1e-3, 6)
+    radius = data_parallel.radius(parameters, batch(), None, limits, jax.random.key(0))
     assert radius.shape == (4,)
     assert (radius > 0).all()
 
 
 def test_first_replica_keeps_typed_keys():
     data_parallel, state = mapped(2)
-    copy = parallel.first_replica(data_parallel.replicate(state))
+    copy = parallel.first_replica(data_parallel.place(state))
     assert jnp.issubdtype(copy.key.dtype, jax.dtypes.prng_key)
     assert (jax.random.key_data(copy.key) == jax.random.key_data(state.key)).all()
+
+
+def test_rows_keep_their_memory_on_any_number_of_devices():
+    _, one = run(1, penalty=0.0, memory_length=6)
+    _, two = run(2, penalty=0.0, memory_length=6)
+    one, two = (parallel.on_host(state).memory for state in (one, two))
+    assert one.states.shape == two.states.shape == (4, 6, 8)
+    np.testing.assert_allclose(two.states, one.states, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(two.filled, [6, 6, 6, 6])
+
+
+def test_placing_and_fetching_a_state_change_nothing():
+    data_parallel, _ = mapped(2, penalty=0.0, memory_length=6)
+    state = parallel.on_host(run(1, penalty=0.0, memory_length=6)[1])
+    again = parallel.on_host(data_parallel.place(state))
+    for a, b in zip(jax.tree.leaves(again.memory), jax.tree.leaves(state.memory), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_evaluation_hands_its_memory_on():
+    data_parallel, state = mapped(2, penalty=0.0, memory_length=6)
+    placed, limits = data_parallel.place(state), SolveLimits(1e-4, 6)
+    _, memory = data_parallel.evaluate(placed.parameters, batch(), placed.memory, limits)
+    with_it, _ = data_parallel.evaluate(placed.parameters, batch(1), memory, limits)
+    without, _ = data_parallel.evaluate(placed.parameters, batch(1), placed.memory, limits)
+    assert (memory.filled == 6).all()
+    assert parallel.first_replica(with_it)["loss"] != parallel.first_replica(without)["loss"]

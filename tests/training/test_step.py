@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from test_parallel import problem_and_state, windows
+from test_parallel import batch, problem_and_state
 
 from deqjax import jacobian_penalty
 from deqjax.training.config import OptimizerConfig, PenaltyConfig
 from deqjax.training.schedules import optimizer
-from deqjax.training.step import train_step
+from deqjax.training.step import Batch, SolveLimits, evaluate_step, train_step
 
 
 @functools.cache
@@ -21,7 +21,7 @@ def stepper(weight, probability):
 
     @jax.jit
     def step(state):
-        return train_step(problem, state, windows(), 0, lambda tree: tree)
+        return train_step(problem, state, batch(), 0, lambda tree: tree)
 
     return step, state
 
@@ -68,7 +68,7 @@ def test_penalized_training_lowers_the_jacobian():
         state, _ = run(weight, 1.0, steps=9)
         problem, _ = problem_and_state()
         model = problem.architecture.build(state.parameters, train=False)
-        equilibrium = model(windows()[:, :-1]).equilibrium
+        equilibrium = model(batch().tokens[:, :-1]).equilibrium
         norms.append(
             float(
                 jacobian_penalty(
@@ -97,3 +97,78 @@ def test_learning_rate_is_that_of_the_schedule():
     _, history = run(0.0, 0.0, steps=2)
     problem, _ = problem_and_state()
     assert history[1]["learning_rate"] == pytest.approx(float(problem.schedule(1)))
+
+
+def taken(problem, state, **options):
+    step = jax.jit(lambda state: train_step(problem, state, batch(), 0, lambda t: t, **options))
+    return step(state)
+
+
+def test_a_step_of_the_warm_up_stage_solves_nothing_and_learns():
+    problem, state = problem_and_state(penalty=0.0)
+    after, metrics = taken(problem._replace(pretrain_layers=3), state, pretraining=True)
+    assert not any(name.startswith("forward_") for name in metrics)
+    assert np.isnan(metrics["backward_steps"])
+    model = problem.architecture.build(state.parameters, train=False)
+    expected = model.negative_log_likelihood(
+        model(batch().tokens[:, :-1], layers=3).states, batch().tokens[:, 1:]
+    )
+    np.testing.assert_allclose(metrics["loss"], expected.mean(), rtol=1e-5)
+    assert int(after.step) == 1
+
+
+def test_the_step_limit_is_lowered_at_random():
+    problem, state = problem_and_state(penalty=0.0)
+    problem = problem._replace(random_fewer_steps=2, max_steps=6)
+    step = jax.jit(lambda state: train_step(problem, state, batch(), 0, lambda t: t)[1])
+    limits = {
+        round(float(step(state._replace(step=jax.numpy.int32(k)))["forward_steps"]), 3)
+        for k in range(12)
+    }
+    assert limits == {4.0, 5.0, 6.0}
+
+
+def test_the_penalty_grows_by_its_increment():
+    problem, state = problem_and_state(penalty=1.0)
+    plain = problem._replace(penalty=PenaltyConfig(3.0, 1.0))
+    grown = problem._replace(penalty=PenaltyConfig(1.0, 1.0, increment=1.0, increment_every=5))
+    state = state._replace(step=jax.numpy.int32(14))
+    expected, found = (taken(p, state)[1]["gradient_norm"] for p in (plain, grown))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_only_scored_targets_count():
+    problem, state = problem_and_state(penalty=0.0)
+    whole = batch()
+    scored = np.ones((4, 8), bool)
+    scored[:, 3:] = False
+    changed = whole.tokens.copy()
+    changed[:, 4:] = 0  # only targets from the fourth on, and inputs that earlier ones cannot see
+    limits = SolveLimits(1e-6, 30)
+    one, other = (
+        evaluate_step(problem, state.parameters, Batch(t, whole.fresh, scored), None, limits, same)
+        for t in (whole.tokens, changed)
+    )
+    assert one[0]["scored"] == 12
+    np.testing.assert_allclose(one[0]["loss"], other[0]["loss"], rtol=1e-3)
+
+
+def same(tree):
+    return tree
+
+
+def test_fresh_rows_forget_and_the_others_remember():
+    problem, state = problem_and_state(penalty=0.0, memory_length=6)
+    limits = SolveLimits(1e-5, 30)
+
+    @jax.jit
+    def step(batch, memory):
+        return evaluate_step(problem, state.parameters, batch, memory, limits, same)
+
+    first, second = batch(0), batch(1)
+    _, memory = step(first, state.memory)
+    remembered, _ = step(second, memory)
+    fresh, _ = step(second._replace(fresh=np.ones(4, bool)), memory)
+    alone, _ = step(second, state.memory)
+    np.testing.assert_allclose(fresh["loss"], alone["loss"], rtol=1e-5)
+    assert abs(remembered["loss"] - alone["loss"]) > 1e-5

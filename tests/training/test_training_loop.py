@@ -51,7 +51,7 @@ def test_final_metrics_hold_model_and_bigram(uninterrupted):
     assert 0 < metrics["bigram_bits_per_byte"] < 8
     assert 0 < metrics["bits_per_byte"] < 12
     assert 0 < metrics["spectral_radius"] <= metrics["spectral_radius_max"]
-    assert metrics["bytes_scored"] == 2 * 4 * 8
+    assert metrics["tokens_scored"] == 2 * 4 * 8
 
 
 def test_resumed_run_reaches_the_same_state_bit_for_bit(tmp_path, data_directory, uninterrupted):
@@ -68,10 +68,10 @@ def test_resumed_run_reaches_the_same_state_bit_for_bit(tmp_path, data_directory
     steps = training.parallel.DataParallel.train
     count = iter(range(10))
 
-    def counted(self, state, windows):
+    def counted(self, state, batch, **options):
         if next(count) == 2:
             asked[-1].signal = signal.SIGINT
-        return steps(self, state, windows)
+        return steps(self, state, batch, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deqjax.training.loop.StopRequest", StopAfterThree)
@@ -169,7 +169,9 @@ def test_other_experiments_folder_is_refused(data_directory, uninterrupted):
 
 def test_explicit_baseline_trains(tmp_path, data_directory):
     config = tiny_config(data_directory, steps=2)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, kind="explicit"))
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, kind="transformer_xl")
+    )
     outcome = training.train(config, tmp_path / "run", say=silent)
     assert "spectral_radius" not in outcome.metrics
     assert 0 < outcome.metrics["bits_per_byte"] < 12

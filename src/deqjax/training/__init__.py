@@ -1,5 +1,6 @@
 """Training: typed configs, the pmapped step, the loop, and what a run leaves behind."""
 
+from deqjax.training.adopt import adopt_model
 from deqjax.training.checkpoint import CheckpointError, Checkpoints
 from deqjax.training.config import (
     ConfigError,
@@ -33,6 +34,7 @@ __all__ = [
     "TrainConfig",
     "Workdir",
     "WorkdirError",
+    "adopt_model",
     "draw_run",
     "evaluate_run",
     "generate_text",

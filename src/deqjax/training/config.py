@@ -18,13 +18,14 @@ class ModelConfig:
     """Which network is trained.
 
     Attributes:
-        kind: "deq" iterates one layer to its fixed point; "explicit" stacks untied layers.
+        kind: "deq_transformer" and "deq_trellisnet" iterate one layer to its fixed point;
+            "transformer_xl" stacks untied layers.
         depth: layers of the explicit baseline.
-        shape: sizes, shared by both kinds.
+        shape: sizes, shared by all kinds; TrellisNet has no use for those of attention.
         solver: how the equilibrium is found and differentiated.
     """
 
-    kind: Literal["deq", "explicit"] = "deq"
+    kind: Literal["deq_transformer", "deq_trellisnet", "transformer_xl"] = "deq_transformer"
     depth: int = 4
     shape: TransformerShape = dataclasses.field(default_factory=TransformerShape)
     solver: SolverSettings = dataclasses.field(default_factory=SolverSettings)
@@ -35,14 +36,25 @@ class DataConfig:
     """What it is trained on.
 
     Attributes:
-        corpus: "stdlib" is CPython's own standard library sources, split by file.
-        batch_size: windows per step, over all devices and processes.
+        corpus: "stdlib" is CPython's own standard library sources as bytes, split by file;
+            "text_bytes" and "text_characters" are a text file of yours; "wikitext2" and
+            "wikitext103" are word-level.
+        file: the text file.
+        order: "shuffled" draws windows at random; "streams" reads on where the row before stopped,
+            so that memory carries over.
+        batch_size: rows per step, over all devices and processes.
         directory: folder of prepared data sets; None is TFDS's default.
+        manual_directory: folder of downloaded archives; None is TFDS's default.
     """
 
-    corpus: Literal["stdlib"] = "stdlib"
+    corpus: Literal["stdlib", "text_bytes", "text_characters", "wikitext2", "wikitext103"] = (
+        "stdlib"
+    )
+    file: str | None = None
+    order: Literal["shuffled", "streams"] = "shuffled"
     batch_size: int = 32
     directory: str | None = None
+    manual_directory: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +66,7 @@ class OptimizerConfig:
         warmup_steps: steps from 0 to the peak.
         final_fraction: learning rate at the last step, as a fraction of the peak.
         weight_decay: decoupled, on matrices only.
+        beta2: decay of the second moment.
         clip_norm: largest global norm of the gradient; longer ones are scaled down.
     """
 
@@ -61,6 +74,7 @@ class OptimizerConfig:
     warmup_steps: int = 50
     final_fraction: float = 0.05
     weight_decay: float = 0.01
+    beta2: float = 0.999
     clip_norm: float = 1.0
 
 
@@ -72,11 +86,15 @@ class PenaltyConfig:
         weight: of ||J||_F^2 / dim(z) in the loss; 0 switches the penalty off.
         probability: share of the steps, drawn at random, on which it is applied.
         samples: Hutchinson probes per application.
+        increment: what the weight grows by, every ``increment_every`` steps.
+        increment_every: see ``increment``.
     """
 
     weight: float = 0.3
     probability: float = 0.35
     samples: int = 1
+    increment: float = 0.0
+    increment_every: int = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +103,9 @@ class EvaluationConfig:
 
     Attributes:
         every: training steps between evaluations; one more follows the last step.
-        batches: batches per evaluation during training, spread evenly over the split.
-        final_batches: batches of the last evaluation and of ``deqjax evaluate``.
+        batches: batches per evaluation during training; windows are spread evenly over the split,
+            streams are its beginning.
+        final_batches: batches of the last evaluation and of ``deqjax evaluate``, at most.
         radius_batches: of these, batches whose spectral radius is estimated too.
     """
 
@@ -104,6 +123,10 @@ class TrainConfig:
         name: of the experiment.
         steps: training steps.
         seed: of initialization, data order, dropout and probes.
+        pretrain_steps: first steps, in which the layer is not solved but applied
+            ``pretrain_layers`` times.
+        pretrain_layers: see ``pretrain_steps``.
+        random_fewer_steps: a training step's solve may take 0 to so many steps fewer, at random.
         log_every: steps between two records of training metrics, which average over them.
         checkpoint_every: steps between checkpoints; the last step is always saved.
         keep_checkpoints: newest checkpoints that stay on disk.
@@ -112,6 +135,9 @@ class TrainConfig:
     name: str
     steps: int = 600
     seed: int = 0
+    pretrain_steps: int = 0
+    pretrain_layers: int = 2
+    random_fewer_steps: int = 0
     log_every: int = 10
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
@@ -129,6 +155,7 @@ RESUMABLE_CHANGES = (
     "keep_checkpoints",
     "evaluation",
     "data.directory",
+    "data.manual_directory",
 )
 """Fields that may differ when a run goes on; longer training stretches the cosine decay."""
 
@@ -140,6 +167,7 @@ def check(config: TrainConfig) -> None:
         "log_every": config.log_every,
         "checkpoint_every": config.checkpoint_every,
         "keep_checkpoints": config.keep_checkpoints,
+        "pretrain_layers": config.pretrain_layers,
         "model.depth": config.model.depth,
         "model.shape.vocabulary": config.model.shape.vocabulary,
         "model.shape.length": config.model.shape.length,
@@ -149,13 +177,19 @@ def check(config: TrainConfig) -> None:
         "model.solver.max_steps": config.model.solver.max_steps,
         "model.solver.history": config.model.solver.history,
         "data.batch_size": config.data.batch_size,
+        "model.shape.divisor": config.model.shape.divisor,
+        "model.shape.horizon": config.model.shape.horizon,
         "penalty.samples": config.penalty.samples,
+        "penalty.increment_every": config.penalty.increment_every,
         "evaluation.every": config.evaluation.every,
         "evaluation.batches": config.evaluation.batches,
         "evaluation.final_batches": config.evaluation.final_batches,
     }
     not_negative: dict[str, float] = {
         "seed": config.seed,
+        "pretrain_steps": config.pretrain_steps,
+        "random_fewer_steps": config.random_fewer_steps,
+        "model.shape.memory_length": config.model.shape.memory_length,
         "model.solver.tol": config.model.solver.tol,
         "model.solver.backward_tol": config.model.solver.backward_tol,
         "model.solver.backward_max_steps": config.model.solver.backward_max_steps,
@@ -165,10 +199,13 @@ def check(config: TrainConfig) -> None:
         "optimizer.warmup_steps": config.optimizer.warmup_steps,
         "optimizer.weight_decay": config.optimizer.weight_decay,
         "penalty.weight": config.penalty.weight,
+        "penalty.increment": config.penalty.increment,
         "evaluation.radius_batches": config.evaluation.radius_batches,
     }
     shares: dict[str, float] = {
         "model.shape.dropout": config.model.shape.dropout,
+        "model.shape.attention_dropout": config.model.shape.attention_dropout,
+        "optimizer.beta2": config.optimizer.beta2,
         "optimizer.final_fraction": config.optimizer.final_fraction,
         "penalty.probability": config.penalty.probability,
     }
@@ -185,16 +222,36 @@ def check(config: TrainConfig) -> None:
         raise ConfigError(
             f"--optimizer.clip_norm must be positive, got {config.optimizer.clip_norm}."
         )
-    if config.model.shape.width % config.model.shape.heads:
+    _check_combinations(config)
+
+
+def _check_combinations(config: TrainConfig) -> None:
+    model, data = config.model, config.data
+    if model.kind != "deq_trellisnet" and model.shape.width % model.shape.heads:
         raise ConfigError(
-            f"--model.shape.width {config.model.shape.width} must be a multiple of "
-            f"--model.shape.heads {config.model.shape.heads}."
+            f"--model.shape.width {model.shape.width} must be a multiple of "
+            f"--model.shape.heads {model.shape.heads}."
         )
-    if config.model.shape.vocabulary < 256:
+    if model.shape.memory_length and data.order != "streams":
         raise ConfigError(
-            "--model.shape.vocabulary must be at least 256, because the corpus is bytes, got "
-            f"{config.model.shape.vocabulary}."
+            f"--model.shape.memory_length {model.shape.memory_length} needs --data.order streams: "
+            "windows in random order have nothing before them to remember."
         )
+    if config.random_fewer_steps >= model.solver.max_steps:
+        raise ConfigError(
+            f"--random_fewer_steps {config.random_fewer_steps} would leave no step of "
+            f"--model.solver.max_steps {model.solver.max_steps}."
+        )
+    if data.corpus.startswith("text_") and data.file is None:
+        raise ConfigError(f"--data.corpus {data.corpus} needs a text file: give --data.file.")
+    if model.kind == "transformer_xl" and config.pretrain_steps:
+        raise ConfigError(
+            "--pretrain_steps warms up an equilibrium model; transformer_xl solves nothing."
+        )
+    try:
+        model.solver.build_adjoint()
+    except ValueError as error:
+        raise ConfigError(f"--model.solver.adjoint: {error}") from error
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """Using a run that was trained: scores and text from its newest checkpoint."""
 
-import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 
-from deqjax.data import fit_bigram
-from deqjax.models import generate
+from deqjax.data import Vocabulary
+from deqjax.models import LanguageModel, generate
+from deqjax.models._generate import GeneratedToken, reread
 from deqjax.solvers._validate import check_count, check_not_negative
 from deqjax.training import language, loop
 from deqjax.training.checkpoint import CheckpointError, Checkpoints
@@ -55,7 +55,7 @@ def evaluate_run(
     """
     run = load_run(workdir)
     solver = run.config.model.solver
-    if run.config.model.kind == "explicit" and (max_steps is not None or tol is not None):
+    if not language.solves(run.config.model) and (max_steps is not None or tol is not None):
         raise ConfigError("an explicit model solves nothing; drop --max-steps and --tol.")
     limits = SolveLimits(
         solver.tol if tol is None else tol, solver.max_steps if max_steps is None else max_steps
@@ -69,34 +69,85 @@ def evaluate_run(
         run.config,
         run.steps,
         run.steps.replicate(run.state.parameters),
-        getattr(run.corpus, split),
+        run.corpus,
+        split,
         batches=run.config.evaluation.final_batches,
-        bigram=fit_bigram(run.corpus.train),
+        bigram=language.fit_baseline(run.corpus),
         limits=limits,
     )
 
 
+class GeneratedText:
+    """Text that continues a prompt, generated while it is iterated over, once.
+
+    Attributes:
+        prompt: the prompt as the model reads it: words have single spaces and may be unknown.
+        steps: of the solver, for each token so far; stays empty if the model solves nothing.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        vocabulary: Vocabulary,
+        prompt: list[int],
+        generated: Iterator[GeneratedToken],
+    ) -> None:
+        self.steps: list[int] = []
+        self._model, self._prompt, self._generated = model, prompt, generated
+        self._tokens: list[int] = []
+        self._decoder = vocabulary.decoder()
+        self.prompt = self._decoder.decode(prompt)
+
+    def __iter__(self) -> Iterator[str]:
+        """The pieces of text that the tokens complete."""
+        for each in self._generated:
+            self._tokens.append(each.token)
+            self.steps += _steps(each)
+            yield self._decoder.decode(each.token)
+        yield self._decoder.finish()
+
+    def steps_without_warm_start(self) -> list[int]:
+        """What the tokens so far would have cost, had each solve started at zero."""
+        again = reread(self._model, self._prompt, self._tokens, warm_start=False)
+        return [steps for each in again for steps in _steps(each)]
+
+
 def generate_text(
-    workdir: Path | str, prompt: str, *, count: int, temperature: float, seed: int
-) -> Iterator[str]:
-    """Yield pieces of text that continue the prompt, one byte each except for incomplete UTF-8.
+    workdir: Path | str,
+    prompt: str,
+    *,
+    count: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> GeneratedText:
+    """Continue a prompt by ``count`` tokens; see :func:`deqjax.models.generate`.
 
     Raises:
-        ConfigError: an empty prompt, or a negative temperature or count.
-        WorkdirError, CheckpointError, DataError: there is no readable run.
+        ConfigError: an empty prompt, or an option that makes no sense.
+        WorkdirError, CheckpointError, DataError: there is no readable run, or the prompt holds what
+            its vocabulary does not know.
     """
     run = load_run(workdir)
     model = run.steps.problem.architecture.build(run.state.parameters, train=False)
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    vocabulary = run.corpus.vocabulary
+    tokens = vocabulary.encode(prompt).tolist()
     try:
-        stream = generate(
+        generated = generate(
             model,
-            prompt.encode(),
+            tokens,
             count,
             key=jax.random.key(seed),
             temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            vocabulary=vocabulary.size,
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
-    for byte in stream:
-        yield decoder.decode(bytes([byte]))
+    return GeneratedText(model, vocabulary, tokens, generated)
+
+
+def _steps(token: GeneratedToken) -> list[int]:
+    return [] if token.steps is None else [token.steps]

@@ -1,6 +1,5 @@
 """The training loop: steps, records, evaluations, checkpoints, and a clean stop."""
 
-import math
 import signal
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from deqjax.data import fit_bigram
+from deqjax.data import Corpus, Vocabulary
 from deqjax.training import language, parallel
 from deqjax.training.checkpoint import CheckpointError, Checkpoints
 from deqjax.training.config import (
@@ -56,8 +55,8 @@ class Run(NamedTuple):
 
     config: TrainConfig
     steps: DataParallel
-    corpus: language.Corpus
-    batches: Any
+    corpus: Corpus
+    batches: language.TrainBatches
     fingerprint: str
     state: TrainState
 
@@ -92,7 +91,8 @@ def train(
     run = build(config)
     size = sum(x.size for x in jax.tree.leaves(run.state.parameters))
     say(
-        f"{config.name}: {size:,} parameters, {len(run.corpus.train):,} bytes of training text, "
+        f"{config.name}: {size:,} parameters, {len(run.corpus.train):,} "
+        f"{run.corpus.vocabulary.kind} of training text, "
         f"{run.steps.devices} {jax.devices()[0].platform} device(s), run in {folder.path}"
     )
     started = time.perf_counter()
@@ -116,25 +116,47 @@ def train(
 
 def build(config: TrainConfig) -> Run:
     """Make a run's parts, its state before the first step among them."""
-    architecture, parameters = split(language.build_model(config.model, config.seed))
-    update = optimizer(config.optimizer, config.steps)
-    schedule = learning_rate(config.optimizer, config.steps)
-    steps = DataParallel(
-        Problem(architecture, update, schedule, config.penalty),
-        config.data.batch_size // jax.process_count(),
-    )
+    if config.model.shape.memory_length and jax.process_count() > 1:
+        raise ConfigError(
+            "--model.shape.memory_length needs one process for now: a checkpoint would hold the "
+            f"memory of one of the {jax.process_count()} processes only."
+        )
     corpus = language.load_corpus(config)
-    state = initial_state(parameters, update, jax.random.key(config.seed))
-    batches = language.train_batches(config, corpus.train)
+    rows = config.data.batch_size // jax.process_count()
+    problem, state = assemble(config, rows)
+    batches = language.TrainBatches(config, corpus.train)
     fingerprint = language.data_fingerprint(config, corpus.train)
-    return Run(config, steps, corpus, batches, fingerprint, state)
+    return Run(config, DataParallel(problem, rows), corpus, batches, fingerprint, state)
+
+
+def assemble(config: TrainConfig, rows: int) -> tuple[Problem, TrainState]:
+    """The problem that a configuration poses and the state before the first step; needs no data.
+
+    Args:
+        config: the run.
+        rows: of each batch, for the model's memory.
+    """
+    model = language.build_model(config.model, config.seed)
+    memory = model.initial_memory(rows) if config.model.shape.memory_length else None
+    architecture, parameters = split(model)
+    update = optimizer(config.optimizer, config.steps)
+    problem = Problem(
+        architecture,
+        update,
+        learning_rate(config.optimizer, config.steps),
+        config.penalty,
+        max_steps=config.model.solver.max_steps if language.solves(config.model) else None,
+        random_fewer_steps=config.random_fewer_steps,
+        pretrain_layers=config.pretrain_layers,
+    )
+    return problem, initial_state(parameters, update, jax.random.key(config.seed), memory)
 
 
 def _restored(run: Run, checkpoints: Checkpoints, say: Callable[[str], None]) -> TrainState:
     if checkpoints.latest_step() is None:
         say("the run stopped before its first checkpoint; starting over from step 0")
         return run.state
-    step, state, meta = checkpoints.restore(run.state, run.batches)
+    step, state, meta = checkpoints.restore(run.state, run.batches.iterator)
     if meta["data"] != run.fingerprint:
         raise CheckpointError(
             f"the checkpoint at step {step} was trained on other data (fingerprint {meta['data']}, "
@@ -156,29 +178,29 @@ def _loop(
 ) -> tuple[int, dict[str, float] | None]:
     """Run the steps after ``first``; return the last step and the last evaluation."""
     config, steps = run.config, run.steps
-    state = steps.replicate(start)
-    bigram = fit_bigram(run.corpus.train)
+    state = steps.place(start)
+    bigram = language.fit_baseline(run.corpus)
     window, clock = [], time.perf_counter()
     latest: dict[str, float] = {}
     with progress_bar(config.steps, first) as bar:
         for step in range(first + 1, config.steps + 1):
-            state, metrics = steps.train(state, next(run.batches))
+            pretraining = step <= config.pretrain_steps
+            state, metrics = steps.train(state, next(run.batches), pretraining=pretraining)
             window.append(metrics)
             # read once: a signal between two readings would stop the run without its checkpoint
             stopping = request.signal is not None
             last = step == config.steps or stopping
             if step % config.log_every == 0 or last:
-                latest = _averaged(window)
+                latest = _averaged(window, run.corpus.vocabulary)
                 now = time.perf_counter()
                 predicted = len(window) * config.data.batch_size * config.model.shape.length
-                latest["bytes_per_second"] = predicted / (now - clock)
+                latest["tokens_per_second"] = predicted / (now - clock)
                 writer.write(step, "train", latest)
                 window, clock = [], now
             bar.update(step, latest)
             if step % config.checkpoint_every == 0 or last:
-                checkpoints.save(
-                    step, parallel.first_replica(state), run.batches, {"data": run.fingerprint}
-                )
+                meta = {"data": run.fingerprint}
+                checkpoints.save(step, parallel.on_host(state), run.batches.iterator, meta)
             if stopping and step < config.steps:
                 return step, None
             if step % config.evaluation.every == 0 and not last:
@@ -192,32 +214,34 @@ def _loop(
 
 
 def _evaluate(
-    run: Run, state: TrainState, bigram: NDArray[np.float64], batches: int
+    run: Run, state: TrainState, bigram: NDArray[np.float64] | None, batches: int
 ) -> dict[str, float]:
     metrics = language.evaluate(
         run.config,
         run.steps,
         state.parameters,
-        run.corpus.validation,
+        run.corpus,
+        "validation",
         batches=batches,
         bigram=bigram,
     )
-    metrics["tolerance"] = run.config.model.solver.tol
+    if language.solves(run.config.model):
+        metrics["tolerance"] = run.config.model.solver.tol
     return metrics
 
 
-def _averaged(window: list[Any]) -> dict[str, float]:
+def _averaged(window: list[Any], vocabulary: Vocabulary) -> dict[str, float]:
     """Mean of each metric over some steps, leaving out the steps on which it is NaN by design.
 
-    The loss is never left out: if it is not finite, the record says so.
+    The loss is never left out: if it is not finite, the record says so. Steps of the warm-up stage
+    have fewer metrics.
     """
     fetched = [parallel.first_replica(metrics) for metrics in window]
     averages = {}
-    for name in fetched[0]:
-        values = np.asarray([metrics[name] for metrics in fetched], np.float64)
+    for name in sorted({name for metrics in fetched for name in metrics}):
+        values = np.asarray([metrics[name] for metrics in fetched if name in metrics], np.float64)
         if name == "penalty" or name.startswith("backward_"):
             values = values[~np.isnan(values)]
         if values.size:
             averages[name] = float(values.mean())
-    averages["bits_per_byte"] = averages["loss"] / math.log(2)
-    return averages
+    return averages | language.in_units(averages["loss"], vocabulary)

@@ -8,8 +8,10 @@ import jax
 import numpy as np
 from jax import lax
 
+from deqjax.models import SegmentMemory
 from deqjax.training.state import TrainState
 from deqjax.training.step import (
+    Batch,
     Metrics,
     Problem,
     SolveLimits,
@@ -54,46 +56,83 @@ class DataParallel:
             )
         mean = functools.partial(lax.pmean, axis_name=AXIS)
 
-        def train(state: TrainState, windows: jax.Array) -> tuple[TrainState, Metrics]:
-            return train_step(problem, state, windows, lax.axis_index(AXIS), mean)
+        def train(pretraining: bool, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            index = lax.axis_index(AXIS)
+            return train_step(problem, state, batch, index, mean, pretraining=pretraining)
 
-        def evaluate(parameters: Any, windows: jax.Array, limits: SolveLimits) -> Metrics:
-            return evaluate_step(problem, parameters, windows, limits, mean)
+        def evaluate(
+            parameters: Any, batch: Batch, memory: SegmentMemory | None, limits: SolveLimits
+        ) -> tuple[Metrics, SegmentMemory | None]:
+            return evaluate_step(problem, parameters, batch, memory, limits, mean)
 
         def radius(
-            parameters: Any, windows: jax.Array, limits: SolveLimits, key: jax.Array
+            parameters: Any,
+            batch: Batch,
+            memory: SegmentMemory | None,
+            limits: SolveLimits,
+            key: jax.Array,
         ) -> jax.Array:
-            return radius_step(problem, parameters, windows, limits, key)
+            return radius_step(problem, parameters, batch, memory, limits, key)
 
-        self._train = jax.pmap(train, AXIS, devices=devices, donate_argnums=0)
-        self._evaluate = jax.pmap(evaluate, AXIS, devices=devices, in_axes=(0, 0, None))
-        self._radius = jax.pmap(radius, AXIS, devices=devices, in_axes=(0, 0, None, None))
-        self._copy = jax.pmap(lambda tree: tree, AXIS, devices=devices)
+        mapped = functools.partial(jax.pmap, axis_name=AXIS, devices=devices)
+        self._train = mapped(functools.partial(train, False), donate_argnums=0)
+        self._pretrain = mapped(functools.partial(train, True), donate_argnums=0)
+        self._evaluate = mapped(evaluate, in_axes=(0, 0, 0, None))
+        self._radius = mapped(radius, in_axes=(0, 0, 0, None, None))
+        self._copy = mapped(lambda tree: tree)
 
-    def train(self, state: TrainState, windows: np.ndarray) -> tuple[TrainState, Metrics]:
+    def train(
+        self, state: TrainState, batch: Batch, *, pretraining: bool = False
+    ) -> tuple[TrainState, Metrics]:
         """One step; ``state`` is given away and must not be used again.
 
         Args:
-            state: replicated, leaves (devices, ...).
-            windows: (batch, length + 1) int32 on the host.
+            state: placed, leaves (devices, ...).
+            batch: of all local devices, on the host.
+            pretraining: whether the step belongs to the warm-up stage.
 
         Returns:
-            The next replicated state and replicated metrics, leaves (devices,).
+            The next placed state and replicated metrics, leaves (devices,).
         """
         self._check(state)
-        result: tuple[TrainState, Metrics] = self._train(state, self._share(windows))
+        step = self._pretrain if pretraining else self._train
+        result: tuple[TrainState, Metrics] = step(state, self.share(batch))
         return result
 
-    def evaluate(self, parameters: Any, windows: np.ndarray, limits: SolveLimits) -> Metrics:
-        """Metrics of one batch, replicated; leaves (devices,)."""
-        metrics: Metrics = self._evaluate(parameters, self._share(windows), limits)
-        return metrics
+    def evaluate(
+        self, parameters: Any, batch: Batch, memory: SegmentMemory | None, limits: SolveLimits
+    ) -> tuple[Metrics, SegmentMemory | None]:
+        """Metrics of one batch, leaves (devices,), and the memory that it hands on.
+
+        Args:
+            parameters: replicated.
+            batch: on the host.
+            memory: shared, leaves (devices, rows, ...), or None.
+            limits: of the solves.
+        """
+        result: tuple[Metrics, SegmentMemory | None] = self._evaluate(
+            parameters, self.share(batch), memory, limits
+        )
+        return result
 
     def radius(
-        self, parameters: Any, windows: np.ndarray, limits: SolveLimits, key: jax.Array
+        self,
+        parameters: Any,
+        batch: Batch,
+        memory: SegmentMemory | None,
+        limits: SolveLimits,
+        key: jax.Array,
     ) -> np.ndarray:
-        """Spectral radius per window, (batch,) float32 on the host."""
-        return np.asarray(self._radius(parameters, self._share(windows), limits, key)).ravel()
+        """Spectral radius per row, (rows,) float32 on the host."""
+        shared = self.share(batch)
+        return np.asarray(self._radius(parameters, shared, memory, limits, key)).ravel()
+
+    def place(self, state: TrainState) -> TrainState:
+        """A state on the host, placed: copied to every device, its memory's rows shared out."""
+        copies = self.replicate(state._replace(memory=None))
+        if state.memory is None:
+            return copies
+        return copies._replace(memory=self._copy(self.share(state.memory)))
 
     def replicate(self, tree: Tree) -> Tree:
         """Copy a tree to every local device; leaves get a leading axis (devices, ...)."""
@@ -103,12 +142,23 @@ class DataParallel:
         mapped: Tree = self._copy(copies)
         return mapped
 
-    def _share(self, windows: np.ndarray) -> np.ndarray:
-        if windows.shape[0] % self.devices:
-            raise ReplicaError(
-                f"a batch of {windows.shape[0]} cannot be shared evenly by {self.devices} devices."
-            )
-        return windows.reshape(self.devices, -1, *windows.shape[1:])
+    def share(self, tree: Tree) -> Tree:
+        """Deal the rows of every leaf (rows, ...) out: (devices, rows / devices, ...).
+
+        Raises:
+            ReplicaError: the rows cannot be shared evenly.
+        """
+
+        def split(leaf: Any) -> Any:
+            if leaf.shape[0] % self.devices:
+                raise ReplicaError(
+                    f"a batch of {leaf.shape[0]} cannot be shared evenly by {self.devices} devices."
+                )
+            rows = leaf.shape[0] // self.devices
+            return leaf.reshape(self.devices, rows, *leaf.shape[1:])
+
+        shared: Tree = jax.tree.map(split, tree)
+        return shared
 
     def _check(self, state: TrainState) -> None:
         # JAX 0.10 crashes the process when a donated buffer is used again, and a leading axis of
@@ -126,14 +176,27 @@ class DataParallel:
                 )
 
 
+def on_host(state: TrainState) -> TrainState:
+    """The inverse of :meth:`DataParallel.place`: one copy of the state, and all rows' memory."""
+    rest = first_replica(state._replace(memory=None))
+    return rest._replace(memory=jax.tree.map(_joined, state.memory))
+
+
 def first_replica(tree: Tree) -> Tree:
-    """One device's copy of a replicated tree, moved to the host; keys stay on their device."""
+    """One device's copy of a replicated tree, moved to the host; keys become unbound arrays."""
     copy: Tree = jax.tree.map(_fetch, tree)
     return copy
 
 
+def _joined(leaf: jax.Array) -> np.ndarray:
+    rows = leaf.shape[0] * leaf.shape[1]
+    return np.asarray(leaf).reshape(rows, *leaf.shape[2:])
+
+
 def _fetch(leaf: jax.Array) -> Any:
     if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return leaf[0]
+        # through the host: a key bound to some devices could not be placed on others
+        data = np.asarray(jax.random.key_data(leaf))[0]
+        return jax.random.wrap_key_data(jax.numpy.asarray(data), impl=jax.random.key_impl(leaf))
     # a shard's own data: indexing the whole array would first gather it
     return np.asarray(leaf.addressable_shards[0].data)[0]

@@ -28,9 +28,10 @@ def draw_run(records: Sequence[Record], *, title: str) -> "Figure":
 
     Args:
         records: each with "step", "split" ("train" or "validation") and metrics. Drawn are
-            "bits_per_byte", "bigram_bits_per_byte" (a baseline, as a line), "forward_steps",
-            "backward_steps", "forward_residual", "backward_residual", "tolerance" (as a line),
-            "spectral_radius" and "spectral_radius_max". Values that are not finite are left out.
+            "bits_per_byte" or else "loss", "bigram_bits_per_byte" or "bigram_loss" (a baseline, as
+            a line), "forward_steps", "backward_steps", "forward_residual", "backward_residual",
+            "tolerance" (as a line), "spectral_radius" and "spectral_radius_max". Values that are
+            not finite are left out.
         title: stands above the panels.
 
     Returns:
@@ -68,10 +69,12 @@ def save_run_picture(workdir: Workdir) -> Path:
 
 
 def _draw_loss(axes: "Axes", records: Sequence[Record]) -> None:
-    _curve(axes, records, "train", "bits_per_byte", _BLUE, "training")
-    _points(axes, records, "bits_per_byte", _ORANGE, "validation")
-    _line(axes, records, "bigram_bits_per_byte", "bigram baseline")
-    _finish(axes, "Loss", "loss (bits per byte)")
+    in_bits = any("bits_per_byte" in record for record in records)
+    name, unit = ("bits_per_byte", "bits per byte") if in_bits else ("loss", "nats per token")
+    _curve(axes, records, "train", name, _BLUE, "training")
+    _points(axes, records, name, _ORANGE, "validation")
+    _line(axes, records, f"bigram_{name}", "bigram baseline")
+    _finish(axes, "Loss", f"loss ({unit})")
 
 
 def _draw_steps(axes: "Axes", records: Sequence[Record]) -> None:

@@ -26,5 +26,10 @@ def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformati
 
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(learning_rate(config, steps), weight_decay=config.weight_decay, mask=matrices),
+        optax.adamw(
+            learning_rate(config, steps),
+            b2=config.beta2,
+            weight_decay=config.weight_decay,
+            mask=matrices,
+        ),
     )

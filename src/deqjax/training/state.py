@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from deqjax.models import SegmentMemory
+
 
 class TrainState(NamedTuple):
     """Everything that a step changes, and the key that its randomness derives from.
@@ -16,12 +18,15 @@ class TrainState(NamedTuple):
         parameters: the model's Param state.
         optimizer: Optax's state.
         key: () typed PRNG key of the run; step k uses ``fold_in(key, k)``.
+        memory: what the rows of the next batch remember, leaves (rows, ...); None for a model
+            without memory.
     """
 
     step: jax.Array
     parameters: nnx.State[Any, Any]
     optimizer: optax.OptState
     key: jax.Array
+    memory: SegmentMemory | None
 
 
 class Architecture(NamedTuple):
@@ -54,7 +59,10 @@ def split(model: nnx.Module) -> tuple[Architecture, nnx.State[Any, Any]]:
 
 
 def initial_state(
-    parameters: nnx.State[Any, Any], optimizer: optax.GradientTransformation, key: jax.Array
+    parameters: nnx.State[Any, Any],
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    memory: SegmentMemory | None = None,
 ) -> TrainState:
     """The state before the first step."""
-    return TrainState(jnp.int32(0), parameters, optimizer.init(parameters), key)
+    return TrainState(jnp.int32(0), parameters, optimizer.init(parameters), key, memory)

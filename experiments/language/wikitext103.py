@@ -1,0 +1,66 @@
+"""The published DEQ-Transformer on WikiText-103, without regularization.
+
+Command:   deqjax train experiments/language/wikitext103.py
+Hardware:  GPUs or TPUs with about 40 GiB together (python experiments/language/estimate.py); one
+           process, because of the segment memory
+Time:      300,000 steps, days; not run by us
+Expected:  test perplexity about 23.1 (published model; Bai, Kolter & Koltun 2019 and the authors'
+           repository); not reproduced by us
+Data:      WikiText-103's archive in the manual directory; the error names its address
+"""
+
+from deqjax.models import SolverSettings, TransformerShape
+from deqjax.training import (
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PenaltyConfig,
+    TrainConfig,
+)
+
+
+def config() -> TrainConfig:
+    """Solves by Anderson, 30 steps; backward by Broyden, 35 steps."""
+    return TrainConfig(
+        name="wikitext103",
+        steps=300_000,
+        pretrain_steps=32_000,
+        pretrain_layers=2,
+        log_every=200,
+        checkpoint_every=5_000,
+        model=ModelConfig(
+            shape=TransformerShape(
+                vocabulary=267_735,
+                length=150,
+                memory_length=150,
+                width=700,
+                heads=10,
+                hidden=48_000,
+                cutoffs=(20_000, 40_000, 200_000),
+                divisor=4,
+                tie_projections=(False, True, True, True),
+                weight_norm=True,
+                residual_injection=False,
+                dropout=0.05,
+            ),
+            solver=SolverSettings(
+                max_steps=30,
+                tol=1e-3,
+                backward_method="broyden",
+                backward_max_steps=35,
+                backward_tol=1e-3,
+                history=6,
+            ),
+        ),
+        data=DataConfig(corpus="wikitext103", order="streams", batch_size=56),
+        optimizer=OptimizerConfig(
+            learning_rate=2.5e-4,
+            warmup_steps=16_000,
+            final_fraction=0.0,
+            weight_decay=0.0,
+            clip_norm=0.25,
+        ),
+        penalty=PenaltyConfig(weight=0.0),
+        evaluation=EvaluationConfig(every=5_000, batches=20, final_batches=10_000),
+    )

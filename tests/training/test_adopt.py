@@ -1,0 +1,51 @@
+"""A run made of a model that was trained elsewhere."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from deqjax import training
+from deqjax.models import TransformerXL
+from deqjax.training import adopt_model
+from tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def adopted(tmp_path_factory, data_directory):
+    config = tiny_config(data_directory)
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, kind="transformer_xl", depth=1)
+    )
+    # another width than the config's: the model decides
+    shape = dataclasses.replace(config.model.shape, width=12, heads=3)
+    model = TransformerXL(shape, 1, rngs=nnx.Rngs(7))
+    folder = tmp_path_factory.mktemp("adopted") / "run"
+    adopt_model(model, config, folder)
+    return model, folder
+
+
+def test_the_run_holds_the_models_parameters(adopted):
+    model, folder = adopted
+    run = training.load_run(folder)
+    expected = jax.tree.leaves(nnx.state(model, nnx.Param))
+    found = jax.tree.leaves(run.state.parameters)
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert run.config.model.shape.width == 12
+
+
+def test_it_trains_on(adopted):
+    _, folder = adopted
+    config = dataclasses.replace(training.load_run(folder).config, steps=1)
+    outcome = training.train(config, folder, resume=True, say=lambda line: None)
+    assert outcome.step == 1
+
+
+def test_a_folder_with_a_run_is_refused(adopted):
+    model, folder = adopted
+    with pytest.raises(training.WorkdirError, match="already holds a run"):
+        adopt_model(model, training.load_run(folder).config, folder)
