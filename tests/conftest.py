@@ -1,10 +1,35 @@
-"""Set up for every test: virtual devices before any backend starts, and precision by fixture."""
+"""Set up for every test: devices and compilation before any backend starts, precision by fixture.
+
+Compiling takes most of the suite's time. So LLVM does not optimize here, which leaves what a program
+computes alone, and programs that several tests, workers or child processes share are compiled once
+and kept in a folder of this very run.
+"""
+
+import os
+import shutil
+import tempfile
 
 import jax
 import pytest
 
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+# in the environment, so that child processes have them too
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 # Four virtual devices for pmap and shard_map; arrays still go to the first one by default.
 jax.config.update("jax_num_cpu_devices", 4)
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # xdist's workers have the controller's environment
+        os.environ[_CACHE] = tempfile.mkdtemp(prefix="deqjax-tests-")
+    jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ[_CACHE], ignore_errors=True)
 
 
 @pytest.fixture
