@@ -21,7 +21,16 @@ CORE = (
     ("diagnostics",),
     ("deqjax",),  # the package's own __init__, which re-exports the core
 )
-LAYERS = (*CORE, ("nn",), ("models",), ("data",), ("training",), ("_experiments",), ("cli",))
+LAYERS = (
+    *CORE,
+    ("nn",),
+    ("models",),
+    ("data",),
+    ("convert",),
+    ("training",),
+    ("_experiments",),
+    ("cli",),
+)
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 TRAINING_ONLY = {"optax", "orbax", "grain", "tensorflow_datasets", "tensorboardX", "matplotlib"}
@@ -30,6 +39,8 @@ FORBIDDEN = {
     "nn": TRAINING_ONLY,
     "models": TRAINING_ONLY,
     # data knows numbers, not networks: of this package it imports itself alone
+    # a converted model is a model: what it is trained on and how is not known here
+    "convert": TRAINING_ONLY - {"orbax"} | {"deqjax.data"},
     "data": {"flax", "optax", "orbax"} | {f"deqjax.{n}" for n in RANK if n != "data"} | {"deqjax"},
 }
 

@@ -7,8 +7,9 @@ Time:      about 20 minutes
 Expected:  see experiments/results/tinyshakespeare.json
 Data:      as tinyshakespeare.py
 
-McCallum et al. 2025, arXiv 2509.12917. The penalty keeps the layer contractive enough for the few
-steps that float32 can undo.
+McCallum et al. 2025, arXiv 2509.12917. Undoing a step multiplies rounding, so float32 can undo few of
+them: the penalty keeps the layer contractive enough to converge in these, and the damping lies
+between that of the paper (0.8: fewer steps, each of which loses more) and 0.5.
 """
 
 import dataclasses
@@ -25,9 +26,10 @@ def config() -> TrainConfig:
         deq.model.solver,
         method="reversible",
         adjoint="reversible",
-        damping=0.7,
-        max_steps=6,
+        damping=0.65,
+        max_steps=7,
         backward_tol=1e-2,
     )
     model = dataclasses.replace(deq.model, solver=solver)
-    return dataclasses.replace(deq, name="tinyshakespeare_reversible", model=model)
+    penalty = dataclasses.replace(deq.penalty, weight=0.4)
+    return dataclasses.replace(deq, name="tinyshakespeare_reversible", model=model, penalty=penalty)

@@ -94,4 +94,4 @@ def new_projection(width: int, size: int, rngs: nnx.Rngs) -> nnx.Param:
 
 
 def _normal(shape: tuple[int, int], deviation: float, rngs: nnx.Rngs) -> nnx.Param:
-    return nnx.Param(deviation * jax.random.normal(rngs.params(), shape))
+    return nnx.Param(deviation * jax.random.normal(rngs.params(), shape, jnp.float32))

@@ -71,11 +71,13 @@ class AdaptiveSoftmax(nnx.Module):
         self.chunk = chunk
         new = (new_table(shape, 1.0, rngs) for shape in clusters.table_shapes)
         self.tables = nnx.List(new if embedding is None else embedding.tables)
-        self.biases = nnx.List([nnx.Param(jnp.zeros(rows)) for rows, _ in clusters.table_shapes])
+        self.biases = nnx.List(
+            [nnx.Param(jnp.zeros(rows, jnp.float32)) for rows, _ in clusters.table_shapes]
+        )
         self.projections = nnx.List(_projections(clusters, embedding, tie_projections, rngs))
         tails = clusters.count - 1
         self.cluster_weight = new_table((tails, clusters.widths[0]), 1.0, rngs) if tails else None
-        self.cluster_bias = nnx.Param(jnp.zeros(tails)) if tails else None
+        self.cluster_bias = nnx.Param(jnp.zeros(tails, jnp.float32)) if tails else None
 
     def negative_log_likelihood(self, states: jax.Array, targets: jax.Array) -> jax.Array:
         """-log p(target | state), without the logits of all tokens.

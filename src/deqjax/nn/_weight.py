@@ -31,7 +31,7 @@ class Weight(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         initializer = jax.nn.initializers.variance_scaling(scale**2, "fan_in", "normal")
-        self.kernel = nnx.Param(initializer(rngs.params(), (inputs, outputs)))
+        self.kernel = nnx.Param(initializer(rngs.params(), (inputs, outputs), jnp.float32))
         self.gain = nnx.Param(jnp.linalg.norm(self.kernel[...], axis=0)) if normalized else None
 
     def __call__(self) -> jax.Array:

@@ -103,7 +103,8 @@ def train_step(
     chosen_key, fewer_key, own_key = jax.random.split(key, 3)
     dropout_key, penalty_key = jax.random.split(jax.random.fold_in(own_key, replica))
     settings = problem.penalty
-    weight = settings.weight + settings.increment * (state.step // settings.increment_every)
+    raised = state.step // settings.increment_every
+    weight = jnp.asarray(settings.weight + settings.increment * raised, jnp.float32)
     chosen = jax.random.bernoulli(chosen_key, settings.probability) & (weight > 0)
     options: dict[str, Any] = {}
     if pretraining:
@@ -205,7 +206,10 @@ def _predict(
 def _scored(batch: Batch) -> jax.Array:
     """1 for each target that counts, else 0; (rows, length) float32."""
     targets = batch.tokens[:, 1:]
-    return jnp.ones(targets.shape) if batch.scored is None else batch.scored.astype(jnp.float32)
+    if batch.scored is None:
+        return jnp.ones(targets.shape, jnp.float32)
+    scored: jax.Array = batch.scored.astype(jnp.float32)
+    return scored
 
 
 def _options(problem: Problem, limits: SolveLimits) -> dict[str, Any]:
