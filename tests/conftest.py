@@ -1,8 +1,8 @@
 """Set up for every test: devices and compilation before any backend starts, precision by fixture.
 
-Compiling takes most of the suite's time. So LLVM does not optimize here, which leaves what a program
-computes alone, and programs that several tests, workers or child processes share are compiled once
-and kept in a folder of this very run.
+Compiling takes most of the suite's time. So LLVM does not optimize here, which leaves what a
+program computes alone, and programs that several tests, workers or child processes share are
+compiled once and kept in a folder of this very run.
 """
 
 import os

@@ -7,8 +7,8 @@ Time:      about 20 minutes
 Expected:  see experiments/results/tinyshakespeare.json
 Data:      as tinyshakespeare.py
 
-McCallum et al. 2025, arXiv 2509.12917. Undoing a step multiplies rounding, so float32 can undo few of
-them: the penalty keeps the layer contractive enough to converge in these, and the damping lies
+McCallum et al. 2025, arXiv 2509.12917. Undoing a step multiplies rounding, so float32 can undo few
+of them: the penalty keeps the layer contractive enough to converge in these, and the damping lies
 between that of the paper (0.8: fewer steps, each of which loses more) and 0.5.
 """
 

@@ -81,11 +81,20 @@ class ConvertOptions:
         checkpoint: a .pth file with the state dict of a DEQ-Transformer.
         config: a JSON file with the options that it was trained with.
         out: folder for the model; must not hold anything.
+        recipe: an experiment's file, whose data and optimizer it shall have: the folder is then a
+            run, to evaluate, to generate from, or to train on with --resume.
+        file: a text file, instead of the recipe's.
+        directory: folder of prepared data sets, instead of the recipe's.
+        manual_directory: folder of downloaded archives, instead of the recipe's.
     """
 
     checkpoint: tyro.conf.Positional[Path]
     config: Path
     out: Path
+    recipe: Path | None = None
+    file: Path | None = None
+    directory: Path | None = None
+    manual_directory: Path | None = None
 
 
 class UsageError(ValueError):
@@ -211,16 +220,30 @@ def _convert(arguments: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from deqjax.convert import convert_checkpoint, summary
+    from deqjax.convert import convert_checkpoint, read_model, summary
 
-    model = convert_checkpoint(options.checkpoint, options.config, options.out)
+    if options.recipe is None:
+        model = convert_checkpoint(options.checkpoint, options.config, options.out)
+    else:
+        from deqjax._experiments import load_experiment
+        from deqjax.training import adopt_model
+
+        recipe = load_experiment(options.recipe)
+        places: dict[str, Any] = {
+            name: str(getattr(options, name))
+            for name in ("file", "directory", "manual_directory")
+            if getattr(options, name) is not None
+        }
+        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **places))
+        model = read_model(options.checkpoint, options.config)
+        adopt_model(model, recipe, options.out)
     table = Table(title=f"{options.checkpoint}, converted", title_justify="left")
     table.add_column("DEQ-Transformer")
     table.add_column("value", justify="right")
     for name, value in summary(model).items():
         table.add_row(name, value)
     Console().print(table)
-    print(f"model: {options.out}")
+    print(f"{'model' if options.recipe is None else 'run'}: {options.out}")
     return 0
 
 

@@ -1,6 +1,6 @@
 """Equilibrium models of the papers, and the explicit baselines they are compared with."""
 
-from deqjax.models._generate import generate
+from deqjax.models._generate import GeneratedToken, generate, reread
 from deqjax.models._language_model import Equilibrium, Prediction
 from deqjax.models._memory import SegmentMemory
 from deqjax.models._shape import LanguageShape, TransformerShape
@@ -16,6 +16,7 @@ __all__ = [
     "DEQTransformerLM",
     "DEQTrellisNetLM",
     "Equilibrium",
+    "GeneratedToken",
     "LanguageModel",
     "LanguageShape",
     "Prediction",
@@ -25,4 +26,5 @@ __all__ = [
     "TransformerShape",
     "TransformerXL",
     "generate",
+    "reread",
 ]

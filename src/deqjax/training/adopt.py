@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flax import nnx
 
-from deqjax.models import LanguageModel
+from deqjax.models import DEQTransformerLM, TransformerXL
 from deqjax.training.checkpoint import Checkpoints
 from deqjax.training.config import TrainConfig, check, to_dict
 from deqjax.training.loop import build
@@ -13,7 +13,9 @@ from deqjax.training.state import split
 from deqjax.training.workdir import Workdir, prepare_workdir
 
 
-def adopt_model(model: LanguageModel, config: TrainConfig, workdir: Path | str) -> Workdir:
+def adopt_model(
+    model: DEQTransformerLM | TransformerXL, config: TrainConfig, workdir: Path | str
+) -> Workdir:
     """Make a folder a run whose first checkpoint, at step 0, holds the model's parameters.
 
     From there on it is a run like any other: evaluate it, generate from it, or train on.

@@ -6,8 +6,7 @@ from pathlib import Path
 import jax
 
 from deqjax.data import Vocabulary
-from deqjax.models import LanguageModel, generate
-from deqjax.models._generate import GeneratedToken, reread
+from deqjax.models import GeneratedToken, LanguageModel, generate, reread
 from deqjax.solvers._validate import check_count, check_not_negative
 from deqjax.training import language, loop
 from deqjax.training.checkpoint import CheckpointError, Checkpoints

@@ -1,0 +1,26 @@
+"""Checkpoints of the published PyTorch implementations as models of ours."""
+
+from deqjax.convert._checkpoint import read_state_dict
+from deqjax.convert._errors import ConversionError
+from deqjax.convert._folder import (
+    convert_checkpoint,
+    load_converted,
+    read_model,
+    save_converted,
+)
+from deqjax.convert._summary import summary
+from deqjax.convert._transformer_config import TransformerConfig
+from deqjax.convert.deq_transformer import convert_deq_transformer, published_settings
+
+__all__ = [
+    "ConversionError",
+    "TransformerConfig",
+    "convert_checkpoint",
+    "convert_deq_transformer",
+    "load_converted",
+    "published_settings",
+    "read_model",
+    "read_state_dict",
+    "save_converted",
+    "summary",
+]

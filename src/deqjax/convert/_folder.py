@@ -1,0 +1,153 @@
+"""A folder that holds a converted model: its shape as JSON, its parameters by Orbax."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pydantic
+from flax import nnx
+
+from deqjax.convert._checkpoint import read_state_dict
+from deqjax.convert._errors import ConversionError
+from deqjax.convert._parameters import parameters_of
+from deqjax.convert.deq_transformer import convert_deq_transformer, published_settings
+from deqjax.models import DEQTransformerLM, SolverSettings, TransformerShape
+
+_MODEL, _PARAMETERS = "model.json", "parameters"
+# what Orbax and TensorStore were seen to raise on missing and damaged files
+_UNREADABLE = (ValueError, LookupError, OSError)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Description:
+    model: str
+    shape: TransformerShape
+    solver: SolverSettings
+
+
+def convert_checkpoint(
+    checkpoint: Path | str, config: Path | str, folder: Path | str
+) -> DEQTransformerLM:
+    """Convert a published checkpoint and write the model into a folder.
+
+    Args:
+        checkpoint: a ``.pth`` file.
+        config: a JSON file with the options of :class:`deqjax.convert.TransformerConfig`.
+        folder: created; must not hold anything.
+
+    Raises:
+        ConversionError: a file cannot be read, they do not fit each other, or the folder is taken.
+    """
+    _refuse_taken(Path(folder))
+    model = read_model(checkpoint, config)
+    save_converted(model, published_settings(), folder)
+    return model
+
+
+def read_model(checkpoint: Path | str, config: Path | str) -> DEQTransformerLM:
+    """The model of a published checkpoint and its configuration, as :func:`convert_checkpoint`."""
+    state = read_state_dict(checkpoint)
+    return convert_deq_transformer(state, _read_json(config), published_settings())
+
+
+def save_converted(model: DEQTransformerLM, settings: SolverSettings, folder: Path | str) -> None:
+    """Write a model into a folder that does not exist or is empty.
+
+    Raises:
+        ConversionError: the folder holds something, or cannot be written to.
+    """
+    import orbax.checkpoint as ocp
+
+    path = Path(folder).absolute()
+    _refuse_taken(path)
+    description = pydantic.TypeAdapter(_Description).dump_json(
+        _Description("deq_transformer", model.shape, settings), indent=1
+    )
+    arrays = {name: np.asarray(parameter[...]) for name, parameter in parameters_of(model).items()}
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path / _PARAMETERS, arrays)
+        # last, so that a folder with a description is whole
+        (path / _MODEL).write_bytes(description)
+    except OSError as error:
+        raise ConversionError(
+            f"{path} cannot be written to ({error.strerror or error}); choose another --out."
+        ) from error
+
+
+def load_converted(folder: Path | str) -> DEQTransformerLM:
+    """The model that :func:`save_converted` wrote, bit for bit, in evaluation mode.
+
+    Raises:
+        ConversionError: the folder holds no converted model, or a damaged one.
+    """
+    path = Path(folder).absolute()
+    if not (path / _MODEL).is_file():
+        raise ConversionError(
+            f"{folder} holds no converted model (no {_MODEL}); make one with deqjax convert."
+        )
+    try:
+        found = pydantic.TypeAdapter(_Description).validate_python(_read_json(path / _MODEL))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise ConversionError(
+            f"{path / _MODEL} does not fit: {'.'.join(map(str, first['loc']))}: {first['msg']}; "
+            "convert the checkpoint again."
+        ) from error
+    model = DEQTransformerLM(found.shape, found.solver, rngs=nnx.Rngs(0))
+    _fill(parameters_of(model), _read_arrays(path / _PARAMETERS), path)
+    nnx.Module.eval(model)
+    return model
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    import orbax.checkpoint as ocp
+
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            arrays: dict[str, np.ndarray] = checkpointer.restore(path)
+    except _UNREADABLE as error:
+        raise ConversionError(
+            f"the parameters in {path} are missing or damaged; convert the checkpoint again."
+        ) from error
+    return arrays
+
+
+def _fill(
+    parameters: Mapping[str, nnx.Param], arrays: Mapping[str, np.ndarray], folder: Path
+) -> None:
+    """Set the parameters; compared first, because a converted folder may be of another version."""
+    here = {name: parameter[...].shape for name, parameter in parameters.items()}
+    there = {name: array.shape for name, array in arrays.items()}
+    wrong = [name for name in here | there if here.get(name) != there.get(name)]
+    if wrong:
+        raise ConversionError(
+            f"the parameters in {folder} do not fit its {_MODEL} ({', '.join(wrong)}); convert the "
+            "checkpoint again."
+        )
+    for name, parameter in parameters.items():
+        parameter.set_value(jnp.asarray(arrays[name]))
+
+
+def _read_json(path: Path | str) -> dict[str, Any]:
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConversionError(
+            f"{path} cannot be read ({error.strerror}); name a JSON file."
+        ) from error
+    except ValueError as error:  # no JSON, or not even text
+        raise ConversionError(f"{path} is not JSON ({error}); put it right.") from error
+    if not isinstance(values, dict):
+        raise ConversionError(f"{path} holds no JSON object of options; put it right.")
+    return values
+
+
+def _refuse_taken(path: Path) -> None:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConversionError(f"{path} exists already and is not empty; choose another --out.")

@@ -1,0 +1,129 @@
+"""Bookkeeping of a conversion: every key is used once, every parameter is set once."""
+
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from deqjax.convert._errors import ConversionError
+from deqjax.convert._parameters import parameters_of
+
+
+class Ledger:
+    """Moves the arrays of a state dict into parameters and remembers what went where.
+
+    Nothing is raised before :meth:`close`, so that one error lists everything that does not fit.
+
+    Args:
+        state: key to array, as :func:`deqjax.convert.read_state_dict` returns it.
+    """
+
+    def __init__(self, state: Mapping[str, np.ndarray]) -> None:
+        self._state = state
+        self._unused = dict.fromkeys(state)
+        self._source: dict[int, str] = {}  # id of a parameter -> the key that it was set from
+        self._missing: list[str] = []
+        self._twice: list[str] = []
+        self._wrong: list[str] = []
+
+    def move(self, parameter: nnx.Param, *names: str, transposed: bool = False) -> None:
+        """Set a parameter from the key that has one of these names.
+
+        Args:
+            parameter: an array of one or two axes.
+            names: the names under which such a key is known; one of them is there.
+            transposed: PyTorch keeps (out, in) where the parameter is (in, out).
+        """
+        array = self._take(names, parameter, transposed)
+        if array is None:
+            return
+        if id(parameter) in self._source:
+            self._twice.append(f"{names[0]} and {self._source[id(parameter)]}")
+        self._source[id(parameter)] = names[0]
+        parameter.set_value(jnp.asarray(array, parameter[...].dtype))
+
+    def compare(self, parameter: nnx.Param, *names: str, option: str) -> None:
+        """Check that a key holds what a parameter was set from: a tied weight is stored twice.
+
+        Args:
+            parameter: set before.
+            names: as for :meth:`move`.
+            option: of the configuration, that ties the two.
+        """
+        array = self._take(names, parameter, transposed=False)
+        if array is None or id(parameter) not in self._source:
+            return
+        if not np.array_equal(array, parameter[...], equal_nan=True):
+            self._wrong.append(
+                f"{names[0]} differs from {self._source[id(parameter)]}, to which {option} ties it "
+                f"(by up to {np.max(np.abs(array - parameter[...])):.2g}; untie them to keep both)"
+            )
+
+    def copy(self, source: nnx.Param, parameter: nnx.Param) -> None:
+        """Set a parameter to what another one, moved before, holds."""
+        if id(source) in self._source:
+            self._source[id(parameter)] = self._source[id(source)]
+            parameter.set_value(source[...])
+
+    def constant(self, name: str, expected: np.ndarray) -> None:
+        """Check a key that holds no weights but something known."""
+        array = self._array((name,), [expected.shape])
+        if array is not None and not np.allclose(array, expected, rtol=1e-5, atol=0):
+            worst = np.max(np.abs(array / expected - 1))
+            self._wrong.append(f"{name} differs from its formula (by up to {worst:.2g}, relative)")
+
+    def close(self, model: nnx.Module) -> None:
+        """Raise a ConversionError that lists all that is missing, unknown or wrong.
+
+        Args:
+            model: every :class:`flax.nnx.Param` in it must have been set.
+        """
+        problems = []
+        if self._missing:
+            problems.append(f"missing keys: {', '.join(self._missing)}")
+        if self._unused:
+            problems.append(f"unknown keys: {', '.join(self._unused)}")
+        problems += self._wrong
+        problems += [f"{names} both set one parameter" for names in self._twice]
+        # a parameter whose key is missing or wrong is listed by its key already
+        unset = [] if self._missing or self._wrong else self._unset(model)
+        if unset:
+            problems.append(f"parameters that no key sets: {', '.join(unset)}")
+        if problems:
+            raise ConversionError(
+                f"the checkpoint does not fit the configuration: {'; '.join(problems)}. Compare "
+                "the configuration with the options that the model was trained with."
+            )
+
+    def _unset(self, model: nnx.Module) -> list[str]:
+        found = parameters_of(model)
+        return [name for name, parameter in found.items() if id(parameter) not in self._source]
+
+    def _take(
+        self, names: Sequence[str], parameter: nnx.Param, transposed: bool
+    ) -> np.ndarray | None:
+        shape = tuple(parameter[...].shape)
+        shape = shape[::-1] if transposed else shape
+        # a convolution of kernel size 1 has one axis more than a linear layer, a gain up to two
+        array = self._array(names, [shape + (1,) * extra for extra in range(3)])
+        if array is None:
+            return None
+        array = array.reshape(shape)
+        return array.T if transposed else array
+
+    def _array(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> np.ndarray | None:
+        """The array under one of the names, if it is of floats and of one of the shapes."""
+        name = next((name for name in names if name in self._unused), None)
+        if name is None:
+            self._missing.append(names[0])
+            return None
+        del self._unused[name]
+        array = self._state[name]
+        if array.dtype.kind != "f":
+            self._wrong.append(f"{name} is {array.dtype}, not floating point")
+            return None
+        if array.shape not in shapes:
+            self._wrong.append(f"{name} has shape {array.shape} instead of {shapes[0]}")
+            return None
+        return array
