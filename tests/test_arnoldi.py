@@ -1,5 +1,7 @@
 """Arnoldi's process against the QR factorization of the Krylov matrix."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,9 +24,9 @@ def reference(matrix, start, dimension):
     return basis.T @ matrix @ basis
 
 
+@partial(jax.jit, static_argnames="dimension")
 def restrict(matrices, start, dimension):
-    product = lambda v: jnp.einsum("bij,bj->bi", matrices, v)  # noqa: E731
-    return jax.jit(lambda start: arnoldi(product, start, dimension))(jnp.asarray(start))
+    return arnoldi(lambda v: jnp.einsum("bij,bj->bi", matrices, v), start, dimension)
 
 
 @pytest.mark.parametrize("dimension", [1, 4, 7])
@@ -43,7 +45,7 @@ def test_a_dict_is_one_vector():
         "image": jnp.asarray(start[:, 3:]).reshape(1, 2, 2),
     }
     zero = jax.tree.map(jnp.zeros_like, state)
-    (found,) = arnoldi(lambda v: affine_dict(v, jnp.asarray(matrix), zero), state, 4)
+    (found,) = jax.jit(lambda z: arnoldi(lambda v: affine_dict(v, matrix, zero), z, 4))(state)
     expected = reference(matrix, ravel(state)[0], 4)
     np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-10)
 
@@ -84,6 +86,6 @@ def test_a_product_that_is_not_finite_shows_in_its_sample_alone():
 
 def test_bfloat16_products_are_orthogonalized_in_float32():
     matrix = jnp.asarray(np.diag([1.0, 0.5, 0.25, -0.5]), jnp.bfloat16)
-    found = arnoldi(lambda v: v @ matrix, jnp.ones((1, 4), jnp.bfloat16), 4)
+    found = jax.jit(lambda z: arnoldi(lambda v: v @ matrix, z, 4))(jnp.ones((1, 4), jnp.bfloat16))
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(np.abs(np.linalg.eigvals(found[0])).max(), 1, rtol=1e-2)

@@ -199,18 +199,19 @@ def test_ctrl_c_leaves_a_checkpoint_that_resume_continues(tmp_path, data_options
         "--checkpoint-every",
         "100000",
     )
-    process = subprocess.Popen(endless, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        records = workdir / "metrics.jsonl"
-        deadline = time.monotonic() + 120
-        while not (records.exists() and records.stat().st_size):
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        printed, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(endless, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            records = workdir / "metrics.jsonl"
+            deadline = time.monotonic() + 120
+            while not (records.exists() and records.stat().st_size):
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            printed, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, errors
     stopped = int(re.search(r"stopped at step (\d+)", printed)[1])
     assert os.listdir(workdir / "checkpoints") == [str(stopped)]

@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deqjax._hessenberg import largest_modulus
+from deqjax import _hessenberg
 
 pytestmark = pytest.mark.usefixtures("float64", "strict_promotion")
+
+
+largest_modulus = jax.jit(_hessenberg.largest_modulus)
 
 
 def random_hessenberg(batch, size, seed=0):

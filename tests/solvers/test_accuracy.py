@@ -1,5 +1,7 @@
 """Every solver against every problem with a known fixed point."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -21,23 +23,22 @@ CASES = [
 ]
 
 
+@partial(jax.jit, static_argnames=("solver", "f"))
+def solve(solver, f, z0, args, tol):
+    return solver(lambda z: f(z, *args), z0, tol=tol, max_steps=5000)
+
+
 @pytest.mark.parametrize(("solver", "problem"), CASES)
 def test_finds_the_known_fixed_point(solver, problem):
-    @jax.jit
-    def solve(z0, args):
-        return solver(lambda z: problem.f(z, *args), z0, tol=1e-13, max_steps=5000)
-
-    solution = solve(*problem.cast(float))
+    solution = solve(solver, problem.f, *problem.cast(float), tol=1e-13)
     assert (solution.stats.status == Status.CONVERGED).all()
     np.testing.assert_allclose(ravel(solution.value), ravel(problem.solution), atol=1e-10)
 
 
 def test_anderson_needs_far_fewer_steps_than_picard():
     problem = PROBLEMS["radius 0.99"]
-
-    def steps(solver):
-        z0, args = problem.cast(float)
-        f = jax.jit(lambda z: problem.f(z, *args))
-        return solver(f, z0, tol=1e-6, max_steps=5000).stats.steps
-
-    assert (20 * steps(anderson) < steps(picard)).all()
+    few, many = (
+        solve(solver, problem.f, *problem.cast(float), tol=1e-6).stats.steps
+        for solver in (anderson, picard)
+    )
+    assert (20 * few < many).all()

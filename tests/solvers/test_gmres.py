@@ -104,10 +104,7 @@ def test_no_method_with_as_many_products_leaves_a_smaller_residual():
 @pytest.mark.parametrize("max_steps", [0, 1, 7, 20, 21])
 def test_products_stop_at_the_limit(max_steps):
     args = inputs()
-    run = jax.jit(
-        lambda limit: gmres(lambda z: layer(z, *args), start(args), tol=0.0, max_steps=limit)
-    )
-    stats = run(jnp.int32(max_steps)).stats
+    stats = solve(args, start(args), 0.0, max_steps).stats
     np.testing.assert_array_equal(stats.steps, max_steps)
     assert (stats.status == Status.STEP_LIMIT).all()
     cycles = 0 if max_steps == 0 else min(max_steps, -(-max_steps // 20) + 1)

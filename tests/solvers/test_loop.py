@@ -61,6 +61,11 @@ def test_a_batch_is_its_samples_solved_alone(solver):
     )
 
 
+@partial(jax.jit, static_argnames="solver")
+def solve_spoiled(solver, z0, args, spoil):
+    return solver(lambda z: layer(z, *args) + spoil[:, None], z0, tol=1e-5, max_steps=300)
+
+
 @SOLVERS
 @pytest.mark.parametrize("poison", [np.nan, np.inf, 1e30], ids=["nan", "inf", "overflow"])
 def test_a_broken_sample_changes_no_other(solver, poison):
@@ -68,14 +73,7 @@ def test_a_broken_sample_changes_no_other(solver, poison):
     z0 = jnp.full((BATCH, SIZE), 0.25, jnp.float32)
     # a linear term keeps an overflow: tanh alone would bound it
     spoil = jnp.zeros((BATCH,), jnp.float32).at[ODD].set(poison)
-
-    @jax.jit
-    def solve(spoil):
-        def f(z):
-            return layer(z, matrix, offset, gain) + spoil[:, None]
-
-        return solver(f, z0, tol=1e-5, max_steps=300)
-
+    solve = partial(solve_spoiled, solver, z0, (matrix, offset, gain))
     healthy, broken = solve(jnp.zeros_like(spoil)), solve(spoil)
     assert broken.stats.status[ODD] == Status.DIVERGED
     np.testing.assert_array_equal(broken.value[ODD], z0[ODD])
@@ -174,15 +172,17 @@ def test_the_residual_is_that_of_the_returned_value(solver, max_steps):
 
 @SOLVERS
 def test_absolute_residual_is_the_numerator(solver):
-    matrix, offset, gain = inputs(np.float32)
-    solution = solver(
-        lambda z: 10 * layer(z / 10, matrix, offset, gain),
-        jnp.zeros((BATCH, SIZE), jnp.float32),
-        tol=1e-2,
-        max_steps=300,
-        stop="absolute",
-    )
-    change = 10 * layer(solution.value / 10, matrix, offset, gain) - solution.value
+    args = inputs(np.float32)
+
+    def f(z):
+        return 10 * layer(z / 10, *args)
+
+    @jax.jit
+    def solve(z0):
+        solution = solver(f, z0, tol=1e-2, max_steps=300, stop="absolute")
+        return solution, f(solution.value) - solution.value
+
+    solution, change = solve(jnp.zeros((BATCH, SIZE), jnp.float32))
     np.testing.assert_allclose(
         solution.stats.residual, jnp.linalg.norm(change, axis=1), rtol=0.05, atol=1e-5
     )

@@ -29,9 +29,10 @@ def inputs(radius=3.0, dtype=np.float32):
     return jnp.asarray(matrix, dtype), jnp.asarray(rng.normal(size=(BATCH, SIZE)), dtype)
 
 
-@partial(jax.jit, static_argnames=("f", "solver", "stop"))
-def solve(f, z0, args=(), tol=1e-5, max_steps=100, solver=newton_krylov, stop="relative"):
-    return solver(lambda z: f(z, *args), z0, tol=tol, max_steps=max_steps, stop=stop, trace=40)
+@partial(jax.jit, static_argnames=("f", "stop"))
+def solve(f, z0, args=(), tol=1e-5, max_steps=100, stop="relative", **options):
+    options |= {"tol": tol, "max_steps": max_steps, "stop": stop, "trace": 40}
+    return newton_krylov(lambda z: f(z, *args), z0, **options)
 
 
 def others(leaf):
@@ -79,7 +80,7 @@ def test_convergence_is_quadratic_in_the_end():
     assert (after[late] < 5 * before[late] ** 2).all()
 
 
-def reference(g, slope, z, passes, backtracks, damping):
+def reference(g, slope, z, passes, backtracks=2, damping=1.0):
     """The method for one unknown, where GMRES is exact: |g| at each trial point, directions."""
     trace, directions, damped_steps = [abs(g(z))], 0, 1
 
@@ -126,23 +127,18 @@ GAPS = {  # g and its derivative
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("backtracks", "damping"), [(2, 1.0), (4, 0.5), (0, 1.0)])
+@pytest.mark.parametrize(
+    "options", [{}, {"backtracks": 4, "damping": 0.5}, {"backtracks": 0, "damping": 1.0}], ids=str
+)
 @pytest.mark.parametrize(
     ("f", "start"), [(cubic, 0.0), (flat, 10.0), (logarithm, 3.0)], ids=["cubic", "flat", "log"]
 )
-def test_each_trial_point_is_that_of_the_formulas(f, start, backtracks, damping):
-    if f is logarithm and backtracks == 0 and damping == 1:
+def test_each_trial_point_is_that_of_the_formulas(f, start, options):
+    if f is logarithm and options.get("backtracks") == 0:
         start = 2.9  # so that the damped step stays positive
-    passes = 14
-    solution = solve(
-        f,
-        jnp.full((1, 1), start),
-        tol=1e-9,
-        max_steps=passes,
-        solver=partial(newton_krylov, backtracks=backtracks, damping=damping),
-        stop="absolute",
-    )
-    expected, _ = reference(*GAPS[f], start, passes, backtracks, damping)
+    passes, z0 = 14, jnp.full((1, 1), start)
+    solution = solve(f, z0, tol=1e-9, max_steps=passes, stop="absolute", **options)
+    expected, _ = reference(*GAPS[f], start, passes, **options)
     steps = int(solution.stats.steps[0])
     assert steps >= 5
     found = np.asarray(solution.stats.trace)[: steps + 1, 0]
@@ -175,7 +171,7 @@ def test_a_map_that_is_not_finite_everywhere_is_solved():
 def test_samples_that_backtrack_cost_no_product():
     stats = solve(flat, jnp.full((1, 1), 10.0), tol=1e-9, stop="absolute").stats
     steps = int(stats.steps[0])
-    _, directions = reference(*GAPS[flat], 10.0, steps, 2, 1.0)
+    _, directions = reference(*GAPS[flat], 10.0, steps)
     assert directions < steps
     # one unknown: each direction is one product
     assert int(stats.evaluations) == steps + 1 + directions
@@ -205,10 +201,14 @@ def test_a_sample_without_a_finite_start_is_diverged_and_changes_no_other(poison
     assert broken.stats.evaluations <= healthy.stats.evaluations
 
 
+def halving(z):
+    return 0.5 * z + 1
+
+
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_a_start_that_is_not_finite_is_diverged(poison):
     z0 = jnp.zeros((2, 3)).at[1].set(poison)
-    stats = newton_krylov(lambda z: 0.5 * z + 1, z0, tol=1e-5, max_steps=9).stats
+    stats = solve(halving, z0, max_steps=9).stats
     np.testing.assert_array_equal(stats.status, [Status.CONVERGED, Status.DIVERGED])
     assert stats.steps[1] == 0
     assert stats.evaluations < 9
@@ -216,10 +216,11 @@ def test_a_start_that_is_not_finite_is_diverged(poison):
 
 def test_a_small_value_of_f_is_not_taken_for_a_failure():
     # f(z) = 0: a relative residual as large as float32 can hold
-    stats = newton_krylov(lambda z: 0 * z, jnp.full((1, 1), 1e3), tol=1e-5, max_steps=3).stats
-    assert stats.status[0] == Status.CONVERGED
-    stats = newton_krylov(lambda z: 0 * z, jnp.full((1, 1), 1e3), tol=1e-5, max_steps=jnp.int32(0))
-    assert stats.stats.status[0] == Status.STEP_LIMIT
+    def f(z):
+        return 0 * z
+
+    statuses = [solve(f, jnp.full((1, 1), 1e3), max_steps=n).stats.status[0] for n in (3, 0)]
+    assert statuses == [Status.CONVERGED, Status.STEP_LIMIT]
 
 
 @pytest.mark.usefixtures("float64")

@@ -22,26 +22,18 @@ def reference(f, z0, steps, damping):
     return np.stack(rows)
 
 
+@partial(jax.jit, static_argnames=("f", "trajectory", "trace"))
+def solve(f, z0, args, tol, max_steps, damping, trajectory=(), trace=0):
+    options = {"tol": tol, "max_steps": max_steps, "damping": damping}
+    return reversible(lambda z: f(z, *args), z0, trajectory=trajectory, trace=trace, **options)
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("damping", [0.3, 0.8])
 def test_each_step_is_that_of_the_formulas(damping):
     problem = PROBLEMS["tanh"]
-    z0, args = problem.cast(float)
     matrix, offset = problem.args
-
-    @jax.jit
-    def solve(z0, damping):
-        return reversible(
-            lambda z: problem.f(z, *args),
-            z0,
-            tol=0.0,
-            max_steps=6,
-            damping=damping,
-            trajectory=(1, 2, 6),
-            trace=7,
-        )
-
-    solution = solve(z0, damping)
+    solution = solve(problem.f, *problem.cast(float), 0.0, 6, damping, (1, 2, 6), 7)
     expected = reference(lambda z: np.tanh(z @ matrix.T + offset), problem.z0, 6, damping)
     np.testing.assert_allclose(solution.trajectory, expected[[1, 2, 6]], rtol=1e-13)
     images = np.tanh(expected @ matrix.T + offset)
@@ -53,13 +45,7 @@ def test_each_step_is_that_of_the_formulas(damping):
 @pytest.mark.parametrize("name", [name for name in CONTRACTING if name != "radius 0.99"])
 def test_it_reaches_the_fixed_point(name):
     problem = PROBLEMS[name]
-    z0, args = problem.cast(float)
-
-    @jax.jit
-    def solve(z0):
-        return reversible(lambda z: problem.f(z, *args), z0, tol=1e-10, max_steps=500, damping=0.8)
-
-    solution = solve(z0)
+    solution = solve(problem.f, *problem.cast(float), 1e-10, 500, 0.8)
     assert (solution.stats.status == Status.CONVERGED).all()
     np.testing.assert_allclose(ravel(solution.value), ravel(problem.solution), rtol=1e-7, atol=1e-8)
 

@@ -54,8 +54,8 @@ def test_final_metrics_hold_model_and_bigram(uninterrupted):
     assert metrics["tokens_scored"] == 2 * 4 * 8
 
 
-def test_resumed_run_reaches_the_same_state_bit_for_bit(tmp_path, data_directory, uninterrupted):
-    config = tiny_config(data_directory)
+def train_interrupted(config, folder):
+    """Stop in the third step as if by Ctrl-C, then go on."""
     asked = []
 
     class StopAfterThree(StopRequest):
@@ -76,15 +76,43 @@ def test_resumed_run_reaches_the_same_state_bit_for_bit(tmp_path, data_directory
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deqjax.training.loop.StopRequest", StopAfterThree)
         patch.setattr("deqjax.training.parallel.DataParallel.train", counted)
-        stopped = training.train(config, tmp_path / "run", say=silent)
+        stopped = training.train(config, folder, say=silent)
     assert (stopped.step, stopped.stopped_by, stopped.metrics) == (3, signal.SIGINT, None)
-
-    resumed = training.train(config, tmp_path / "run", resume=True, say=silent)
+    resumed = training.train(config, folder, resume=True, say=silent)
     assert resumed.step == 4
-    expected = saved_state(uninterrupted.workdir.path)
-    for a, b in zip(saved_state(tmp_path / "run"), expected, strict=True):
+    return resumed
+
+
+def assert_same_end(resumed, whole):
+    expected = saved_state(whole.workdir.path)
+    for a, b in zip(saved_state(resumed.workdir.path), expected, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert resumed.metrics == uninterrupted.metrics
+    assert resumed.metrics == whole.metrics
+
+
+def test_resumed_run_reaches_the_same_state_bit_for_bit(tmp_path, data_directory, uninterrupted):
+    resumed = train_interrupted(tiny_config(data_directory), tmp_path / "run")
+    assert_same_end(resumed, uninterrupted)
+
+
+def test_a_resumed_run_remembers_its_segments(tmp_path):
+    """Streams of characters with memory, the first step of them in the warm-up stage."""
+    (tmp_path / "text.txt").write_text("to be or not to be, that is the question: " * 60)
+    config = tiny_config(tmp_path / "datasets", pretrain_steps=1)
+    shape = dataclasses.replace(config.model.shape, memory_length=6)
+    file = str(tmp_path / "text.txt")
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, shape=shape),
+        data=dataclasses.replace(config.data, corpus="text_characters", file=file, order="streams"),
+    )
+    whole = training.train(config, tmp_path / "whole", say=silent)
+    assert_same_end(train_interrupted(config, tmp_path / "run"), whole)
+    memory = training.load_run(tmp_path / "run").state.memory
+    np.testing.assert_array_equal(memory.filled, [6, 6, 6, 6])
+    assert np.abs(memory.states).max() > 0
+    assert 1 < whole.metrics["loss"] < 10
+    assert "bits_per_byte" not in whole.metrics
 
 
 def test_signal_at_any_moment_of_a_step_leaves_a_checkpoint(tmp_path, data_directory):

@@ -7,7 +7,7 @@ from deqjax.models._shape import LanguageShape, TransformerShape
 from deqjax.models._solver_settings import SolverSettings
 from deqjax.models.transformer_lm import DEQTransformerLM, TransformerCell
 from deqjax.models.transformer_xl import TransformerXL
-from deqjax.models.trellisnet_lm import DEQTrellisNetLM
+from deqjax.models.trellisnet_lm import DEQTrellisNetLM, TrellisNetCell, TrellisNetState
 
 LanguageModel = DEQTransformerLM | DEQTrellisNetLM | TransformerXL
 """Any of the models; all map tokens and a memory to a :class:`Prediction`."""
@@ -25,6 +25,8 @@ __all__ = [
     "TransformerCell",
     "TransformerShape",
     "TransformerXL",
+    "TrellisNetCell",
+    "TrellisNetState",
     "generate",
     "reread",
 ]

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from deqjax._types import Map, Operands, State
+from deqjax._types import Map, Operands, Scalar, State
+from deqjax.adjoints import BackwardStats
 from deqjax.models._memory import SegmentMemory
 from deqjax.models._shape import LanguageShape
-from deqjax.nn import AdaptiveEmbedding, AdaptiveSoftmax, DropoutMask, masked
+from deqjax.nn import DEQ, AdaptiveEmbedding, AdaptiveSoftmax, DropoutMask, masked
 from deqjax.solvers import Solution
 
 
@@ -103,3 +104,23 @@ class LanguageModelBase(nnx.Module):
 
     def _dropped(self, x: jax.Array) -> jax.Array:
         return masked(x, self.mask((x.shape[0], 1, x.shape[2]), x.dtype))
+
+
+def iterate_cell(
+    deq: DEQ,
+    u: Operands,
+    z0: State,
+    probe: BackwardStats | None,
+    tol: Scalar | None,
+    max_steps: Scalar | None,
+    layers: int | None,
+) -> tuple[State, Equilibrium | None]:
+    """Solve the equilibrium layer from z0, or apply its cell ``layers`` times (warm-up stage)."""
+    if layers is None:
+        f = deq.freeze(u, z0)
+        solution = deq(u, z0=z0, f=f, probe=probe, tol=tol, max_steps=max_steps)
+        return solution.value, Equilibrium(f, u, solution)
+    z = z0
+    for _ in range(layers):
+        z = deq.cell(z, u)
+    return z, None

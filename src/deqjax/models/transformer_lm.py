@@ -14,7 +14,7 @@ from flax import nnx
 
 from deqjax._types import Scalar
 from deqjax.adjoints import Adjoint, BackwardStats
-from deqjax.models._language_model import Equilibrium, LanguageModelBase, Prediction
+from deqjax.models._language_model import LanguageModelBase, Prediction, iterate_cell
 from deqjax.models._memory import SegmentMemory
 from deqjax.models._shape import TransformerShape
 from deqjax.models._solver_settings import SolverSettings
@@ -135,15 +135,7 @@ class DEQTransformerLM(LanguageModelBase):
         u = self.inputs(tokens, memory)
         if z0 is None:
             z0 = jnp.zeros((*tokens.shape, self.shape.width), self.dtype)
-        equilibrium = None
-        if layers is None:
-            f = self.deq.freeze(u, z0)
-            solution = self.deq(u, z0=z0, f=f, probe=probe, tol=tol, max_steps=max_steps)
-            equilibrium, z = Equilibrium(f, u, solution), solution.value
-        else:
-            z = z0
-            for _ in range(layers):
-                z = self.deq.cell(z, u)
+        z, equilibrium = iterate_cell(self.deq, u, z0, probe, tol, max_steps, layers)
         assert u.injection is not None  # for the type checker: prepared above
         kept = memory.extended(z, u.injection[..., : 3 * self.shape.width])
         return Prediction(self._dropped(z), equilibrium, kept, jax.lax.stop_gradient(z[:, -1:]))

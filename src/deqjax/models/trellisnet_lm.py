@@ -14,7 +14,7 @@ from flax import nnx
 
 from deqjax._types import Scalar
 from deqjax.adjoints import Adjoint, BackwardStats
-from deqjax.models._language_model import Equilibrium, LanguageModelBase, Prediction
+from deqjax.models._language_model import LanguageModelBase, Prediction, iterate_cell
 from deqjax.models._memory import SegmentMemory
 from deqjax.models._shape import LanguageShape
 from deqjax.models._solver_settings import SolverSettings
@@ -187,15 +187,7 @@ class DEQTrellisNetLM(LanguageModelBase):
         if z0 is None:
             zeros = jnp.zeros((*tokens.shape, self.shape.width), self.dtype)
             z0 = TrellisNetState(zeros, zeros)
-        equilibrium = None
-        if layers is None:
-            f = self.deq.freeze(u, z0)
-            solution = self.deq(u, z0=z0, f=f, probe=probe, tol=tol, max_steps=max_steps)
-            equilibrium, z = Equilibrium(f, u, solution), solution.value
-        else:
-            z = z0
-            for _ in range(layers):
-                z = self.deq.cell(z, u)
+        z, equilibrium = iterate_cell(self.deq, u, z0, probe, tol, max_steps, layers)
         kept = memory.extended(jnp.concatenate(z, axis=-1))
         last = jax.tree.map(lambda x: jax.lax.stop_gradient(x[:, -1:]), z)
         return Prediction(self._dropped(z.h), equilibrium, kept, last)
