@@ -5,6 +5,7 @@ program computes alone, and programs that several tests, workers or child proces
 compiled once and kept in a folder of this very run.
 """
 
+import gc
 import os
 import shutil
 import tempfile
@@ -16,6 +17,8 @@ _CACHE = "JAX_COMPILATION_CACHE_DIR"
 # in the environment, so that child processes have them too
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+# Tracing makes many objects that stay: look for garbage less often.
+gc.set_threshold(50_000, 20, 20)
 # Four virtual devices for pmap and shard_map; arrays still go to the first one by default.
 jax.config.update("jax_num_cpu_devices", 4)
 
@@ -25,6 +28,8 @@ def pytest_configure(config):
         os.environ[_CACHE] = tempfile.mkdtemp(prefix="deqjax-tests-")
     jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    # JAX does not write a program's file at once: who reads half of it compiles the program itself
+    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
 
 
 def pytest_unconfigure(config):

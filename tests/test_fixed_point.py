@@ -53,10 +53,13 @@ def gradient(function):
     return jax.grad(function, argnums=(0, 1))
 
 
+compiled_gradient = jax.jit(gradient(loss))
+
+
 @pytest.fixture(scope="module")
 def plain():
     """Gradients of the loss in params and x, by jit alone."""
-    return jax.jit(gradient(loss))(*inputs())
+    return compiled_gradient(*inputs())
 
 
 def assert_same(found, expected, tolerance=1e-4):
@@ -81,7 +84,7 @@ def test_closures_get_the_gradients_of_arguments(plain):
 def test_vmap_of_the_gradient(function):
     params, x = inputs()
     found = jax.jit(jax.vmap(gradient(function), in_axes=(None, 0)))(params, split(x, 2))
-    halves = [jax.jit(gradient(loss))(params, half) for half in split(x, 2)]
+    halves = [compiled_gradient(params, half) for half in split(x, 2)]
     assert_same(found, jax.tree.map(lambda *leaves: jnp.stack(leaves), *halves))
 
 

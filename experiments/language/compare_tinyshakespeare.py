@@ -6,9 +6,11 @@ Time:      about 50 minutes; a folder with finished runs is only measured again,
 Expected:  see experiments/results/tinyshakespeare.json
 
 Trains tinyshakespeare_explicit.py, tinyshakespeare.py without and with the penalty, and
-tinyshakespeare_reversible.py, one seed each, on the text in FILE. Loss, steps, residual and radius
-are those on the whole validation text. Step times are taken in turns after training, at the trained
-parameters, and told as medians; memory is XLA's plan for a training step.
+tinyshakespeare_reversible.py, one seed each, on the text in FILE. Loss, forward steps, residual and
+radius are those on the whole validation text. Step times are taken in turns after training, at the
+trained parameters with both directions solved to 1e-2, and told as medians, with the backward solve
+of that step; memory is XLA's plan for a training step. A reversible backward residual is the error
+of the state that undoing all steps leads back to.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -31,6 +34,7 @@ from rich.table import Table
 from deqjax import training
 from deqjax._experiments import load_experiment
 from deqjax.training import TrainConfig
+from deqjax.training.loop import assemble
 from deqjax.training.step import train_step
 from deqjax.training.workdir import holds_run
 
@@ -73,53 +77,61 @@ def experiments(file: Path, steps: int | None, seed: int) -> dict[str, TrainConf
 
 
 def measure_steps(runs: dict[str, training.Run], repeats: int) -> dict[str, dict[str, float]]:
-    """Median seconds and planned bytes of a training step at the end of each run.
+    """Median seconds, planned bytes and backward solve of a training step at the end of each run.
 
-    "DEQ, penalty" is timed with the penalty on every step and on none too: what it costs at its
-    probability is the mean of both.
+    Both directions are solved to 1e-2 here. "DEQ, penalty" is timed with the penalty on every step
+    and on none: what it costs at its probability is the mean of both.
     """
-    steps, plans = {}, {}
+    steps, found = {}, {}
     for name, run in runs.items():
-        penalty = run.steps.problem.penalty
+        penalty = run.config.penalty
         variants = {name: penalty}
         if name == "DEQ, penalty":
             variants = {
                 "penalty off": dataclasses.replace(penalty, weight=0.0),
                 "penalty on": dataclasses.replace(penalty, probability=1.0),
             }
+        solver = dataclasses.replace(run.config.model.solver, tol=1e-2, backward_tol=1e-2)
+        model = dataclasses.replace(run.config.model, solver=solver)
+        config = dataclasses.replace(run.config, model=model)
+        problem, _ = assemble(config, config.data.batch_size)
+        batch = next(run.batches)
         for label, chosen in variants.items():
-            problem = run.steps.problem._replace(penalty=chosen)
+            own = problem._replace(penalty=chosen)
 
-            def step(state, batch, problem=problem):
-                return train_step(problem, state, batch, 0, lambda tree: tree)[1]["loss"]
+            def step(state, batch, own=own):
+                return train_step(own, state, batch, 0, lambda tree: tree)[1]
 
-            batch = next(run.batches)
             compiled = jax.jit(step).lower(run.state, batch).compile()
-            plans[label] = compiled.memory_analysis().temp_size_in_bytes
+            metrics = compiled(run.state, batch)
+            found[label] = {
+                key: float(metrics[key])
+                for key in ("backward_steps", "backward_residual")
+                if jnp.isfinite(metrics[key])
+            }
+            found[label]["bytes"] = compiled.memory_analysis().temp_size_in_bytes
             steps[label] = (compiled, run.state, batch)
     seconds: dict[str, list[float]] = {label: [] for label in steps}
-    for _ in range(repeats + 1):
+    for _ in range(repeats):
         for label, (compiled, state, batch) in steps.items():
             started = time.perf_counter()
-            compiled(state, batch).block_until_ready()
+            jax.block_until_ready(compiled(state, batch))
             seconds[label].append(time.perf_counter() - started)
-    return {
-        label: {"seconds": statistics.median(times[1:]), "bytes": plans[label]}
-        for label, times in seconds.items()
-    }
+    for label, times in seconds.items():
+        found[label]["seconds"] = statistics.median(times)
+    return found
 
 
 def with_steps(results, measured, probability: float) -> float:
-    """Write step times and memory into the results; return what the penalty adds, relatively."""
+    """Write what was measured into the results; return what the penalty adds, relatively."""
     off, on = measured["penalty off"], measured["penalty on"]
     extra = probability * (on["seconds"] / off["seconds"] - 1)
+    measured["DEQ, penalty"] = on | {"seconds": off["seconds"] * (1 + extra)}
     for name, result in results.items():
-        found = measured.get(name) or {
-            "seconds": off["seconds"] * (1 + extra),
-            "bytes": on["bytes"],
-        }
-        result["milliseconds_of_a_step"] = 1e3 * found["seconds"]
-        result["MiB_of_a_step"] = found["bytes"] / 2**20
+        found = dict(measured[name])
+        result["milliseconds_of_a_step"] = 1e3 * found.pop("seconds")
+        result["MiB_of_a_step"] = found.pop("bytes") / 2**20
+        result.update(found)
     return extra
 
 
@@ -187,13 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             training.train(config, folder, resume=holds_run(folder))
         records = training.read_metrics(folder / "metrics.jsonl")
         curves[name] = [r for r in records if r["split"] == "validation"]
-        trained = [r for r in records if r["split"] == "train"][-5:]
         runs[name] = training.load_run(folder)
         results[name] = {k: v for k, v in curves[name][-1].items() if k not in ("step", "split")}
-        for key in ("backward_steps", "backward_residual"):
-            found = [r[key] for r in trained if key in r]
-            if found:
-                results[name][key] = statistics.fmean(found)
         size = sum(x.size for x in jax.tree.leaves(runs[name].state.parameters))
         results[name]["parameters"] = size
     probability = configs["DEQ, penalty"].penalty.probability

@@ -167,56 +167,66 @@ def show(results: dict[str, dict]) -> None:
     table.add_column("")
     for name in results:
         table.add_column(name.removeprefix("wikitext103").strip("_") or "plain", justify="right")
-    for row in next(iter(results.values())):
-        if not isinstance(next(iter(results.values()))[row], dict):
-            values = [result[row] for result in results.values()]
-            table.add_row(row, *(f"{x:,}" if isinstance(x, int) else f"{x:.3g}" for x in values))
+    rows = dict.fromkeys(row for result in results.values() for row in result)
+    for row in rows:
+        values = [result.get(row, "") for result in results.values()]
+        if not any(isinstance(value, dict) for value in values):
+            table.add_row(row, *(f"{x:,}" if isinstance(x, int) else _short(x) for x in values))
     Console(width=120).print(table)
 
 
+def _short(value) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Estimate, run one step, print, write."""
+    """Estimate, run one step, print, write; recipes of earlier calls stay in the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipes", nargs="*", type=Path, default=RECIPES)
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--step-batch", type=int, default=2, help="0 takes no step")
     parser.add_argument("--out", type=Path, default=HERE.parent / "results")
     options = parser.parse_args(arguments)
-    results = {}
-    for file in options.recipes:
-        config = load_experiment(file)
-        rows = config.data.batch_size
-        share = -(-rows // options.devices)
-        state = abstract(config, 1)[1]
-        parts = {name: flop * rows for name, flop in arithmetic(config, 1).items()}
-        whole, shared = planned_memory(config, rows), planned_memory(config, share)
-        results[config.name] = {
-            "parameters": sum(x.size for x in jax.tree.leaves(state.parameters)),
-            "rows of a batch": rows,
-            "TFLOP of a step, at most": flop_of_step(config, parts) / TERA,
-            "TFLOP of one evaluation of f": parts["f"] / TERA,
-            "GiB on one device": whole["state"] + whole["temporary"],
-            "of it parameters, Adam, memory": whole["state"],
-            f"GiB on each of {options.devices} devices": shared["state"] + shared["temporary"],
-            "TFLOP by part": {name: flop / TERA for name, flop in parts.items()},
-        }
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / "wikitext103.json"
+    results = json.loads(file.read_text())["results"] if file.exists() else {}
+    for recipe in options.recipes:
+        config = load_experiment(recipe)
+        results[config.name] = estimate(config, options.devices)
         if options.step_batch:
             taken = timed_step(config, options.step_batch)
             label = f"step on {options.step_batch} rows: "
             results[config.name] |= {label + name: value for name, value in taken.items()}
-        show(results)
-    options.out.mkdir(parents=True, exist_ok=True)
-    record = {
-        "command": "python experiments/language/estimate.py",
-        "date": datetime.date.today().isoformat(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("jax", "flax", "optax", "deqjax")},
-        },
-        "results": results,
+        record = {
+            "command": "python experiments/language/estimate.py",
+            "date": datetime.date.today().isoformat(),
+            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("jax", "flax", "optax", "deqjax")},
+            },
+            "results": results,
+        }
+        file.write_text(json.dumps(record, indent=1) + "\n")
+    show(results)
+
+
+def estimate(config: TrainConfig, devices: int) -> dict[str, float]:
+    """What one training step of a recipe needs."""
+    rows = config.data.batch_size
+    state = abstract(config, 1)[1]
+    parts = {name: flop * rows for name, flop in arithmetic(config, 1).items()}
+    whole, shared = planned_memory(config, rows), planned_memory(config, -(-rows // devices))
+    return {
+        "parameters": sum(x.size for x in jax.tree.leaves(state.parameters)),
+        "rows of a batch": rows,
+        "TFLOP of a step, at most": flop_of_step(config, parts) / TERA,
+        "TFLOP of one evaluation of f": parts["f"] / TERA,
+        "GiB on one device": whole["state"] + whole["temporary"],
+        "of it parameters, Adam, memory": whole["state"],
+        f"GiB on each of {devices} devices": shared["state"] + shared["temporary"],
+        "TFLOP by part": {name: flop / TERA for name, flop in parts.items()},
     }
-    (options.out / "wikitext103.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,6 @@ def config() -> TrainConfig:
             beta2=0.99,
             clip_norm=1.0,
         ),
-        penalty=PenaltyConfig(weight=0.15, probability=0.4),
+        penalty=PenaltyConfig(weight=0.05, probability=0.4),
         evaluation=EvaluationConfig(every=250, batches=16, final_batches=10_000),
     )

@@ -24,24 +24,29 @@ def cotangent_for(problem, seed=5):
 def value_and_gradient(problem, adjoint, *, solver=picard, cotangent=None, max_steps=5000):
     """z*, and the gradients of <cotangent, z*> in the arguments of f."""
     cotangent = cotangent_for(problem) if cotangent is None else cotangent
-    z0, args = problem.cast(float)
+    grads, value = gradient(problem.f, *problem.cast(float), cotangent, adjoint, solver, max_steps)
+    return value, grads
 
+
+@partial(jax.jit, static_argnames=("f", "adjoint", "solver", "max_steps"))
+def gradient(f, z0, args, cotangent, adjoint, solver, max_steps):
     @partial(jax.grad, has_aux=True)
-    def gradient(args):
+    def run(args):
         solution = dq.fixed_point(
-            problem.f, z0, *args, solver=solver, adjoint=adjoint, tol=1e-13, max_steps=max_steps
+            f, z0, *args, solver=solver, adjoint=adjoint, tol=1e-13, max_steps=max_steps
         )
         products = jax.tree.map(lambda c, z: jnp.sum(c * z), cotangent, solution.value)
         return sum(jax.tree.leaves(products)), solution.value
 
-    grads, value = jax.jit(gradient)(args)
-    return value, grads
+    return run(args)
+
+
+EXACT = implicit(tol=1e-13, max_steps=200)
 
 
 @pytest.mark.parametrize("problem", LINEAR.values(), ids=LINEAR)
 def test_linear_maps_agree_with_the_dense_solve(problem):
-    adjoint = implicit(tol=1e-13, max_steps=200)
-    value, (matrix, offset) = value_and_gradient(problem, adjoint, solver=anderson)
+    value, (matrix, offset) = value_and_gradient(problem, EXACT, solver=anderson)
     expected_matrix, expected_offset = problem.dense_gradient(cotangent_for(problem))
     np.testing.assert_allclose(ravel(value), ravel(problem.solution), rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(matrix, expected_matrix, rtol=1e-10, atol=1e-10)

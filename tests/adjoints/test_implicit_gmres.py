@@ -103,7 +103,8 @@ def test_no_backward_step_is_one_vector_jacobian_product():
     problem = PROBLEMS["tanh"]
     found, report = solve(problem, implicit(gmres, max_steps=0))
     z0, args = problem.cast(float)
-    value = anderson(lambda z: problem.f(z, *args), z0, tol=1e-13, max_steps=200).value
+    run = jax.jit(lambda z: anderson(lambda z: problem.f(z, *args), z, tol=1e-13, max_steps=200))
+    value = run(z0).value
     _, pull = jax.vjp(lambda *args: problem.f(value, *args), *args)
     for a, b in zip(found, pull(jnp.asarray(cotangent_for(problem))), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11)

@@ -126,10 +126,14 @@ def test_integers_and_keys_pass_through():
         ).value.sum()
 
     found = jax.jit(jax.grad(loss))(jnp.float32(0.5), key, index)
+
     # the slope of the same recursion in the weight, for mask 1: z is a multiple of the offset
-    expected = jax.grad(lambda w: by_hand(lambda z: w * z + 1, jnp.zeros((1, 1)), (), [6])[0, 0])(
-        jnp.float32(0.5)
-    )
+    @jax.jit
+    @jax.grad
+    def slope(weight):
+        return by_hand(lambda z: weight * z + 1, jnp.zeros((1, 1)), (), [6])[0, 0]
+
+    expected = slope(jnp.float32(0.5))
     mask = np.asarray(jax.random.bernoulli(key, 0.5, (4, 3)))
     total = (mask * np.array([3, 1, 2, 0])[:, None]).sum()
     np.testing.assert_allclose(found, float(expected) * total, rtol=1e-5)
@@ -213,25 +217,26 @@ def test_a_sample_gets_the_gradient_that_it_gets_alone():
     run = partial(gradient, problem.f, adjoint=reversible(), tol=0.05)
     (_, (in_matrix, in_offset)), report, _ = run(z0, (matrix, offset))
     total = 0
+
+    @jax.jit
+    @partial(jax.grad, argnums=(0, 1), has_aux=True)
+    def alone(matrix, offset, start, index):
+        solution = dq.fixed_point(
+            problem.f,
+            start,
+            matrix,
+            offset,
+            solver=solver,
+            adjoint=reversible(),
+            tol=0.05,
+            max_steps=8,
+        )
+        padded = jnp.zeros_like(z0).at[index].set(solution.value[0])
+        return weighted((padded, None)), solution.stats.steps
+
     for i in range(len(z0)):
         row = slice(i, i + 1)
-
-        @partial(jax.grad, argnums=(0, 1), has_aux=True)
-        def alone(matrix, offset, i=i, row=row):
-            solution = dq.fixed_point(
-                problem.f,
-                z0[row],
-                matrix,
-                offset,
-                solver=solver,
-                adjoint=reversible(),
-                tol=0.05,
-                max_steps=8,
-            )
-            padded = jnp.zeros_like(z0).at[i].set(solution.value[0])
-            return weighted((padded, None)), solution.stats.steps
-
-        (matrix_alone, offset_alone), steps = jax.jit(alone)(matrix, offset[row])
+        (matrix_alone, offset_alone), steps = alone(matrix, offset[row], z0[row], i)
         assert int(steps[0]) == int(report.steps[i])
         np.testing.assert_allclose(in_offset[i], offset_alone[0], rtol=1e-9)
         total += matrix_alone

@@ -20,21 +20,24 @@ from problems import PROBLEMS, ravel, with_radius
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
 
-def gradients(problem, adjoint, *, rank=12, tol=1e-12, cotangent=None):
+FREE, UNREFINED, REFINED = jacobian_free(), shine(), shine(200, tol=1e-13)
+
+
+def gradients(problem, adjoint, *, tol=1e-12, cotangent=None):
     """Gradients of <cotangent, z*> in the arguments of f, and the probe's report."""
     if cotangent is None:
         cotangent = jax.tree.map(np.ones_like, problem.solution)
-    z0, args = problem.cast(float)
-    solver = partial(broyden, rank=rank)
+    return compiled(problem.f, *problem.cast(float), cotangent, adjoint, tol)
 
-    @jax.jit
+
+def differentiate(f, z0, args, cotangent, adjoint, tol):
     @partial(jax.grad, argnums=(0, 1))
     def gradient(args, probe):
         value = dq.fixed_point(
-            problem.f,
+            f,
             z0,
             *args,
-            solver=solver,
+            solver=partial(broyden, rank=12),
             adjoint=adjoint,
             tol=tol,
             max_steps=200,
@@ -46,6 +49,9 @@ def gradients(problem, adjoint, *, rank=12, tol=1e-12, cotangent=None):
     return gradient(args, dq.backward_probe(4))
 
 
+compiled = jax.jit(differentiate, static_argnames=("f", "adjoint"))
+
+
 def cosine(a, b):
     """(batch,) cosines between the rows."""
     return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
@@ -55,7 +61,7 @@ def cosine(a, b):
 @pytest.mark.parametrize("name", ["radius 0.99", "non-normal", "radius 1.5", "dict"])
 def test_enough_refinement_agrees_with_the_dense_solve(name):
     problem = PROBLEMS[name]
-    (matrix, offset), report = gradients(problem, shine(200, tol=1e-13))
+    (matrix, offset), report = gradients(problem, REFINED)
     expected_matrix, expected_offset = problem.dense_gradient(
         jax.tree.map(np.ones_like, problem.solution)
     )
@@ -67,9 +73,9 @@ def test_enough_refinement_agrees_with_the_dense_solve(name):
 
 @pytest.mark.usefixtures("float64")
 def test_in_one_dimension_the_secant_is_the_derivative():
-    found, _ = gradients(PROBLEMS["1-d"], shine(), tol=1e-9)
+    found, _ = gradients(PROBLEMS["1-d"], UNREFINED, tol=1e-9)
     expected, _ = gradients(PROBLEMS["1-d"], implicit(tol=1e-13))
-    crude, _ = gradients(PROBLEMS["1-d"], jacobian_free())
+    crude, _ = gradients(PROBLEMS["1-d"], FREE)
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-4)
     assert (np.abs(crude[1] - expected[1]) > 1e-2).all()
 
@@ -83,7 +89,7 @@ def test_unrefined_it_points_closer_to_the_gradient_than_jacobian_free(name):
     exact = problem.dense_gradient(cotangent)[1]
     found, crude = (
         cosine(ravel(gradients(problem, adjoint, cotangent=cotangent)[0][1]), exact)
-        for adjoint in (shine(), jacobian_free())
+        for adjoint in (UNREFINED, FREE)
     )
     assert found.mean() > crude.mean() + 0.01
     assert found.min() > crude.min() + 0.01
@@ -100,7 +106,7 @@ def test_unrefined_it_is_the_transposed_inverse_and_reports_its_residual():
     units = [jnp.broadcast_to(row[None], z0.shape) for row in jnp.eye(6)]
     dense = np.stack([inverse.apply(x) for x in units], axis=2)
     w = np.einsum("bnm,bn->bm", dense, v)
-    (_, offset), report = gradients(problem, shine(), tol=1e-3)
+    (_, offset), report = gradients(problem, UNREFINED, tol=1e-3)
     np.testing.assert_allclose(offset, w, rtol=1e-10)
     image = w @ problem.matrix + v
     residual = np.linalg.norm(image - w, axis=1) / np.linalg.norm(image, axis=1)
@@ -113,9 +119,12 @@ def test_unrefined_it_is_the_transposed_inverse_and_reports_its_residual():
 def test_the_refinement_may_be_traced():
     problem = PROBLEMS["radius 0.9"]
 
+    z0, args = problem.cast(float)
+
     @jax.jit
     def report(refine, tol):
-        return gradients(problem, shine(refine, picard, tol))
+        adjoint = shine(refine, picard, tol)
+        return differentiate(problem.f, z0, args, np.ones_like(problem.solution), adjoint, 1e-12)
 
     (unrefined, none), (_, few), (_, all_) = (
         report(*limits) for limits in ((0, 1e-9), (3, 1e-9), (999, 1e-2))
@@ -125,7 +134,7 @@ def test_the_refinement_may_be_traced():
     np.testing.assert_array_equal(few.steps, 3)
     assert (few.residual < none.residual).all()
     assert (all_.status == Status.CONVERGED).all()
-    expected, _ = gradients(problem, shine())
+    expected, _ = gradients(problem, UNREFINED)
     np.testing.assert_allclose(unrefined[1], expected[1], rtol=1e-10)
 
 

@@ -1,6 +1,6 @@
 """Any state for any adjoint: pytrees, a loss on one leaf, low precision, integers and keys."""
 
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -55,42 +55,63 @@ def coupled(state, weight, offset):
     return jax.tree.unflatten(structure, new)
 
 
+WEIGHT, OFFSET = np.float32(0.6), np.float32(0.4)
+
+
+def start(builder):
+    return builder(jnp.zeros((3, 2)), jnp.zeros((3, 2, 2)))
+
+
+@cache
+def unrolled_by_hand(builder):
+    """Gradients of a loss on the first leaf alone."""
+
+    @jax.jit
+    @partial(jax.grad, argnums=(0, 1))
+    def gradient(weight, offset):
+        def step(z, _):
+            return coupled(z, weight, offset), None
+
+        z = jax.lax.scan(step, start(builder), length=80)[0]
+        return jnp.sum(jnp.sin(jax.tree.leaves(z)[0]))
+
+    return gradient(WEIGHT, OFFSET)
+
+
 @ADJOINTS
 @pytest.mark.parametrize("builder", BUILDERS.values(), ids=BUILDERS)
 def test_a_loss_on_one_leaf_in_float32(builder, adjoint):
-    z0 = builder(jnp.zeros((3, 2)), jnp.zeros((3, 2, 2)))
-
-    def solved(weight, offset):
-        z = fixed_point(coupled, z0, weight, offset, adjoint=adjoint).value
+    @jax.jit
+    @partial(jax.grad, argnums=(0, 1))
+    def gradient(weight, offset):
+        z = fixed_point(coupled, start(builder), weight, offset, adjoint=adjoint).value
         return jnp.sum(jnp.sin(jax.tree.leaves(z)[0]))
 
-    def by_hand(weight, offset):
-        z = jax.lax.scan(lambda z, _: (coupled(z, weight, offset), None), z0, length=80)[0]
-        return jnp.sum(jnp.sin(jax.tree.leaves(z)[0]))
+    np.testing.assert_allclose(gradient(WEIGHT, OFFSET), unrolled_by_hand(builder), rtol=1e-4)
 
-    args = (jnp.float32(0.6), jnp.float32(0.4))
-    found = jax.jit(jax.grad(solved, argnums=(0, 1)))(*args)
-    expected = jax.jit(jax.grad(by_hand, argnums=(0, 1)))(*args)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+@cache
+def mixed_gradient(state, inner, adjoint):
+    """Of a layer that computes in the inner dtype."""
+
+    def f(z, weight, offset):
+        weight, offset = weight.astype(inner), offset.astype(inner)
+        return jnp.tanh(weight * z.astype(inner) + offset).astype(state)
+
+    def loss(weight, offset):
+        z0 = jnp.zeros((4, 3), state)
+        solution = fixed_point(f, z0, weight, offset, adjoint=adjoint, tol=1e-2)
+        assert solution.stats.residual.dtype == jnp.float32
+        return jnp.sum(solution.value.astype(jnp.float32))
+
+    return jax.jit(jax.grad(loss))(jnp.float32(0.5), jnp.float32(0.3))
 
 
 @ADJOINTS
 @pytest.mark.parametrize("state", ["bfloat16", "float32"])
 def test_a_bfloat16_layer_has_finite_gradients_close_to_float32(state, adjoint):
-    def gradient(state, inner):
-        def f(z, weight, offset):
-            weight, offset = weight.astype(inner), offset.astype(inner)
-            return jnp.tanh(weight * z.astype(inner) + offset).astype(state)
-
-        def loss(weight, offset):
-            z0 = jnp.zeros((4, 3), state)
-            solution = fixed_point(f, z0, weight, offset, adjoint=adjoint, tol=1e-2)
-            assert solution.stats.residual.dtype == jnp.float32
-            return jnp.sum(solution.value.astype(jnp.float32))
-
-        return jax.jit(jax.grad(loss))(jnp.float32(0.5), jnp.float32(0.3))
-
-    found, expected = gradient(state, jnp.bfloat16), gradient(jnp.float32, jnp.float32)
+    found = mixed_gradient(state, "bfloat16", adjoint)
+    expected = mixed_gradient("float32", "float32", adjoint)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, rtol=0.1)
 

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from deqjax.models import DEQTransformerLM, SolverSettings, TransformerShape, TransformerXL
+from deqjax.models import (
+    DEQTransformerLM,
+    DEQTrellisNetLM,
+    SolverSettings,
+    TransformerShape,
+    TransformerXL,
+)
 from deqjax.models import _generate as module
 from deqjax.models._generate import generate, reread
 
@@ -35,6 +41,8 @@ def build(kind, memory_length=MEMORY):
     sizes = shape(memory_length=memory_length)
     if kind == "explicit":
         return evaluated(TransformerXL(sizes, depth=2, rngs=nnx.Rngs(0)))
+    if kind == "trellisnet":
+        return evaluated(DEQTrellisNetLM(sizes, SETTINGS, rngs=nnx.Rngs(0)))
     return evaluated(DEQTransformerLM(sizes, SETTINGS, rngs=nnx.Rngs(0)))
 
 
@@ -80,8 +88,10 @@ def recorded(monkeypatch):
     return record
 
 
-def test_position_by_position_is_the_whole_text_at_once(monkeypatch, model):
+@pytest.mark.parametrize("kind", ["equilibrium", "explicit", "trellisnet"])
+def test_position_by_position_is_the_whole_text_at_once(monkeypatch, kind):
     """As long as the first position can still be seen."""
+    model = build(kind)
     record, prompt = recorded(monkeypatch), PROMPT[:2]
     continuation = tokens_of(model, prompt, CAPACITY, temperature=0.0)
     found = np.stack(record)[: CAPACITY - 1]

@@ -5,7 +5,7 @@ solves or approximates w = J^T w + v with J = df/dz at z*.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jax import lax
 
 from deqjax import _tree
 from deqjax._types import PerSample, State
-from deqjax.adjoints._pattern import Backward, Continuous, Kept, Pulled, merge_reports, points
+from deqjax.adjoints._pattern import Backward, Continuous, Kept, Pulled, at_each_point
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution, Status
 from deqjax.solvers._loop import residual_norm
@@ -44,23 +44,18 @@ def by_adjoint_state(rule: Rule) -> Backward:
         continuous: Continuous,
         cotangents: Solution,
     ) -> Pulled:
-        gradients, reports = [], []
-        for point, cotangent in points(kept.solution, cotangents):
+        def pull_one(point: State, cotangent: State) -> tuple[Continuous, BackwardStats]:
             _, pull = jax.vjp(f, point, continuous)
-
-            def transpose(w: State, pull: Any = pull) -> State:
-                return pull(w)[0]
-
             scale = _cotangent_scale(cotangent)
             scaled = rescale(cotangent, 1 / scale)
-            w, report = rule(transpose, scaled, kept)
+            w, report = rule(lambda w: pull(w)[0], scaled, kept)
             through_state, gradient = pull(rescale(w, scale))
             if not isinstance(report, BackwardStats):
                 image = _tree.add(rescale(through_state, 1 / scale), scaled)
                 report = _measured(report, w, image)
-            gradients.append(gradient)
-            reports.append(report)
-        return Pulled(jax.tree.map(lambda *g: _tree.total(g), *gradients), merge_reports(reports))
+            return gradient, report
+
+        return at_each_point(kept.solution, cotangents, pull_one)
 
     return backward
 

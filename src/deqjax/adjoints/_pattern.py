@@ -6,7 +6,7 @@ the cotangent of its result to the cotangent of the operands; a rule is such a f
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
@@ -155,8 +155,23 @@ def _solve(
     return solution._replace(stats=lax.stop_gradient(solution.stats), memory=None)
 
 
-def points(solution: Solution, cotangents: Solution) -> Iterator[tuple[State, State]]:
-    """Each state that the solution shows, with its cotangent: the value, then the trajectory."""
+def at_each_point(
+    solution: Solution,
+    cotangents: Solution,
+    pull_one: Callable[[State, State], tuple[Continuous, BackwardStats]],
+) -> Pulled:
+    """Pull back from each state that the solution shows: the value, then each row of a trajectory.
+
+    ``pull_one(state, cotangent)`` returns the gradient in the continuous operands and a report.
+    The gradients of all states add up.
+    """
+    found = [pull_one(*point) for point in _points(solution, cotangents)]
+    gradients, reports = zip(*found, strict=True)
+    return Pulled(jax.tree.map(lambda *g: _tree.total(g), *gradients), _merge(reports))
+
+
+def _points(solution: Solution, cotangents: Solution) -> Iterator[tuple[State, State]]:
+    """Each state that the solution shows, with its cotangent."""
     yield solution.value, cotangents.value
     if solution.trajectory is not None:
         for row in range(len(jax.tree.leaves(solution.trajectory)[0])):
@@ -165,7 +180,7 @@ def points(solution: Solution, cotangents: Solution) -> Iterator[tuple[State, St
             )
 
 
-def merge_reports(reports: list[BackwardStats]) -> BackwardStats:
+def _merge(reports: Sequence[BackwardStats]) -> BackwardStats:
     """One report for several backward solves of a sample: all steps, and the worst outcome."""
     steps, residuals, statuses = zip(*reports, strict=True)
     return BackwardStats(

@@ -9,15 +9,7 @@ from jax import lax
 from deqjax import _tree
 from deqjax._types import Scalar, State
 from deqjax.adjoints._adjoint_state import no_steps
-from deqjax.adjoints._pattern import (
-    Adjoint,
-    Continuous,
-    Kept,
-    Pulled,
-    WithBackward,
-    merge_reports,
-    points,
-)
+from deqjax.adjoints._pattern import Adjoint, Continuous, Kept, Pulled, WithBackward, at_each_point
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution, Status
 from deqjax.solvers._validate import check_count, check_not_negative
@@ -64,19 +56,14 @@ def phantom(steps: int = 5, damping: Scalar = 0.5) -> Adjoint:
 
             return lax.scan(damped, start, length=length)[0]
 
-        gradients, reports = [], []
-        for point, cotangent in points(kept.solution, cotangents):
-            end, pull = jax.vjp(lambda a, point=point: loop(point, a), continuous)
+        def pull_one(point: State, cotangent: State) -> tuple[Continuous, BackwardStats]:
+            end, pull = jax.vjp(lambda a: loop(point, a), continuous)
             (gradient,) = pull(cotangent)
-            gradients.append(gradient)
             finite = jnp.isfinite(_tree.largest(end)) & jnp.isfinite(_tree.largest(cotangent))
-            reports.append(
-                BackwardStats(
-                    no_steps(end) + length,
-                    jnp.where(finite, 0.0, jnp.inf),
-                    jnp.where(finite, int(Status.NOT_RUN), int(Status.DIVERGED)),
-                )
-            )
-        return Pulled(jax.tree.map(lambda *g: _tree.total(g), *gradients), merge_reports(reports))
+            residual = jnp.where(finite, 0.0, jnp.inf)
+            status = jnp.where(finite, int(Status.NOT_RUN), int(Status.DIVERGED))
+            return gradient, BackwardStats(no_steps(end) + length, residual, status)
+
+        return at_each_point(kept.solution, cotangents, pull_one)
 
     return WithBackward(backward, controls=damping)
