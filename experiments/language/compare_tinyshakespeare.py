@@ -2,7 +2,7 @@
 
 Command:   python experiments/language/compare_tinyshakespeare.py FILE [--runs FOLDER]
 Hardware:  two CPU cores, no GPU
-Time:      about 50 minutes; a folder with finished runs is only measured again, about 3 minutes
+Time:      about an hour; a folder with finished runs is only measured again, about 3 minutes
 Expected:  see experiments/results/tinyshakespeare.json
 
 Trains tinyshakespeare_explicit.py, tinyshakespeare.py without and with the penalty, and
@@ -154,7 +154,7 @@ def draw(curves: dict[str, list[dict]]) -> Figure:
     loss.set_ylabel("validation loss (nats per character)")
     loss.set_ylim(top=2.2)
     residual.set_ylabel("relative residual, validation (mean)")
-    residual.set_yscale("log")
+    residual.set_ylim(bottom=0)
     residual.axhline(1e-2, color="#555555", linestyle=":", linewidth=1)
     radius.set_ylabel("spectral radius of the Jacobian (mean)")
     radius.axhline(1, color="#555555", linestyle="--", linewidth=1)

@@ -2,7 +2,7 @@
 
 Command:   deqjax train experiments/language/tinyshakespeare.py --data.file tinyshakespeare.txt
 Hardware:  two CPU cores, no GPU
-Time:      about 12 minutes
+Time:      about 15 minutes
 Expected:  see experiments/results/tinyshakespeare.json
 Data:      the 1.1 MB of Shakespeare that nanoGPT trains on (data/tinyshakespeare/input.txt in
            https://github.com/karpathy/char-rnn)

@@ -3,7 +3,7 @@
 Command:   deqjax train experiments/language/tinyshakespeare_reversible.py \
                --data.file tinyshakespeare.txt
 Hardware:  two CPU cores, no GPU
-Time:      about 20 minutes
+Time:      about 25 minutes
 Expected:  see experiments/results/tinyshakespeare.json
 Data:      as tinyshakespeare.py
 

@@ -50,7 +50,10 @@ class Ends(nnx.Module):
         )
         for bias in (*self.softmax.biases, self.softmax.cluster_bias):
             if bias is not None:
-                bias[...] = jax.random.normal(rngs.params(), bias.shape)
+                bias[...] = jax.random.normal(rngs.params(), bias.shape, bias.dtype)
+        # as precise as the test: parameters begin in float32 whatever the default is
+        wide = jax.tree.map(lambda x: x.astype(jnp.result_type(float)), nnx.state(self, nnx.Param))
+        nnx.update(self, wide)
 
 
 def make(name="divided", **options):
