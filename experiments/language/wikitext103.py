@@ -1,8 +1,8 @@
 """The published DEQ-Transformer on WikiText-103, without regularization.
 
 Command:   deqjax train experiments/language/wikitext103.py
-Hardware:  GPUs or TPUs with about 40 GiB together (python experiments/language/estimate.py); one
-           process, because of the segment memory
+Hardware:  one GPU with 16 to 24 GiB, or several in one process, because of the segment memory;
+           python experiments/language/estimate.py tells XLA's plan (made for a CPU)
 Time:      300,000 steps, days; not run by us
 Expected:  test perplexity about 23.1 (published model; Bai, Kolter & Koltun 2019 and the authors'
            repository); not reproduced by us
