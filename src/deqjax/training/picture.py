@@ -69,8 +69,8 @@ def save_run_picture(workdir: Workdir) -> Path:
 
 
 def _draw_loss(axes: "Axes", records: Sequence[Record]) -> None:
-    in_bits = any("bits_per_byte" in record for record in records)
-    name, unit = ("bits_per_byte", "bits per byte") if in_bits else ("loss", "nats per token")
+    in_nats = any("loss" in r and "bits_per_byte" not in r for r in records)
+    name, unit = ("loss", "nats per token") if in_nats else ("bits_per_byte", "bits per byte")
     _curve(axes, records, "train", name, _BLUE, "training")
     _points(axes, records, name, _ORANGE, "validation")
     _line(axes, records, f"bigram_{name}", "bigram baseline")
