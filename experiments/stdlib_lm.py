@@ -20,7 +20,7 @@ def config() -> TrainConfig:
         steps=400,
         model=ModelConfig(
             shape=TransformerShape(width=128, hidden=512, length=64),
-            solver=SolverSettings(max_steps=8, backward_max_steps=8),
+            solver=SolverSettings(),
         ),
-        penalty=PenaltyConfig(weight=0.3, probability=0.35),
+        penalty=PenaltyConfig(weight=0.6, probability=0.35),
     )

@@ -75,6 +75,26 @@ def test_generate_continues_the_prompt(trained, capsys):
     assert len(text) > len("import \n")
 
 
+def test_generate_compares_with_solves_from_zero(trained, capsys):
+    workdir, _ = trained
+    arguments = ["generate", "--workdir", str(workdir), "--prompt", "import ", "--count", "5"]
+    assert cli.main([*arguments, "--compare-warm-start"]) == 0
+    line = capsys.readouterr().err
+    found = re.search(r"solver steps a token: ([\d.]+) with the warm start, ([\d.]+) without", line)
+    assert found, line
+    assert all(0 < float(steps) <= 12 for steps in found.groups())
+
+
+def test_generate_with_nothing_to_compare_says_so(tmp_path, capsys, data_options):
+    options = [*TINY_OPTIONS, *data_options, "--steps", "1", "--model.kind", "transformer_xl"]
+    workdir = str(tmp_path / "run")
+    assert cli.main(["train", EXPERIMENT, "--workdir", workdir, *options]) == 0
+    capsys.readouterr()
+    arguments = ["generate", "--workdir", workdir, "--prompt", "import ", "--count", "2"]
+    assert cli.main([*arguments, "--compare-warm-start"]) == 0
+    assert "no warm start to compare" in capsys.readouterr().err
+
+
 def test_used_workdir_is_refused(trained, capsys, data_options):
     workdir, _ = trained
     line = error_of(

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("float64", "strict_promotion")
 
 # each example compiles, once for all its problems; the fixtures set modes that hold for all alike
 FEW = settings(
-    max_examples=4,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

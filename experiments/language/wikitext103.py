@@ -51,6 +51,7 @@ def config() -> TrainConfig:
                 backward_max_steps=35,
                 backward_tol=1e-3,
                 history=6,
+                backward_history=35,
             ),
         ),
         data=DataConfig(corpus="wikitext103", order="streams", batch_size=56),

@@ -21,7 +21,9 @@ def config() -> TrainConfig:
     shape = dataclasses.replace(
         plain.model.shape, memory_length=300, dropout=0.06, attention_dropout=0.01
     )
-    solver = dataclasses.replace(plain.model.solver, max_steps=12, backward_max_steps=13)
+    solver = dataclasses.replace(
+        plain.model.solver, max_steps=12, backward_max_steps=13, backward_history=13
+    )
     return dataclasses.replace(
         plain,
         name="wikitext103_regularized",

@@ -212,6 +212,8 @@ def _generate(arguments: list[str]) -> int:
         if options.compare_warm_start:
             line += f", {fmean(text.steps_without_warm_start()):.2f} without"
         print(line, file=sys.stderr)
+    elif options.compare_warm_start:
+        print("an explicit model solves nothing: no warm start to compare.", file=sys.stderr)
     return 0
 
 

@@ -16,6 +16,19 @@ import numpy as np
 
 STEP = 1e-30  # of the complex step: there is no cancellation that would bound it from below
 
+SMALL = {  # a configuration in which no two sizes are equal that a converter could mix up
+    "vocab_size": 13,
+    "d_model": 8,
+    "num_heads": 2,
+    "d_inner": 6,
+    "cutoffs": [4, 9],
+    "div_val": 2,
+    "tie_projs": [False, True, True],
+    "weight_norm": True,
+    "target_length": 3,
+    "memory_length": 3,
+}
+
 
 class Reference:
     """A model as its state dict and configuration say."""

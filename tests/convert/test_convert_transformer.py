@@ -3,23 +3,12 @@
 import numpy as np
 import pytest
 from flax import nnx
+from reference_transformer import SMALL as CONFIG
 from reference_transformer import random_state
 
 from deqjax.convert import ConversionError, convert_deq_transformer
 from deqjax.convert._keys import Ledger
 
-CONFIG = {
-    "vocab_size": 13,
-    "d_model": 8,
-    "num_heads": 2,
-    "d_inner": 6,
-    "cutoffs": [4, 9],
-    "div_val": 2,
-    "tie_projs": [False, True, True],
-    "weight_norm": True,
-    "target_length": 4,
-    "memory_length": 4,
-}
 STATE = random_state(CONFIG)
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from reference_transformer import SMALL as CONFIG
 from reference_transformer import random_state
 
 from deqjax import cli
@@ -17,18 +18,6 @@ from deqjax.convert import (
     save_converted,
 )
 
-CONFIG = {
-    "vocab_size": 13,
-    "d_model": 8,
-    "num_heads": 2,
-    "d_inner": 6,
-    "cutoffs": [4, 9],
-    "div_val": 2,
-    "tie_projs": [False, True, True],
-    "weight_norm": True,
-    "target_length": 3,
-    "memory_length": 3,
-}
 STATE = random_state(CONFIG)
 
 

@@ -24,14 +24,6 @@ def load(monkeypatch):
     return importlib.import_module
 
 
-@pytest.fixture
-def compile_fast():
-    """Nothing here looks at a time: spare the compiler its work."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def record_of(folder, name):
     assert (folder / f"{name}.png").stat().st_size < 300_000
     record = json.loads((folder / f"{name}.json").read_text())

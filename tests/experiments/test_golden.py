@@ -4,11 +4,12 @@ import importlib
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
 
 BASE = {
     "vocab_size": 23,
@@ -78,14 +79,6 @@ def golden(modules):
 @pytest.fixture(scope="module")
 def write_case(modules):
     return modules[1].write_case
-
-
-@pytest.fixture(autouse=True)
-def compile_fast():
-    """These models are tiny: spare the compiler its work."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize("name", list(CASES))

@@ -13,7 +13,7 @@ from deqjax.models._shape import TransformerShape
 from deqjax.models._solver_settings import SolverSettings
 from deqjax.models.transformer_lm import DEQTransformerLM
 from deqjax.models.transformer_xl import TransformerXL
-from deqjax.models.trellisnet_lm import DEQTrellisNetLM, TrellisNetState
+from deqjax.models.trellisnet_lm import DEQTrellisNetLM
 
 BATCH, LENGTH, VOCABULARY, WIDTH, HIDDEN = 2, 4, 11, 8, 12
 SHAPE = TransformerShape(
@@ -33,6 +33,7 @@ SIMPLE = SolverSettings(
     "picard", max_steps=80, tol=1e-6, backward_method="picard", backward_max_steps=80
 )
 DEPTH = 2
+MODELS = {"transformer": DEQTransformerLM, "trellisnet": DEQTrellisNetLM}
 
 
 def tokens(seed=0, length=LENGTH):
@@ -49,8 +50,7 @@ def make(kind, shape=SHAPE, settings=SIMPLE):
     shape = dataclasses.replace(shape, pre_layer_norm=form == ["pre-LN"])
     if name == "xl":
         return TransformerXL(shape, DEPTH, rngs=nnx.Rngs(0))
-    model = {"transformer": DEQTransformerLM, "trellisnet": DEQTrellisNetLM}[name]
-    return model(shape, settings, rngs=nnx.Rngs(0))
+    return MODELS[name](shape, settings, rngs=nnx.Rngs(0))
 
 
 @cache
@@ -80,24 +80,19 @@ def read(graph, parameters, rest, tokens, memory):
 
 @partial(jax.jit, static_argnums=0)
 def solve(graph, parameters, rest, tokens, memory, z0, tol, max_steps):
-    """States, f(z*) with the returned map, the solution and the warm start of a segment."""
+    """States, f(z*) with the returned map, and the solution of a segment."""
     model = nnx.merge(graph, parameters, rest, copy=True)
     prediction = model(tokens, memory, z0=z0, tol=tol, max_steps=max_steps)
     f, u, solution = prediction.equilibrium
-    return prediction.states, f(solution.value, u), solution, prediction.warm_start
+    return prediction.states, f(solution.value, u), solution
 
 
 def solved(kind, tokens, *, z0=None, tol=1e-6, max_steps=40):
     """:func:`solve` by Anderson after :func:`some_memory`."""
     parts = built(kind, SHAPE, SETTINGS)
     model = nnx.merge(*parts, copy=True)
-    z0 = zero_state(kind, tokens.shape) if z0 is None else z0
+    z0 = model.zero_state(*tokens.shape) if z0 is None else z0
     return solve(*parts, tokens, some_memory(model), z0, tol, max_steps)
-
-
-def zero_state(kind, shape):
-    zeros = jnp.zeros((*shape, WIDTH))
-    return TrellisNetState(zeros, zeros) if kind == "trellisnet" else zeros
 
 
 def relative_residual(value, image):
@@ -114,8 +109,8 @@ def relative_residual(value, image):
 def gradients(kind):
     """Of a loss, of the same loss unrolled, the probe's report, the penalty and its gradient."""
     graph, parameters, rest = built(kind, SHAPE, SETTINGS)
-    memory = some_memory(nnx.merge(graph, parameters, rest, copy=True))
-    zero = zero_state(kind, (BATCH, LENGTH))
+    whole = nnx.merge(graph, parameters, rest, copy=True)
+    memory, zero = some_memory(whole), whole.zero_state(BATCH, LENGTH)
 
     def likelihood(model, states):
         return jnp.mean(model.negative_log_likelihood(states, tokens(1)))

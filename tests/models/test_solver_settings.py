@@ -70,6 +70,19 @@ def test_a_solver_gets_its_own_options_and_no_others(settings, options):
     assert solver.keywords == options
 
 
+@pytest.mark.parametrize(("backward_history", "rank"), [(None, 4), (9, 9)])
+def test_the_backward_solve_keeps_what_the_forward_one_does_or_its_own(
+    monkeypatch, backward_history, rank
+):
+    used = []
+    monkeypatch.setattr(dq.adjoints, "implicit", lambda solver, *_: used.append(solver))
+    SolverSettings(
+        history=4, backward_method="broyden", backward_history=backward_history
+    ).build_adjoint()
+    assert used[0].func is dq.solvers.broyden
+    assert used[0].keywords == {"rank": rank}
+
+
 @pytest.mark.parametrize("method", NAMES["method"])
 def test_every_method_takes_the_options_that_it_is_given(method):
     solution = jax.eval_shape(

@@ -1,4 +1,4 @@
-"""The DEQ-Transformer: its cell, its solve, its gradients, its dropout."""
+"""The DEQ-Transformer: its cell and its dropout; the rest is in test_equilibrium_models."""
 
 import dataclasses
 from functools import cache
@@ -12,29 +12,16 @@ from language_models import (
     BATCH,
     HIDDEN,
     LENGTH,
-    SETTINGS,
     SHAPE,
     VOCABULARY,
     WIDTH,
-    built,
-    changed_at,
-    gradients,
-    largest,
-    leaves,
     make,
-    read,
-    relative_residual,
-    solve,
-    solved,
-    some_memory,
     tokens,
-    weight_readers,
 )
 from transformer_oracle import attention, feed_forward, layer_norm
 
-import deqjax as dq
 from deqjax.models._transformer_layer import layer_norm as layer_norm_of_the_layer
-from deqjax.models.transformer_lm import DEQTransformerLM, TransformerCell
+from deqjax.models.transformer_lm import TransformerCell
 
 MEMORY, HORIZON = 3, 5
 DROPOUT_SHAPE = dataclasses.replace(SHAPE, dropout=0.5, attention_dropout=0.5)
@@ -108,126 +95,6 @@ def test_a_position_of_the_cell_sees_none_after_it(position):
     assert (change[:, position:].max(axis=(0, 2)) > 0).all()
 
 
-# the solve
-
-
-def test_states_and_equilibrium_have_a_row_for_each_position():
-    states, _, solution, warm_start = solved("transformer", tokens())
-    assert states.shape == solution.value.shape == (BATCH, LENGTH, WIDTH)
-    assert states.dtype == jnp.float32
-    np.testing.assert_array_equal(states, solution.value)
-    np.testing.assert_array_equal(warm_start, solution.value[:, -1:])
-
-
-def test_the_equilibrium_has_the_residual_that_its_statistics_state():
-    _, image, solution, _ = solved("transformer", tokens(), tol=1e-5)
-    assert (solution.stats.status == dq.Status.CONVERGED).all()
-    residual = relative_residual(solution.value, image)
-    np.testing.assert_allclose(residual, solution.stats.residual, rtol=0, atol=1e-6)
-    assert (residual <= 1.1e-5).all()
-
-
-@pytest.mark.parametrize("position", [1, LENGTH - 1])
-def test_the_equilibrium_before_a_token_does_not_depend_on_it(position):
-    one = solved("transformer", tokens())[0]
-    other = solved("transformer", changed_at(tokens(), position))[0]
-    change = np.abs(one - other).max(axis=(0, 2))
-    assert (change[:position] < 1e-4).all()
-    assert (change[position:] > 1e-3).all()
-
-
-def test_a_solve_from_its_solution_is_done_at_once():
-    cold = solved("transformer", tokens())[2]
-    warm = solved("transformer", tokens(), z0=cold.value, tol=1e-5)[2]
-    assert (cold.stats.steps > 2).all()
-    assert (warm.stats.steps <= 1).all()
-
-
-def test_a_new_tolerance_or_step_limit_compiles_nothing():
-    solved("transformer", tokens())
-    compiled = solve._cache_size()
-    loose, tight = (solved("transformer", tokens(), tol=tol)[2].stats for tol in (1e-1, 1e-5))
-    limited = solved("transformer", tokens(), tol=0.0, max_steps=3)[2].stats
-    assert solve._cache_size() == compiled
-    assert (loose.steps < tight.steps).all()
-    assert (limited.steps == 3).all()
-
-
-def test_layers_apply_the_cell_so_many_times():
-    graph, *state = built("transformer")
-
-    @jax.jit
-    def both(state):
-        model = nnx.merge(graph, *state, copy=True)
-        memory = some_memory(model)
-        prediction = model(tokens(), memory, layers=3)
-        u, z = model.inputs(tokens(), memory), jnp.zeros((BATCH, LENGTH, WIDTH))
-        for _ in range(3):
-            z = model.deq.cell(z, u)
-        assert prediction.equilibrium is None
-        return prediction.states, prediction.memory.states, z
-
-    states, kept, expected = both(state)
-    np.testing.assert_allclose(states, expected, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(kept, expected, rtol=0, atol=1e-6)
-
-
-def test_a_solver_and_an_adjoint_of_your_own_are_used():
-    used = []
-
-    def solver(f, z0, **limits):
-        used.append("solver")
-        return dq.solvers.picard(f, z0, **limits)
-
-    def adjoint(f, z0, operands, **options):
-        used.append("adjoint")
-        return dq.adjoints.jacobian_free()(f, z0, operands, **options)
-
-    model = DEQTransformerLM(SHAPE, SETTINGS, solver=solver, adjoint=adjoint, rngs=nnx.Rngs(0))
-    jax.eval_shape(lambda tokens: model(tokens).states, tokens())
-    assert set(used) == {"solver", "adjoint"}
-
-
-# gradients
-
-
-def test_every_parameter_gets_gradient():
-    sizes = largest(gradients("transformer")[0])
-    assert len(sizes) == 19
-    assert {name for name, size in sizes.items() if not 1e-6 < size < np.inf} == set()
-
-
-def test_the_gradient_is_that_of_the_unrolled_model():
-    gradient, expected = (leaves(state) for state in gradients("transformer")[:2])
-    for name, leaf in expected.items():
-        np.testing.assert_allclose(gradient[name], leaf, rtol=1e-3, atol=1e-5, err_msg=name)
-
-
-def test_the_probe_reports_the_backward_solve():
-    report = gradients("transformer")[2]
-    assert (report.status == dq.Status.CONVERGED).all()
-    assert (report.steps >= 1).all()
-    assert (report.residual <= 1e-5).all()
-
-
-def test_the_penalty_is_positive_and_trains_what_shapes_the_jacobian():
-    *_, value, gradient = gradients("transformer")
-    sizes = largest(gradient)
-    assert value > 0
-    assert {name for name, size in sizes.items() if size == 0} == {"softmax/biases/0"}
-    assert np.isfinite(list(sizes.values())).all()
-
-
-def test_weights_are_only_multiplied_with_inside_the_loops():
-    """Normalization and masks stand before the solve, in both directions."""
-    readers = weight_readers("transformer")
-    inside = {name for name, in_loop in readers if in_loop}
-    outside = {name for name, in_loop in readers if not in_loop}
-    assert "dot_general" in inside
-    assert inside <= {"dot_general", "transpose"}
-    assert "mul" in outside
-
-
 # dropout
 
 
@@ -296,54 +163,6 @@ def test_the_cell_applies_each_mask(name):
 def test_nothing_is_dropped_in_evaluation():
     _, (_, inputs) = in_training_and_evaluation()
     assert [getattr(inputs, name) for name in MASKS] == [None] * 4
-
-
-def test_dropout_is_drawn_anew_in_training_and_never_in_evaluation():
-    model = make("transformer", DROPOUT_SHAPE)
-
-    @nnx.jit
-    def states(model):
-        return model(tokens(), layers=1).states
-
-    assert (states(model) != states(model)).any()
-    model.eval()
-    # a draw would be a trace error here
-    evaluate = jax.jit(lambda tokens: model(tokens, layers=1).states)
-    np.testing.assert_array_equal(evaluate(tokens()), evaluate(tokens()))
-
-
-def test_the_map_that_is_returned_has_the_masks_of_the_solve():
-    parts = built("transformer", DROPOUT_SHAPE)
-    memory = nnx.merge(*parts, copy=True).initial_memory(BATCH)
-    z0 = jnp.zeros((BATCH, LENGTH, WIDTH))
-    states, image, solution, _ = solve(*parts, tokens(), memory, z0, 1e-5, 80)
-    assert (solution.stats.status == dq.Status.CONVERGED).all()
-    np.testing.assert_allclose(image, solution.value, rtol=0, atol=1e-4)
-    # before the softmax z* is dropped too, alike at all positions
-    dropped = np.asarray(states == 0)
-    assert 0 < dropped.mean() < 1
-    assert (dropped == dropped[:, :1]).all()
-
-
-# lower precision
-
-
-def test_bfloat16_is_inside_of_the_layer_only():
-    half = dataclasses.replace(SHAPE, dtype="bfloat16")
-    one, other = (built("transformer", shape) for shape in (half, SHAPE))
-    model = nnx.merge(*one, copy=True)
-    memory = model.initial_memory(BATCH)
-
-    def loss(parameters):
-        model = nnx.merge(one[0], parameters, one[2], copy=True)
-        states = model(tokens(), memory).states
-        return jnp.sum(jnp.sin(states)), (states, model.inputs(tokens(), memory).qkv)
-
-    gradient, (states, kernel) = jax.eval_shape(jax.grad(loss, has_aux=True), one[1])
-    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((one[1], gradient, states)))
-    assert kernel.dtype == jnp.bfloat16
-    change = np.abs(read(*one, tokens(), memory)[0] - read(*other, tokens(), memory)[0])
-    assert 1e-6 < change.max() < 0.1
 
 
 # what is refused

@@ -1,4 +1,4 @@
-"""The DEQ-TrellisNet: its cell, its solve, its gradients, its dropout."""
+"""The DEQ-TrellisNet: its cell and its dropout; the rest is in test_equilibrium_models."""
 
 import dataclasses
 
@@ -13,23 +13,10 @@ from language_models import (
     SETTINGS,
     SHAPE,
     WIDTH,
-    built,
-    changed_at,
-    gradients,
-    largest,
-    leaves,
     make,
-    read,
-    relative_residual,
-    solve,
-    solved,
-    some_memory,
     tokens,
-    weight_readers,
-    zero_state,
 )
 
-import deqjax as dq
 from deqjax.models._memory import SegmentMemory
 from deqjax.models._shape import LanguageShape
 from deqjax.models.trellisnet_lm import DEQTrellisNetLM, TrellisNetCell, TrellisNetState
@@ -128,147 +115,6 @@ def test_only_the_last_position_of_a_longer_memory_is_read():
     np.testing.assert_array_equal(apply(cell, z, u, longer)[0].h, apply(cell, z, u, memory)[0].h)
 
 
-# the solve
-
-
-def test_states_are_the_h_of_the_equilibrium():
-    states, _, solution, warm_start = solved("trellisnet", tokens())
-    assert states.shape == solution.value.h.shape == solution.value.c.shape
-    assert states.shape == (BATCH, LENGTH, WIDTH)
-    np.testing.assert_array_equal(states, solution.value.h)
-    for last, whole in zip(warm_start, solution.value, strict=True):
-        np.testing.assert_array_equal(last, whole[:, -1:])
-
-
-def test_the_equilibrium_has_the_residual_that_its_statistics_state():
-    _, image, solution, _ = solved("trellisnet", tokens(), tol=1e-5)
-    assert (solution.stats.status == dq.Status.CONVERGED).all()
-    residual = relative_residual(solution.value, image)
-    np.testing.assert_allclose(residual, solution.stats.residual, rtol=0, atol=1e-6)
-    assert (residual <= 1.1e-5).all()
-
-
-@pytest.mark.parametrize("position", [1, LENGTH - 1])
-def test_the_equilibrium_before_a_token_does_not_depend_on_it(position):
-    one = solved("trellisnet", tokens())[0]
-    other = solved("trellisnet", changed_at(tokens(), position))[0]
-    change = np.abs(one - other).max(axis=(0, 2))
-    assert (change[:position] < 1e-4).all()
-    assert (change[position:] > 1e-3).all()
-
-
-def test_a_new_tolerance_or_step_limit_compiles_nothing():
-    solved("trellisnet", tokens())
-    compiled = solve._cache_size()
-    loose, tight = (solved("trellisnet", tokens(), tol=tol)[2].stats for tol in (1e-1, 1e-5))
-    limited = solved("trellisnet", tokens(), tol=0.0, max_steps=3)[2].stats
-    assert solve._cache_size() == compiled
-    assert (loose.steps < tight.steps).all()
-    assert (limited.steps == 3).all()
-
-
-def test_a_text_is_read_one_position_at_a_time_from_warm_starts():
-    """As generation does; a warm start moves no fixed point."""
-    parts = built("trellisnet", SHAPE, SETTINGS)
-    memory = nnx.merge(*parts, copy=True).initial_memory(BATCH, 7)
-
-    @jax.jit
-    def step(parameters, token, memory, z0):
-        prediction = nnx.merge(parts[0], parameters, parts[2], copy=True)(token, memory, z0=z0)
-        return prediction.states, prediction.memory, prediction.warm_start
-
-    text, z0, states = tokens(), zero_state("trellisnet", (BATCH, 1)), []
-    for position in range(LENGTH):
-        state, memory, z0 = step(parts[1], text[:, position : position + 1], memory, z0)
-        states.append(state)
-    empty = nnx.merge(*parts, copy=True).initial_memory(BATCH)
-    zero = zero_state("trellisnet", text.shape)
-    expected = solve(*parts, text, empty, zero, 1e-6, 40)[0]
-    np.testing.assert_allclose(jnp.concatenate(states, axis=1), expected, rtol=0, atol=1e-5)
-
-
-def test_layers_apply_the_cell_so_many_times():
-    graph, *state = built("trellisnet")
-
-    @jax.jit
-    def both(state):
-        model = nnx.merge(graph, *state, copy=True)
-        memory = some_memory(model)
-        prediction = model(tokens(), memory, layers=3)
-        u, z = model.inputs(tokens(), memory), zero_state("trellisnet", (BATCH, LENGTH))
-        for _ in range(3):
-            z = model.deq.cell(z, u)
-        assert prediction.equilibrium is None
-        return prediction.states, prediction.memory.states, z
-
-    states, kept, expected = both(state)
-    np.testing.assert_allclose(states, expected.h, rtol=0, atol=1e-6)
-    last = jnp.concatenate([expected.c, expected.h], axis=-1)[:, -1:]
-    np.testing.assert_allclose(kept, last, rtol=0, atol=1e-6)
-
-
-def test_a_solver_and_an_adjoint_of_your_own_are_used():
-    used = []
-
-    def solver(f, z0, **limits):
-        used.append("solver")
-        return dq.solvers.picard(f, z0, **limits)
-
-    def adjoint(f, z0, operands, **options):
-        used.append("adjoint")
-        return dq.adjoints.jacobian_free()(f, z0, operands, **options)
-
-    model = DEQTrellisNetLM(SHAPE, SETTINGS, solver=solver, adjoint=adjoint, rngs=nnx.Rngs(0))
-    jax.eval_shape(lambda tokens: model(tokens).states, tokens())
-    assert set(used) == {"solver", "adjoint"}
-
-
-# gradients
-
-
-def test_every_parameter_gets_gradient():
-    sizes = largest(gradients("trellisnet")[0])
-    assert set(sizes) == {
-        "deq/cell/kernel/gain",
-        "deq/cell/kernel/kernel",
-        "embedding/tables/0",
-        "injection/bias",
-        "injection/kernel",
-        "softmax/biases/0",
-    }
-    assert {name for name, size in sizes.items() if not 1e-6 < size < np.inf} == set()
-
-
-def test_the_gradient_is_that_of_the_unrolled_model():
-    gradient, expected = (leaves(state) for state in gradients("trellisnet")[:2])
-    for name, leaf in expected.items():
-        np.testing.assert_allclose(gradient[name], leaf, rtol=1e-3, atol=1e-5, err_msg=name)
-
-
-def test_the_probe_reports_the_backward_solve():
-    report = gradients("trellisnet")[2]
-    assert (report.status == dq.Status.CONVERGED).all()
-    assert (report.steps >= 1).all()
-    assert (report.residual <= 1e-5).all()
-
-
-def test_the_penalty_is_positive_and_trains_what_shapes_the_jacobian():
-    *_, value, gradient = gradients("trellisnet")
-    sizes = largest(gradient)
-    assert value > 0
-    assert {name for name, size in sizes.items() if size == 0} == {"softmax/biases/0"}
-    assert np.isfinite(list(sizes.values())).all()
-
-
-def test_weights_are_only_multiplied_with_inside_the_loops():
-    readers = weight_readers("trellisnet")
-    inside = {name for name, in_loop in readers if in_loop}
-    outside = {name for name, in_loop in readers if not in_loop}
-    assert "dot_general" in inside
-    assert inside <= {"dot_general", "transpose"}
-    assert "mul" in outside
-
-
 # dropout
 
 
@@ -286,35 +132,7 @@ def test_one_mask_is_held_for_all_positions_and_none_in_evaluation():
     assert mask(model) is None
 
 
-def test_dropout_is_drawn_anew_in_training_and_never_in_evaluation():
-    model = make("trellisnet", DROPOUT_SHAPE)
-
-    @nnx.jit
-    def states(model):
-        return model(tokens(), layers=1).states
-
-    assert (states(model) != states(model)).any()
-    model.eval()
-    # a draw would be a trace error here
-    evaluate = jax.jit(lambda tokens: model(tokens, layers=1).states)
-    np.testing.assert_array_equal(evaluate(tokens()), evaluate(tokens()))
-
-
-def test_the_map_that_is_returned_has_the_masks_of_the_solve():
-    parts = built("trellisnet", DROPOUT_SHAPE)
-    memory = nnx.merge(*parts, copy=True).initial_memory(BATCH)
-    z0 = zero_state("trellisnet", (BATCH, LENGTH))
-    states, image, solution, _ = solve(*parts, tokens(), memory, z0, 1e-5, 80)
-    assert (solution.stats.status == dq.Status.CONVERGED).all()
-    for part, expected in zip(image, solution.value, strict=True):
-        np.testing.assert_allclose(part, expected, rtol=0, atol=1e-4)
-    # before the softmax h is dropped too, alike at all positions
-    dropped = np.asarray(states == 0)
-    assert 0 < dropped.mean() < 1
-    assert (dropped == dropped[:, :1]).all()
-
-
-# sizes and precision
+# sizes
 
 
 def test_a_plain_language_shape_is_enough():
@@ -327,24 +145,6 @@ def test_a_plain_language_shape_is_enough():
     )
     assert prediction[0].shape == (3, 9, 4)
     assert prediction[1].states.shape == (3, 0, 8)
-
-
-def test_bfloat16_is_inside_of_the_layer_only():
-    half = dataclasses.replace(SHAPE, dtype="bfloat16")
-    one, other = (built("trellisnet", shape) for shape in (half, SHAPE))
-    model = nnx.merge(*one, copy=True)
-    memory = model.initial_memory(BATCH)
-
-    def loss(parameters):
-        model = nnx.merge(one[0], parameters, one[2], copy=True)
-        states = model(tokens(), memory).states
-        return jnp.sum(jnp.sin(states)), (states, model.inputs(tokens(), memory).kernel)
-
-    gradient, (states, kernel) = jax.eval_shape(jax.grad(loss, has_aux=True), one[1])
-    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((one[1], gradient, states)))
-    assert kernel.dtype == jnp.bfloat16
-    change = np.abs(read(*one, tokens(), memory)[0] - read(*other, tokens(), memory)[0])
-    assert 1e-6 < change.max() < 0.05
 
 
 def test_a_dropout_rate_above_one_is_refused():

@@ -32,6 +32,7 @@ def test_good_config_passes(tmp_path):
         ("model.solver.max_steps", 0),
         ("model.solver.history", 0),
         ("model.solver.backward_max_steps", -1),
+        ("model.solver.backward_history", 0),
         ("data.batch_size", 0),
         ("penalty.weight", -0.1),
         ("penalty.weight", float("nan")),

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from deqjax._types import State
-from deqjax.models._language_model import LanguageModelBase as LanguageModel
+from deqjax.models._equilibrium_language_model import EquilibriumLanguageModel
+from deqjax.models._language_model import LanguageModelBase
 from deqjax.models._memory import SegmentMemory
 from deqjax.models._sampling import draw
 from deqjax.models._transformer_layer import TransformerLayer
@@ -36,7 +37,7 @@ class GeneratedToken(NamedTuple):
 
 
 def generate(
-    model: LanguageModel,
+    model: LanguageModelBase,
     prompt: Sequence[int],
     count: int,
     *,
@@ -107,7 +108,7 @@ def generate(
 
 
 def reread(
-    model: LanguageModel,
+    model: LanguageModelBase,
     prompt: Sequence[int],
     continuation: Sequence[int],
     *,
@@ -154,7 +155,7 @@ class _Past(NamedTuple):
 class _Reader:
     """A model, taken apart for the compiled functions, and how its positions are solved."""
 
-    graph: nnx.GraphDef[LanguageModel]
+    graph: nnx.GraphDef[LanguageModelBase]
     parameters: nnx.State[Any, Any]
     length: int
     nothing: _Past
@@ -180,7 +181,7 @@ class _Reader:
 
 
 def _reader(
-    model: LanguageModel, warm_start: bool, tol: float | None, max_steps: int | None
+    model: LanguageModelBase, warm_start: bool, tol: float | None, max_steps: int | None
 ) -> _Reader:
     if tol is not None:
         check_not_negative("tol", tol)
@@ -213,9 +214,9 @@ def _tokens(
         yield GeneratedToken(token, steps, residual)
 
 
-def _seeing(model: LanguageModel, capacity: int) -> LanguageModel:
+def _seeing(model: LanguageModelBase, capacity: int) -> LanguageModelBase:
     """A copy whose positions see no further back, also in a segment after a full memory."""
-    copy: LanguageModel = nnx.clone(model)
+    copy: LanguageModelBase = nnx.clone(model)
     for _, node in nnx.iter_graph(copy):
         if isinstance(node, TransformerLayer):
             horizon = min(node.shape.horizon, capacity + 1)
@@ -225,23 +226,19 @@ def _seeing(model: LanguageModel, capacity: int) -> LanguageModel:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _nothing(
-    graph: nnx.GraphDef[LanguageModel], capacity: int, parameters: nnx.State[Any, Any]
+    graph: nnx.GraphDef[LanguageModelBase], capacity: int, parameters: nnx.State[Any, Any]
 ) -> _Past:
     """The past of the first token."""
-    memory = nnx.merge(graph, parameters, copy=True).initial_memory(1, capacity)
-
-    def equilibrium(tokens: jax.Array, memory: SegmentMemory) -> State | None:
-        solved = nnx.merge(graph, parameters, copy=True)(tokens, memory).equilibrium
-        return None if solved is None else solved.solution.value
-
-    abstract = jax.eval_shape(equilibrium, jnp.zeros((1, 1), jnp.int32), memory)
-    equilibria = jax.tree.map(lambda x: jnp.zeros((1, _RECENT, *x.shape[2:]), x.dtype), abstract)
-    return _Past(memory, jnp.full(_RECENT, -1), equilibria)
+    model = nnx.merge(graph, parameters, copy=True)
+    equilibria = None
+    if isinstance(model, EquilibriumLanguageModel):
+        equilibria = model.zero_state(1, _RECENT)
+    return _Past(model.initial_memory(1, capacity), jnp.full(_RECENT, -1), equilibria)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _read(
-    graph: nnx.GraphDef[LanguageModel],
+    graph: nnx.GraphDef[LanguageModelBase],
     parameters: nnx.State[Any, Any],
     tokens: jax.Array,
     past: _Past,
@@ -289,7 +286,7 @@ def _start(tokens: jax.Array, past: _Past, warm: jax.Array) -> State:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _draw(
-    graph: nnx.GraphDef[LanguageModel],
+    graph: nnx.GraphDef[LanguageModelBase],
     parameters: nnx.State[Any, Any],
     states: jax.Array,
     key: jax.Array,

@@ -1,16 +1,16 @@
 """What the language models share: tokens to vectors before the layers, vectors to tokens after."""
 
+import abc
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from deqjax._types import Map, Operands, Scalar, State
-from deqjax.adjoints import BackwardStats
+from deqjax._types import Map, Operands
 from deqjax.models._memory import SegmentMemory
 from deqjax.models._shape import LanguageShape
-from deqjax.nn import DEQ, AdaptiveEmbedding, AdaptiveSoftmax, DropoutMask, masked
+from deqjax.nn import AdaptiveEmbedding, AdaptiveSoftmax, DropoutMask, masked
 from deqjax.solvers import Solution
 
 
@@ -36,14 +36,11 @@ class Prediction(NamedTuple):
             ``negative_log_likelihood`` or ``log_probabilities``.
         equilibrium: None where nothing was solved.
         memory: what the next segment takes.
-        warm_start: z of this segment's last position, (batch, 1, ...) leaves, from which a solve of
-            the next position may start; None for an explicit model.
     """
 
     states: jax.Array
     equilibrium: Equilibrium | None
     memory: SegmentMemory
-    warm_start: State | None
 
 
 class LanguageModelBase(nnx.Module):
@@ -82,6 +79,7 @@ class LanguageModelBase(nnx.Module):
         """The embedding (batch, length, width) of tokens (batch, length), after dropout."""
         return self._dropped(self.embedding(tokens))
 
+    @abc.abstractmethod
     def initial_memory(self, batch: int, memory_length: int | None = None) -> SegmentMemory:
         """A memory that holds nothing.
 
@@ -90,7 +88,6 @@ class LanguageModelBase(nnx.Module):
             memory_length: positions it can hold; None is the shape's. A longer one lets a position
                 see further back than in training.
         """
-        raise NotImplementedError
 
     def negative_log_likelihood(self, states: jax.Array, targets: jax.Array) -> jax.Array:
         """Of targets (batch, length) int32 given the states: (batch, length) float32, in nats."""
@@ -104,23 +101,3 @@ class LanguageModelBase(nnx.Module):
 
     def _dropped(self, x: jax.Array) -> jax.Array:
         return masked(x, self.mask((x.shape[0], 1, x.shape[2]), x.dtype))
-
-
-def iterate_cell(
-    deq: DEQ,
-    u: Operands,
-    z0: State,
-    probe: BackwardStats | None,
-    tol: Scalar | None,
-    max_steps: Scalar | None,
-    layers: int | None,
-) -> tuple[State, Equilibrium | None]:
-    """Solve the equilibrium layer from z0, or apply its cell ``layers`` times (warm-up stage)."""
-    if layers is None:
-        f = deq.freeze(u, z0)
-        solution = deq(u, z0=z0, f=f, probe=probe, tol=tol, max_steps=max_steps)
-        return solution.value, Equilibrium(f, u, solution)
-    z = z0
-    for _ in range(layers):
-        z = deq.cell(z, u)
-    return z, None

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from deqjax import adjoints, solvers
+from deqjax._types import Operands, State
 from deqjax.adjoints import Adjoint
+from deqjax.nn import DEQ
 from deqjax.solvers import Solution
 
 
@@ -26,7 +28,8 @@ class SolverSettings:
             Jacobian-free gradient), terms of neumann, steps of phantom.
         backward_tol: relative residual of the backward solve; for the reversible adjoint, the
             relative error at which it reports lost precision.
-        history: of anderson and broyden, in both directions.
+        history: updates that anderson and broyden keep.
+        backward_history: of the backward solve; None is the forward one's.
         ridge: Anderson's relative Tikhonov weight.
     """
 
@@ -41,11 +44,12 @@ class SolverSettings:
     backward_max_steps: int = 12
     backward_tol: float = 1e-3
     history: int = 6
+    backward_history: int | None = None
     ridge: float = 1e-5
 
     def build_solver(self) -> Callable[..., Solution]:
         """The forward solver, a function of f, z0, tol and max_steps."""
-        return self._solver(self.method, self.damping)
+        return self._solver(self.method, self.history, self.damping)
 
     def build_adjoint(self) -> Adjoint:
         """The rule for the gradient.
@@ -60,9 +64,9 @@ class SolverSettings:
             )
         match self.adjoint:
             case "implicit":
-                return adjoints.implicit(
-                    self._solver(self.backward_method), self.backward_tol, self.backward_max_steps
-                )
+                kept = self.history if self.backward_history is None else self.backward_history
+                backward = self._solver(self.backward_method, kept)
+                return adjoints.implicit(backward, self.backward_tol, self.backward_max_steps)
             case "neumann":
                 return adjoints.neumann(self.backward_max_steps)
             case "phantom":
@@ -73,10 +77,27 @@ class SolverSettings:
                 rule: Adjoint = getattr(adjoints, other)()
                 return rule
 
-    def _solver(self, name: str, damping: float | None = None) -> Callable[..., Solution]:
+    def build_layer(
+        self,
+        cell: Callable[[State, Operands], State],
+        solver: Callable[..., Solution] | None = None,
+        adjoint: Adjoint | None = None,
+    ) -> DEQ:
+        """The equilibrium layer around a cell; a solver or adjoint given replaces the settings'."""
+        return DEQ(
+            cell,
+            solver=self.build_solver() if solver is None else solver,
+            adjoint=self.build_adjoint() if adjoint is None else adjoint,
+            tol=self.tol,
+            max_steps=self.max_steps,
+        )
+
+    def _solver(
+        self, name: str, history: int, damping: float | None = None
+    ) -> Callable[..., Solution]:
         options: dict[str, Any] = {} if damping is None else {"damping": damping}
         if name == "anderson":
-            options |= {"history": self.history, "ridge": self.ridge}
+            options |= {"history": history, "ridge": self.ridge}
         if name == "broyden":
-            options |= {"rank": self.history}
+            options |= {"rank": history}
         return functools.partial(getattr(solvers, name), **options)

@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from deqjax._types import Scalar
-from deqjax.adjoints import Adjoint, BackwardStats
-from deqjax.models._language_model import LanguageModelBase, Prediction, iterate_cell
+from deqjax.adjoints import Adjoint
+from deqjax.models._equilibrium_language_model import EquilibriumLanguageModel
 from deqjax.models._memory import SegmentMemory
 from deqjax.models._shape import TransformerShape
 from deqjax.models._solver_settings import SolverSettings
@@ -25,7 +24,6 @@ from deqjax.models._transformer_layer import (
     feed_forward,
     layer_norm,
 )
-from deqjax.nn import DEQ
 from deqjax.solvers import Solution
 
 
@@ -51,11 +49,8 @@ class TransformerCell(TransformerLayer):
         return result if pre else layer_norm(result)
 
 
-class DEQTransformerLM(LanguageModelBase):
+class DEQTransformerLM(EquilibriumLanguageModel):
     """Language model whose hidden states are the fixed point of one Transformer layer.
-
-    The cell is causal; the solve is so up to its residual, because a sequence's Anderson weights
-    and its stop depend on all of its positions.
 
     Args:
         shape: sizes and options.
@@ -82,23 +77,20 @@ class DEQTransformerLM(LanguageModelBase):
         self.shape: TransformerShape = shape
         parts = 4 if shape.residual_injection else 3
         self.injection = nnx.Linear(shape.width, parts * shape.width, rngs=rngs)
-        self.deq = DEQ(
-            TransformerCell(shape, rngs=rngs),
-            solver=settings.build_solver() if solver is None else solver,
-            adjoint=settings.build_adjoint() if adjoint is None else adjoint,
-            tol=settings.tol,
-            max_steps=settings.max_steps,
-        )
+        self.deq = settings.build_layer(TransformerCell(shape, rngs=rngs), solver, adjoint)
 
     def initial_memory(self, batch: int, memory_length: int | None = None) -> SegmentMemory:
         """A memory that holds nothing; see :class:`LanguageModelBase`."""
         length = self.shape.memory_length if memory_length is None else memory_length
-        width, dtype = self.shape.width, self.dtype
         return SegmentMemory(
-            jnp.zeros((batch, length, width), dtype),
-            jnp.zeros((batch, length, 3 * width), dtype),
+            self.zero_state(batch, length),
+            jnp.zeros((batch, length, 3 * self.shape.width), self.dtype),
             jnp.zeros((batch,), jnp.int32),
         )
+
+    def zero_state(self, batch: int, length: int) -> jax.Array:
+        """Z = 0, (batch, length, width)."""
+        return jnp.zeros((batch, length, self.shape.width), self.dtype)
 
     def inputs(self, tokens: jax.Array, memory: SegmentMemory) -> LayerInputs:
         """What the cell needs besides z for tokens (batch, length) int32 after a memory."""
@@ -108,34 +100,9 @@ class DEQTransformerLM(LanguageModelBase):
             injection, memory.states, memory.injection, memory.filled, tokens.shape[1]
         )
 
-    def __call__(
-        self,
-        tokens: jax.Array,
-        memory: SegmentMemory | None = None,
-        *,
-        z0: jax.Array | None = None,
-        probe: BackwardStats | None = None,
-        tol: Scalar | None = None,
-        max_steps: Scalar | None = None,
-        layers: int | None = None,
-    ) -> Prediction:
-        """Predict the next token at each position.
+    def _read_out(self, z: jax.Array) -> jax.Array:
+        return z
 
-        Args:
-            tokens: (batch, length) int32, any length.
-            memory: of the segment before; None holds nothing.
-            z0: start of the solve, (batch, length, width); zeros if None.
-            probe: :func:`deqjax.backward_probe` of this batch.
-            tol: overrides the tolerance, may be traced.
-            max_steps: overrides the step limit, may be traced.
-            layers: instead of solving, apply the cell so many times and differentiate through all
-                of them: the published warm-up stage. The equilibrium is then None.
-        """
-        memory = self.initial_memory(tokens.shape[0]) if memory is None else memory
-        u = self.inputs(tokens, memory)
-        if z0 is None:
-            z0 = jnp.zeros((*tokens.shape, self.shape.width), self.dtype)
-        z, equilibrium = iterate_cell(self.deq, u, z0, probe, tol, max_steps, layers)
-        assert u.injection is not None  # for the type checker: prepared above
-        kept = memory.extended(z, u.injection[..., : 3 * self.shape.width])
-        return Prediction(self._dropped(z), equilibrium, kept, jax.lax.stop_gradient(z[:, -1:]))
+    def _remember(self, memory: SegmentMemory, z: jax.Array, u: LayerInputs) -> SegmentMemory:
+        assert u.injection is not None  # for the type checker: an equilibrium model injects
+        return memory.extended(z, u.injection[..., : 3 * self.shape.width])

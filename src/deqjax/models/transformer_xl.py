@@ -90,4 +90,4 @@ class TransformerXL(LanguageModelBase):
         kept = memory.extended(jnp.stack(entered, axis=1))
         if self.shape.pre_layer_norm:
             h = layer_norm(h)
-        return Prediction(self._dropped(h), None, kept, None)
+        return Prediction(self._dropped(h), None, kept)

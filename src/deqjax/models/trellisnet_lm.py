@@ -6,19 +6,18 @@ cell is a layer of Bai, Kolter & Koltun, ICLR 2019, "Trellis Networks for Sequen
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from deqjax._types import Scalar
-from deqjax.adjoints import Adjoint, BackwardStats
-from deqjax.models._language_model import LanguageModelBase, Prediction, iterate_cell
+from deqjax.adjoints import Adjoint
+from deqjax.models._equilibrium_language_model import EquilibriumLanguageModel
 from deqjax.models._memory import SegmentMemory
 from deqjax.models._shape import LanguageShape
 from deqjax.models._solver_settings import SolverSettings
-from deqjax.nn import DEQ, DropoutMask, Weight, masked
+from deqjax.nn import DropoutMask, Weight, masked
 from deqjax.solvers import Solution
 
 
@@ -106,12 +105,11 @@ def _delayed(before: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.concatenate([before, x[:, :-1]], axis=1)
 
 
-class DEQTrellisNetLM(LanguageModelBase):
+class DEQTrellisNetLM(EquilibriumLanguageModel):
     """Language model whose hidden states are the fixed point of one TrellisNet layer.
 
-    The cell is causal; the solve is so up to its residual, because a sequence's Anderson weights
-    and its stop depend on all of its positions. A segment's last state stands for all of its past,
-    so of a ``memory_length`` above 1 the memory holds one position.
+    A segment's last state stands for all of its past, so of a ``memory_length`` above 1 the memory
+    holds one position.
 
     Args:
         shape: sizes and options; what a :class:`TransformerShape` has more means nothing here.
@@ -136,58 +134,29 @@ class DEQTrellisNetLM(LanguageModelBase):
     ) -> None:
         super().__init__(shape, rngs=rngs)
         self.injection = nnx.Linear(shape.width, 4 * shape.width, rngs=rngs)
-        self.deq = DEQ(
-            TrellisNetCell(shape, rngs=rngs),
-            solver=settings.build_solver() if solver is None else solver,
-            adjoint=settings.build_adjoint() if adjoint is None else adjoint,
-            tol=settings.tol,
-            max_steps=settings.max_steps,
-        )
+        self.deq = settings.build_layer(TrellisNetCell(shape, rngs=rngs), solver, adjoint)
 
     def initial_memory(self, batch: int, memory_length: int | None = None) -> SegmentMemory:
         """A memory that holds nothing; see :class:`LanguageModelBase`."""
         length = min(1, self.shape.memory_length if memory_length is None else memory_length)
-        return SegmentMemory(
-            jnp.zeros((batch, length, 2 * self.shape.width), self.dtype),
-            None,
-            jnp.zeros((batch,), jnp.int32),
-        )
+        states = jnp.concatenate(self.zero_state(batch, length), axis=-1)
+        return SegmentMemory(states, None, jnp.zeros((batch,), jnp.int32))
+
+    def zero_state(self, batch: int, length: int) -> TrellisNetState:
+        """Z = 0, c and h (batch, length, width)."""
+        zeros = jnp.zeros((batch, length, self.shape.width), self.dtype)
+        return TrellisNetState(zeros, zeros)
 
     def inputs(self, tokens: jax.Array, memory: SegmentMemory) -> TrellisNetInputs:
         """What the cell needs besides z for tokens (batch, length) int32 after a memory."""
-        cell = self.deq.cell
-        assert isinstance(cell, TrellisNetCell)  # for the type checker: set above
+        cell = cast(TrellisNetCell, self.deq.cell)
         return cell.prepare(self.injection(self.embed(tokens)), memory)
 
-    def __call__(
-        self,
-        tokens: jax.Array,
-        memory: SegmentMemory | None = None,
-        *,
-        z0: TrellisNetState | None = None,
-        probe: BackwardStats | None = None,
-        tol: Scalar | None = None,
-        max_steps: Scalar | None = None,
-        layers: int | None = None,
-    ) -> Prediction:
-        """Predict the next token at each position.
+    def _read_out(self, z: TrellisNetState) -> jax.Array:
+        return z.h
 
-        Args:
-            tokens: (batch, length) int32, any length.
-            memory: of the segment before; None holds nothing.
-            z0: start of the solve, (batch, length, width) each; zeros if None.
-            probe: :func:`deqjax.backward_probe` of this batch.
-            tol: overrides the tolerance, may be traced.
-            max_steps: overrides the step limit, may be traced.
-            layers: instead of solving, apply the cell so many times and differentiate through all
-                of them: the published warm-up stage. The equilibrium is then None.
-        """
-        memory = self.initial_memory(tokens.shape[0]) if memory is None else memory
-        u = self.inputs(tokens, memory)
-        if z0 is None:
-            zeros = jnp.zeros((*tokens.shape, self.shape.width), self.dtype)
-            z0 = TrellisNetState(zeros, zeros)
-        z, equilibrium = iterate_cell(self.deq, u, z0, probe, tol, max_steps, layers)
-        kept = memory.extended(jnp.concatenate(z, axis=-1))
-        last = jax.tree.map(lambda x: jax.lax.stop_gradient(x[:, -1:]), z)
-        return Prediction(self._dropped(z.h), equilibrium, kept, last)
+    def _remember(
+        self, memory: SegmentMemory, z: TrellisNetState, u: TrellisNetInputs
+    ) -> SegmentMemory:
+        del u
+        return memory.extended(jnp.concatenate(z, axis=-1))

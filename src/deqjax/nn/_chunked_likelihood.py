@@ -77,4 +77,5 @@ def logits_of(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
 
 def accumulator(x: jax.Array) -> jnp.dtype:
     """Float32, or float64 for float64."""
-    return jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+    dtype: jnp.dtype = jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+    return dtype

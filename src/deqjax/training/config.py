@@ -185,6 +185,8 @@ def check(config: TrainConfig) -> None:
         "evaluation.batches": config.evaluation.batches,
         "evaluation.final_batches": config.evaluation.final_batches,
     }
+    if config.model.solver.backward_history is not None:
+        at_least_one["model.solver.backward_history"] = config.model.solver.backward_history
     not_negative: dict[str, float] = {
         "seed": config.seed,
         "pretrain_steps": config.pretrain_steps,

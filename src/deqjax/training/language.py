@@ -178,7 +178,11 @@ def evaluate(
     rows = max(rows // steps.devices, 1) * steps.devices
     scored, radii, baseline = [], [], []
     key = jax.random.key(config.seed)
-    memory = _no_memory(config, steps, rows)
+    memory = None
+    if config.model.shape.memory_length:
+        # of the parameters only their dtype is asked for
+        model = steps.problem.architecture.build(parameters, train=False)
+        memory = steps.share(model.initial_memory(rows))
     for index, batch in enumerate(evaluation_batches(config, tokens, rows=rows, batches=batches)):
         if solves(config.model) and index < config.evaluation.radius_batches:
             own_key = jax.random.fold_in(key, index)
@@ -199,10 +203,3 @@ def evaluate(
         found["spectral_radius"] = float(np.mean(np.concatenate(radii)))
         found["spectral_radius_max"] = float(np.max(np.concatenate(radii)))
     return found
-
-
-def _no_memory(config: TrainConfig, steps: DataParallel, rows: int) -> Any:
-    if not config.model.shape.memory_length:
-        return None
-    model = build_model(config.model, config.seed)
-    return steps.share(model.initial_memory(rows))

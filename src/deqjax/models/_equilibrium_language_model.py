@@ -1,0 +1,81 @@
+"""What the equilibrium language models share: a segment is solved, and its end remembered."""
+
+import abc
+
+import jax
+from flax import nnx
+
+from deqjax._types import Operands, Scalar, State
+from deqjax.adjoints import BackwardStats
+from deqjax.models._language_model import Equilibrium, LanguageModelBase, Prediction
+from deqjax.models._memory import SegmentMemory
+from deqjax.nn import DEQ
+
+
+class EquilibriumLanguageModel(LanguageModelBase):
+    """Language model whose hidden states are the fixed point of one layer.
+
+    A subclass sets the layer and the injection, and says how z looks and what is remembered. Its
+    cell is causal; the solve is so up to its residual, because a sequence's Anderson weights and
+    its stop depend on all of its positions.
+
+    Attributes:
+        injection: embedding -> what is added inside the cell.
+        deq: the layer.
+    """
+
+    injection: nnx.Linear
+    deq: DEQ
+
+    @abc.abstractmethod
+    def zero_state(self, batch: int, length: int) -> State:
+        """Z = 0, from which a solve starts; leaves (batch, length, width)."""
+
+    @abc.abstractmethod
+    def inputs(self, tokens: jax.Array, memory: SegmentMemory) -> Operands:
+        """What the cell needs besides z for tokens (batch, length) int32 after a memory."""
+
+    @abc.abstractmethod
+    def _read_out(self, z: State) -> jax.Array:
+        """The part of z that the softmax reads, (batch, length, width)."""
+
+    @abc.abstractmethod
+    def _remember(self, memory: SegmentMemory, z: State, u: Operands) -> SegmentMemory:
+        """The memory after a segment whose equilibrium is z."""
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        memory: SegmentMemory | None = None,
+        *,
+        z0: State | None = None,
+        probe: BackwardStats | None = None,
+        tol: Scalar | None = None,
+        max_steps: Scalar | None = None,
+        layers: int | None = None,
+    ) -> Prediction:
+        """Predict the next token at each position.
+
+        Args:
+            tokens: (batch, length) int32, any length.
+            memory: of the segment before; None holds nothing.
+            z0: start of the solve, as :meth:`zero_state`; zeros if None.
+            probe: :func:`deqjax.backward_probe` of this batch.
+            tol: overrides the tolerance, may be traced.
+            max_steps: overrides the step limit, may be traced.
+            layers: instead of solving, apply the cell so many times and differentiate through all
+                of them: the published warm-up stage. The equilibrium is then None.
+        """
+        memory = self.initial_memory(tokens.shape[0]) if memory is None else memory
+        u = self.inputs(tokens, memory)
+        z = self.zero_state(*tokens.shape) if z0 is None else z0
+        equilibrium = None
+        if layers is None:
+            f = self.deq.freeze(u, z)
+            solution = self.deq(u, z0=z, f=f, probe=probe, tol=tol, max_steps=max_steps)
+            equilibrium, z = Equilibrium(f, u, solution), solution.value
+        else:
+            for _ in range(layers):
+                z = self.deq.cell(z, u)
+        states = self._dropped(self._read_out(z))
+        return Prediction(states, equilibrium, self._remember(memory, z, u))
