@@ -1,7 +1,8 @@
 """Set up for every test: devices and compilation before any backend starts, precision by fixture.
 
-Compiling takes most of the suite's time, so programs that several tests, workers or child processes
-share are compiled once and kept in a folder of this very run.
+Compiling takes most of the suite's time. So LLVM does not optimize here (a test of rounding asks
+for it), and programs that several tests, workers or child processes share are compiled once and
+kept in a folder of this very run.
 """
 
 import gc
@@ -13,7 +14,8 @@ import jax
 import pytest
 
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
-# in the environment, so that child processes have it too
+# in the environment, so that child processes have them too
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 # Tracing makes many objects that stay: look for garbage less often.
 gc.set_threshold(50_000, 20, 20)
