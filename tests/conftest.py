@@ -7,6 +7,7 @@ kept in a folder of this very run.
 
 import gc
 import os
+import pathlib
 import shutil
 import tempfile
 
@@ -35,6 +36,19 @@ def pytest_configure(config):
 def pytest_unconfigure(config):
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ[_CACHE], ignore_errors=True)
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Drop compiled programs before they fill the process's table of memory maps (Linux: 65,530).
+
+    Each holds some maps as long as it lives; without room for more the compiler aborts.
+    """
+    maps = pathlib.Path("/proc/self/maps")
+    if nextitem is not None and nextitem.module is not item.module and maps.exists():
+        with maps.open("rb") as lines:
+            if sum(1 for _ in lines) > 20_000:
+                jax.clear_caches()
+                gc.collect()
 
 
 @pytest.fixture
