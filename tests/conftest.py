@@ -17,7 +17,7 @@ import pytest
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 # in the environment, so that child processes have them too
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Tracing makes many objects that stay: look for garbage less often.
 gc.set_threshold(50_000, 20, 20)
 # Four virtual devices for pmap and shard_map; arrays still go to the first one by default.
@@ -28,7 +28,7 @@ def pytest_configure(config):
     if not hasattr(config, "workerinput"):  # xdist's workers have the controller's environment
         os.environ[_CACHE] = tempfile.mkdtemp(prefix="deqjax-tests-")
     jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     # JAX does not write a program's file at once: who reads half of it compiles the program itself
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
 

@@ -138,27 +138,30 @@ def test_signal_at_any_moment_of_a_step_leaves_a_checkpoint(tmp_path, data_direc
 
 
 def test_signal_in_the_last_step_does_not_cost_the_final_evaluation(tmp_path, data_directory):
-    class AlwaysThere(StopRequest):
-        """Arrives before the first and only step ends."""
+    config = tiny_config(data_directory)
+    readings = iter([None] * (config.steps - 1))
 
-        def __enter__(self):
-            super().__enter__()
-            self.signal = signal.SIGINT
-            return self
+    class ArrivesInTheLastStep(StopRequest):
+        """Not there at the loop's looks in the steps before."""
 
-    config = tiny_config(data_directory, steps=1)
+        @property
+        def signal(self):
+            return next(readings, signal.SIGINT)
+
+        @signal.setter
+        def signal(self, value):
+            del value
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deqjax.training.loop.StopRequest", AlwaysThere)
+        patch.setattr("deqjax.training.loop.StopRequest", ArrivesInTheLastStep)
         outcome = training.train(config, tmp_path / "run", say=silent)
-    assert outcome.step == 1
+    assert outcome.step == config.steps
     assert outcome.metrics is not None
     assert outcome.stopped_by == signal.SIGINT
 
 
 def test_resume_without_data_position_is_noticed(tmp_path, data_directory, uninterrupted):
     # the mutant that must not pass the test above: a run that forgets where its data were
-    config = dataclasses.replace(tiny_config(data_directory), steps=2)
-    training.train(config, tmp_path / "run", say=silent)
     restore = Checkpoints.restore
 
     def forgetful(self, state, iterator=None, step=None):
@@ -167,7 +170,7 @@ def test_resume_without_data_position_is_noticed(tmp_path, data_directory, unint
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Checkpoints, "restore", forgetful)
-        training.train(tiny_config(data_directory), tmp_path / "run", resume=True, say=silent)
+        train_interrupted(tiny_config(data_directory), tmp_path / "run")
     expected = saved_state(uninterrupted.workdir.path)
     pairs = zip(saved_state(tmp_path / "run"), expected, strict=True)
     assert any((a != b).any() for a, b in pairs)
