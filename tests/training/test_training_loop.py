@@ -115,12 +115,11 @@ def test_a_resumed_run_remembers_its_segments(tmp_path):
     assert "bits_per_byte" not in whole.metrics
 
 
-def test_signal_at_any_moment_of_a_step_leaves_a_checkpoint(tmp_path, data_directory):
-    readings = iter([None])
+def arriving_after(looks):
+    """A StopRequest that is not there at the loop's first looks, and is at every later one."""
+    readings = iter([None] * looks)
 
-    class ArrivesBetweenTwoReadings(StopRequest):
-        """Not there at the loop's first look, there at every later one."""
-
+    class Arriving(StopRequest):
         @property
         def signal(self):
             return next(readings, signal.SIGINT)
@@ -129,9 +128,13 @@ def test_signal_at_any_moment_of_a_step_leaves_a_checkpoint(tmp_path, data_direc
         def signal(self, value):
             del value
 
+    return Arriving
+
+
+def test_signal_at_any_moment_of_a_step_leaves_a_checkpoint(tmp_path, data_directory):
     config = tiny_config(data_directory, checkpoint_every=1000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deqjax.training.loop.StopRequest", ArrivesBetweenTwoReadings)
+        patch.setattr("deqjax.training.loop.StopRequest", arriving_after(1))
         outcome = training.train(config, tmp_path / "run", say=silent)
     saved = [int(folder.name) for folder in outcome.workdir.checkpoints.iterdir()]
     assert saved == [outcome.step]
@@ -139,21 +142,8 @@ def test_signal_at_any_moment_of_a_step_leaves_a_checkpoint(tmp_path, data_direc
 
 def test_signal_in_the_last_step_does_not_cost_the_final_evaluation(tmp_path, data_directory):
     config = tiny_config(data_directory)
-    readings = iter([None] * (config.steps - 1))
-
-    class ArrivesInTheLastStep(StopRequest):
-        """Not there at the loop's looks in the steps before."""
-
-        @property
-        def signal(self):
-            return next(readings, signal.SIGINT)
-
-        @signal.setter
-        def signal(self, value):
-            del value
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deqjax.training.loop.StopRequest", ArrivesInTheLastStep)
+        patch.setattr("deqjax.training.loop.StopRequest", arriving_after(config.steps - 1))
         outcome = training.train(config, tmp_path / "run", say=silent)
     assert outcome.step == config.steps
     assert outcome.metrics is not None
