@@ -96,5 +96,12 @@ def test_mistyped_stored_field_is_named(tmp_path):
 def test_unknown_stored_field_is_refused(tmp_path):
     values = to_dict(tiny_config(tmp_path))
     values["optimizer"]["momentum"] = 0.9
-    with pytest.raises(ConfigError, match="does not know"):
+    with pytest.raises(ConfigError, match=r"optimizer\.momentum: 0\.9 -> absent"):
+        from_dict(values)
+
+
+def test_a_field_that_a_stored_configuration_lacks_is_named(tmp_path):
+    values = to_dict(tiny_config(tmp_path))
+    del values["model"]["solver"]["backward_history"]
+    with pytest.raises(ConfigError, match=r"backward_history: absent -> null"):
         from_dict(values)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pydantic
 
 from deqjax.models import SolverSettings, TransformerShape
+from deqjax.training.workdir import differences
 
 
 class ConfigError(ValueError):
@@ -272,9 +273,11 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
         raise ConfigError(
             f"the stored configuration does not fit: {field}: {first['msg']}."
         ) from error
-    if to_dict(config) != values:
+    changes = differences(values, to_dict(config))
+    if changes:
+        listed = ", ".join(f"{name}: {change}" for name, change in changes.items())
         raise ConfigError(
-            "the stored configuration has fields that this version of deqjax does not know; "
-            "use the version that wrote it."
+            f"the stored configuration was written by another version of deqjax ({listed}); use "
+            "the version that wrote it."
         )
     return config

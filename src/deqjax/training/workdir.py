@@ -197,7 +197,7 @@ def _check_run(
         return
     changes = {
         name: change
-        for name, change in _differences(old, config).items()
+        for name, change in differences(old, config).items()
         if not any(name == free or name.startswith(f"{free}.") for free in may_change)
     }
     if changes:
@@ -224,7 +224,7 @@ def _numbers(path: Path) -> Iterator[int]:
                 yield int(number[1])
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
     """Dotted name -> `old -> new` of every field that differs."""
     # Through JSON and back, so that tuples are compared as the lists they are stored as.
     before, after = dict(_flatten(old)), dict(_flatten(json.loads(json.dumps(dict(new)))))
