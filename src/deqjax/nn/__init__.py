@@ -7,15 +7,20 @@ before a solve: :class:`Weight` and :class:`DropoutMask` return arrays for that 
 
 from deqjax.nn._adaptive_embedding import AdaptiveEmbedding
 from deqjax.nn._adaptive_softmax import AdaptiveSoftmax
+from deqjax.nn._conv_batch_norm import ConvBatchNorm
+from deqjax.nn._convolution import ConvWeight, convolve
 from deqjax.nn._deq import DEQ
 from deqjax.nn._freeze import CellStateError, freeze, reseed
+from deqjax.nn._group_norm import GroupAffine, group_norm
 from deqjax.nn._masks import DropoutMask, masked
+from deqjax.nn._operator_norm import convolution_norm_bound
 from deqjax.nn._relative_attention import (
     distance_codes,
     relative_attention,
     relative_shift,
     visible,
 )
+from deqjax.nn._resampling import enlarge_nearest, resize_bilinear
 from deqjax.nn._weight import Weight
 
 __all__ = [
@@ -23,13 +28,21 @@ __all__ = [
     "AdaptiveEmbedding",
     "AdaptiveSoftmax",
     "CellStateError",
+    "ConvBatchNorm",
+    "ConvWeight",
     "DropoutMask",
+    "GroupAffine",
     "Weight",
+    "convolution_norm_bound",
+    "convolve",
     "distance_codes",
+    "enlarge_nearest",
     "freeze",
+    "group_norm",
     "masked",
     "relative_attention",
     "relative_shift",
     "reseed",
+    "resize_bilinear",
     "visible",
 ]
