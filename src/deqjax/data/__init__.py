@@ -5,14 +5,27 @@ they stand for. `train_batches` and `evaluation_batches` cut any such vector int
 alone; `stream_batches` and `stream_evaluation_batches` into segments that continue each other, for
 models with a memory. `fit_bigram` gives the score that a model of bytes has to beat. Nothing here
 knows of models or training.
+
+Images likewise: `load_images` gives the splits of an image data set, `image_train_batches` and
+`image_evaluation_batches` batches of them, changed as an `Augmentation` says.
 """
 
 from deqjax.data._errors import DataError
 from deqjax.data._fingerprint import fingerprint
+from deqjax.data._image_fingerprint import image_fingerprint
+from deqjax.data._images import IGNORE_LABEL, ImageExample, ImageSet, ImageSource
 from deqjax.data._vocabulary import TextDecoder, Vocabulary
 from deqjax.data._windows import Windows
+from deqjax.data.augmentation import Augmentation
 from deqjax.data.bigram import bits_per_byte, fit_bigram
 from deqjax.data.corpus import CORPORA, Corpus, load_corpus
+from deqjax.data.image_batches import (
+    ImageBatch,
+    ImageEvaluationBatch,
+    image_evaluation_batches,
+    image_train_batches,
+)
+from deqjax.data.image_sets import IMAGE_SETS, load_images
 from deqjax.data.streams import (
     EvaluationBatch,
     StreamBatch,
@@ -23,9 +36,17 @@ from deqjax.data.text import evaluation_batches, load_bytes, train_batches
 
 __all__ = [
     "CORPORA",
+    "IGNORE_LABEL",
+    "IMAGE_SETS",
+    "Augmentation",
     "Corpus",
     "DataError",
     "EvaluationBatch",
+    "ImageBatch",
+    "ImageEvaluationBatch",
+    "ImageExample",
+    "ImageSet",
+    "ImageSource",
     "StreamBatch",
     "TextDecoder",
     "Vocabulary",
@@ -34,8 +55,12 @@ __all__ = [
     "evaluation_batches",
     "fingerprint",
     "fit_bigram",
+    "image_evaluation_batches",
+    "image_fingerprint",
+    "image_train_batches",
     "load_bytes",
     "load_corpus",
+    "load_images",
     "stream_batches",
     "stream_evaluation_batches",
     "train_batches",

@@ -1,0 +1,210 @@
+"""Batches of normalized images, for training and for evaluation."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqjax.data._errors import DataError
+from deqjax.data._images import ImageExample, ImageSet, Subset
+from deqjax.data._shares import check_shares
+from deqjax.data.augmentation import (
+    Augmentation,
+    evaluation_transform,
+    normalize,
+    training_transform,
+)
+
+if TYPE_CHECKING:
+    import grain
+
+
+class ImageBatch(NamedTuple):
+    """Images to train on."""
+
+    images: NDArray[np.float32]  # (rows, height, width, channels), normalized
+    labels: NDArray[np.int32]  # (rows,), or (rows, height, width): the class of every pixel
+
+
+class ImageEvaluationBatch(NamedTuple):
+    """Images to evaluate on."""
+
+    images: NDArray[np.float32]  # (rows, height, width, channels), normalized; zeros in padding
+    labels: NDArray[np.int32]  # (rows,) or (rows, height, width)
+    counted: NDArray[np.bool_]  # (rows,): False where the row only pads the last batch
+
+
+def image_train_batches(
+    images: ImageSet,
+    *,
+    batch_size: int,
+    seed: int,
+    augmentation: Augmentation,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 0,
+    workers: int = 0,
+) -> "grain.DatasetIterator[ImageBatch]":
+    """Endless shuffled batches of the training split, augmented and normalized.
+
+    Every epoch has its own order and its own augmentation, drawn from `seed` and the position; the
+    images that fill no whole batch are left out, other ones in each epoch. The rows of a batch are
+    dealt out to the processes in turn, and step k sees the same images, augmented alike, however
+    many processes share them. The iterator's state is the position: `get_state` and `set_state`,
+    or `grain.checkpoint.CheckpointSave` in an Orbax checkpoint, resume at the very next batch.
+
+    Threads and workers prepare batches ahead, and change none. A position saved with one number
+    of workers cannot be read with another; with another number of threads it can. Workers are
+    processes of their own, for when the interpreter's lock holds threads back: a script that uses
+    them needs the `if __name__ == "__main__":` of `multiprocessing`, and should `close()` the
+    iterator at its end.
+
+    Args:
+        images: from `load_images`.
+        batch_size: images in a batch, over all processes together.
+        seed: of order and augmentation; at least 0.
+        augmentation: how images are changed.
+        process_index: which process this is.
+        process_count: how many processes share each batch.
+        threads: threads of this process (and of each worker) that prepare batches, each a whole
+            one, up to two ahead; 0 prepares a batch when it is asked for.
+        workers: processes that prepare batches, up to two ahead each; 0 is this process alone.
+
+    Returns:
+        An iterator over `ImageBatch` with batch_size // process_count rows.
+
+    Raises:
+        DataError: there are fewer images than a batch, the processes cannot share a batch evenly,
+            the augmentation does not suit the data set, or a number is out of its range.
+    """
+    check_shares(batch_size, process_index, process_count)
+    count = len(images.train)
+    if batch_size > count:
+        raise DataError(
+            f"batch_size {batch_size} is larger than the {count} training images of "
+            f"{images.name!r}: choose a smaller batch_size"
+        )
+    if seed < 0:
+        raise DataError(f"seed must be at least 0, got {seed}")
+    transform = training_transform(images, augmentation)
+    import grain
+
+    batches = (
+        grain.MapDataset.source(images.train)
+        .seed(seed)
+        .shuffle()[: count // batch_size * batch_size]
+        # before the rows are dealt out: an image's draws do not depend on who sees it
+        .random_map(transform)[process_index::process_count]
+        .batch(batch_size // process_count, drop_remainder=True)
+        .map(partial(_normalized, mean=images.mean, std=images.std))
+        .repeat()
+    )
+    return _iterate(batches, threads, workers)
+
+
+def image_evaluation_batches(
+    images: ImageSet,
+    split: str,
+    *,
+    batch_size: int,
+    augmentation: Augmentation | None = None,
+    limit: int | None = None,
+    threads: int = 0,
+    workers: int = 0,
+) -> "grain.DatasetIterator[ImageEvaluationBatch]":
+    """One pass over a split in its order, every image once and unchanged but for its size.
+
+    Args:
+        images: from `load_images`.
+        split: "train", "validation" or "test".
+        batch_size: rows in a batch; the last one is padded with rows that are not counted.
+        augmentation: that of training: "resized_crop" says what is cut out of the middle of each
+            image; others change nothing here. None is "none".
+        limit: at most so many batches. Their images are spread evenly over the whole split.
+        threads: as in training.
+        workers: as in training.
+
+    Returns:
+        An iterator over `ImageEvaluationBatch` with `batch_size` rows.
+
+    Raises:
+        DataError: there is no such split, the augmentation does not suit the data set, or a number
+            is out of its range.
+    """
+    check_shares(batch_size, process_index=0, process_count=1)
+    source = images.split(split)
+    if limit is not None:
+        if limit < 1:
+            raise DataError(f"limit must be at least 1 batch, or None for all; got {limit}")
+        kept = limit * batch_size
+        if kept < len(source):
+            source = Subset(source, np.arange(kept) * len(source) // kept)
+    transform = evaluation_transform(images, augmentation or Augmentation())
+    import grain
+
+    batches = (
+        grain.MapDataset.source(source)
+        .map(transform)
+        .batch(batch_size, drop_remainder=False)
+        .map(
+            partial(
+                _padded,
+                rows=batch_size,
+                mean=images.mean,
+                std=images.std,
+                padding_label=images.ignore_label or 0,
+            )
+        )
+    )
+    return _iterate(batches, threads, workers)
+
+
+def _normalized(
+    batch: ImageExample, mean: NDArray[np.float32], std: NDArray[np.float32]
+) -> ImageBatch:
+    return ImageBatch(normalize(batch.image, mean, std), batch.label)
+
+
+def _padded(
+    batch: ImageExample,
+    rows: int,
+    mean: NDArray[np.float32],
+    std: NDArray[np.float32],
+    padding_label: int,
+) -> ImageEvaluationBatch:
+    found = len(batch.image)
+    images = np.zeros((rows, *batch.image.shape[1:]), np.float32)
+    images[:found] = normalize(batch.image, mean, std)
+    labels = np.full((rows, *batch.label.shape[1:]), padding_label, np.int32)
+    labels[:found] = batch.label
+    return ImageEvaluationBatch(images, labels, np.arange(rows) < found)
+
+
+def _copied(batch: Any) -> Any:
+    return type(batch)(*map(np.array, batch))
+
+
+def _iterate(batches: Any, threads: int, workers: int) -> Any:
+    """An iterator that prepares batches ahead if it has threads or workers to do so."""
+    for name, number in (("threads", threads), ("workers", workers)):
+        if number < 0:
+            raise DataError(f"{name} must be at least 0, got {number}")
+    import grain
+
+    ahead = threads + 1 if threads else 0
+    dataset = batches.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+    )
+    if workers:
+        from absl import flags
+
+        # Grain's workers ask for flags that only programs of absl's own kind have parsed.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        options = grain.multiprocessing.MultiprocessingOptions(
+            num_workers=workers, per_worker_buffer_size=2
+        )
+        # Copied out of the memory that the processes share, which is given back at once.
+        dataset = dataset.mp_prefetch(options).map(_copied)
+    return iter(dataset)
