@@ -58,11 +58,21 @@ def test_an_adjoint_refuses_a_method_that_does_not_keep_what_it_needs(method, ad
         ),
         (SolverSettings("broyden", history=4), {"rank": 4}),
         (SolverSettings("picard"), {}),
+        (SolverSettings("picard", stop="absolute"), {"stop": "absolute"}),
         (SolverSettings("picard", damping=0.7), {"damping": 0.7}),
         (SolverSettings("reversible", damping=0.8), {"damping": 0.8}),
         (SolverSettings("newton_krylov"), {}),
     ],
-    ids=["anderson", "anderson-set", "broyden", "picard", "picard-set", "reversible", "newton"],
+    ids=[
+        "anderson",
+        "anderson-set",
+        "broyden",
+        "picard",
+        "absolute",
+        "picard-set",
+        "reversible",
+        "newton",
+    ],
 )
 def test_a_solver_gets_its_own_options_and_no_others(settings, options):
     solver = settings.build_solver()

@@ -1,10 +1,18 @@
 """Equilibrium models of the papers, and the explicit baselines they are compared with."""
 
+from deqjax.models._equilibrium import Equilibrium, Unrolled
 from deqjax.models._generate import GeneratedToken, generate, reread
-from deqjax.models._language_model import Equilibrium, Prediction
+from deqjax.models._image_model import ImageModel, ImagePrediction
+from deqjax.models._language_model import Prediction
+from deqjax.models._mdeq_cell import MDEQCell, MDEQInputs
+from deqjax.models._mdeq_shape import MDEQShape
 from deqjax.models._memory import SegmentMemory
+from deqjax.models._residual_shape import ResidualShape
 from deqjax.models._shape import LanguageShape, TransformerShape
 from deqjax.models._solver_settings import SolverSettings
+from deqjax.models.mdeq import MDEQ
+from deqjax.models.resdeq import ContractiveCell, ResDEQ, ResidualCell
+from deqjax.models.resnet import ResNet
 from deqjax.models.transformer_lm import DEQTransformerLM, TransformerCell
 from deqjax.models.transformer_xl import TransformerXL
 from deqjax.models.trellisnet_lm import DEQTrellisNetLM, TrellisNetCell, TrellisNetState
@@ -13,13 +21,24 @@ LanguageModel = DEQTransformerLM | DEQTrellisNetLM | TransformerXL
 """Any of the models; all map tokens and a memory to a :class:`Prediction`."""
 
 __all__ = [
+    "MDEQ",
+    "ContractiveCell",
     "DEQTransformerLM",
     "DEQTrellisNetLM",
     "Equilibrium",
     "GeneratedToken",
+    "ImageModel",
+    "ImagePrediction",
     "LanguageModel",
     "LanguageShape",
+    "MDEQCell",
+    "MDEQInputs",
+    "MDEQShape",
     "Prediction",
+    "ResDEQ",
+    "ResNet",
+    "ResidualCell",
+    "ResidualShape",
     "SegmentMemory",
     "SolverSettings",
     "TransformerCell",
@@ -27,6 +46,7 @@ __all__ = [
     "TransformerXL",
     "TrellisNetCell",
     "TrellisNetState",
+    "Unrolled",
     "generate",
     "reread",
 ]

@@ -7,7 +7,8 @@ from flax import nnx
 
 from deqjax._types import Operands, Scalar, State
 from deqjax.adjoints import BackwardStats
-from deqjax.models._language_model import Equilibrium, LanguageModelBase, Prediction
+from deqjax.models._equilibrium import Equilibrium, iterate
+from deqjax.models._language_model import LanguageModelBase, Prediction
 from deqjax.models._memory import SegmentMemory
 from deqjax.nn import DEQ
 
@@ -69,13 +70,8 @@ class EquilibriumLanguageModel(LanguageModelBase):
         memory = self.initial_memory(tokens.shape[0]) if memory is None else memory
         u = self.inputs(tokens, memory)
         z = self.zero_state(*tokens.shape) if z0 is None else z0
-        equilibrium = None
-        if layers is None:
-            f = self.deq.freeze(u, z)
-            solution = self.deq(u, z0=z, f=f, probe=probe, tol=tol, max_steps=max_steps)
-            equilibrium, z = Equilibrium(f, u, solution), solution.value
-        else:
-            for _ in range(layers):
-                z = self.deq.cell(z, u)
-        states = self._dropped(self._read_out(z))
-        return Prediction(states, equilibrium, self._remember(memory, z, u))
+        z, found = iterate(self.deq, u, z, probe=probe, tol=tol, max_steps=max_steps, layers=layers)
+        states, kept = self._dropped(self._read_out(z)), self._remember(memory, z, u)
+        if isinstance(found, Equilibrium):
+            return Prediction(states, found, kept)
+        return Prediction(states, None, kept, found)

@@ -7,25 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from deqjax._types import Map, Operands
+from deqjax.models._equilibrium import Equilibrium, Unrolled
 from deqjax.models._memory import SegmentMemory
 from deqjax.models._shape import LanguageShape
 from deqjax.nn import AdaptiveEmbedding, AdaptiveSoftmax, DropoutMask, masked
-from deqjax.solvers import Solution
-
-
-class Equilibrium(NamedTuple):
-    """What an equilibrium model solved: enough to penalize or to inspect the Jacobian there.
-
-    Attributes:
-        f: the map ``f(z, u)`` with this call's dropout masks.
-        u: everything that f needs and that does not depend on z.
-        solution: the fixed point and how it was found.
-    """
-
-    f: Map
-    u: Operands
-    solution: Solution
 
 
 class Prediction(NamedTuple):
@@ -36,11 +21,13 @@ class Prediction(NamedTuple):
             ``negative_log_likelihood`` or ``log_probabilities``.
         equilibrium: None where nothing was solved.
         memory: what the next segment takes.
+        unrolled: where the layer was only applied some times, as in the warm-up stage.
     """
 
     states: jax.Array
     equilibrium: Equilibrium | None
     memory: SegmentMemory
+    unrolled: Unrolled | None = None
 
 
 class LanguageModelBase(nnx.Module):

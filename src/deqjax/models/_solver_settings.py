@@ -19,17 +19,18 @@ class SolverSettings:
     Attributes:
         method: forward solver, a name in :mod:`deqjax.solvers`.
         max_steps: forward steps at most.
-        tol: relative residual at which a sequence stops.
+        tol: residual at which a sample stops.
         damping: of picard, anderson and reversible; None is the solver's own.
         adjoint: rule for the gradient, a name in :mod:`deqjax.adjoints`. "reversible" goes with
             the method "reversible", "shine" with "broyden".
         backward_method: solver of the implicit adjoint.
         backward_max_steps: backward steps at most: of the implicit adjoint's solve (0 is the
             Jacobian-free gradient), terms of neumann, steps of phantom.
-        backward_tol: relative residual of the backward solve; for the reversible adjoint, the
+        backward_tol: residual of the backward solve; for the reversible adjoint, the
             relative error at which it reports lost precision.
         history: updates that anderson and broyden keep.
         backward_history: of the backward solve; None is the forward one's.
+        stop: which residual tol and backward_tol are compared with.
         ridge: Anderson's relative Tikhonov weight.
     """
 
@@ -45,6 +46,7 @@ class SolverSettings:
     backward_tol: float = 1e-3
     history: int = 6
     backward_history: int | None = None
+    stop: Literal["relative", "absolute"] = "relative"
     ridge: float = 1e-5
 
     def build_solver(self) -> Callable[..., Solution]:
@@ -96,6 +98,8 @@ class SolverSettings:
         self, name: str, history: int, damping: float | None = None
     ) -> Callable[..., Solution]:
         options: dict[str, Any] = {} if damping is None else {"damping": damping}
+        if self.stop != "relative":
+            options["stop"] = self.stop
         if name == "anderson":
             options |= {"history": history, "ridge": self.ridge}
         if name == "broyden":

@@ -1,0 +1,56 @@
+"""An equilibrium that a model solved, and the one place where a model's layer is solved."""
+
+from typing import NamedTuple
+
+from deqjax._types import Map, Operands, Scalar, State
+from deqjax.adjoints import BackwardStats
+from deqjax.nn import DEQ
+from deqjax.solvers import Solution
+
+
+class Equilibrium(NamedTuple):
+    """What an equilibrium model solved: enough to penalize or to inspect the Jacobian there.
+
+    Attributes:
+        f: the map ``f(z, u)`` with this call's dropout masks.
+        u: everything that f needs and that does not depend on z.
+        solution: the fixed point and how it was found.
+    """
+
+    f: Map
+    u: Operands
+    solution: Solution
+
+
+class Unrolled(NamedTuple):
+    """Where some applications of a layer led: what the warm-up stage has for an equilibrium.
+
+    Attributes:
+        f: the map ``f(z, u)`` with this call's dropout masks.
+        u: everything that f needs and that does not depend on z.
+        value: z after the applications.
+    """
+
+    f: Map
+    u: Operands
+    value: State
+
+
+def iterate(
+    deq: DEQ,
+    u: Operands,
+    z: State,
+    *,
+    probe: BackwardStats | None,
+    tol: Scalar | None,
+    max_steps: Scalar | None,
+    layers: int | None,
+) -> tuple[State, Equilibrium | Unrolled]:
+    """Solve a layer from z, or apply its cell ``layers`` times (the published warm-up stage)."""
+    f = deq.freeze(u, z)
+    if layers is None:
+        solution = deq(u, z0=z, f=f, probe=probe, tol=tol, max_steps=max_steps)
+        return solution.value, Equilibrium(f, u, solution)
+    for _ in range(layers):
+        z = f(z, u)
+    return z, Unrolled(f, u, z)

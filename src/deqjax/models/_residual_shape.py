@@ -1,0 +1,65 @@
+"""Sizes of the single-scale convolutional models."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class ResidualShape:
+    """Sizes of :class:`ResDEQ` and :class:`ResNet`.
+
+    Attributes:
+        channels: feature maps of each stage; between two stages the resolution is halved.
+        hidden: feature maps between the two convolutions of a cell, as a multiple of the stage's.
+        groups: of the group normalizations.
+        classes: logits.
+        input_channels: of the images.
+        pooled_grid: the head sees the features' means over so many by so many parts of the image.
+        stem_stride: 2 halves the resolution before the first stage.
+        contraction: Lipschitz constant of the equilibrium cell, below 1: one fixed point, which
+            plain iteration finds at this rate; None leaves the cell free. Means nothing to ResNet.
+        dropout: rate of the feature maps dropped inside a cell, held for the whole solve.
+        dtype: compute inside the equilibrium cells; parameters stay float32.
+
+    Raises:
+        ValueError: sizes that make no model.
+    """
+
+    channels: tuple[int, ...] = (32,)
+    hidden: float = 1.0
+    groups: int = 8
+    classes: int = 10
+    input_channels: int = 3
+    pooled_grid: int = 2
+    stem_stride: int = 1
+    contraction: float | None = None
+    dropout: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def hidden_channels(self, stage: int) -> int:
+        """Feature maps between the two convolutions of a cell."""
+        return round(self.hidden * self.channels[stage])
+
+    def __post_init__(self) -> None:
+        if not self.channels:
+            raise ValueError("channels must name at least one stage, got ().")
+        for stage in range(len(self.channels)):
+            for name, size in (
+                ("channels", self.channels[stage]),
+                ("hidden channels", self.hidden_channels(stage)),
+            ):
+                if size < 1 or self.groups < 1 or size % self.groups:
+                    raise ValueError(
+                        f"{name} {size} of stage {stage} must be a multiple of groups "
+                        f"{self.groups}."
+                    )
+        if self.contraction is not None and not 0 < self.contraction < 1:
+            raise ValueError(
+                f"contraction must lie between 0 and 1, both excluded, got {self.contraction}."
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"the dropout rate must lie in [0, 1), got {self.dropout}.")
+        if self.pooled_grid < 1:
+            raise ValueError(f"pooled_grid must be at least 1, got {self.pooled_grid}.")
+        if self.stem_stride not in (1, 2):
+            raise ValueError(f"stem_stride must be 1 or 2, got {self.stem_stride}.")
