@@ -15,207 +15,33 @@ single wrong element, the second an error everywhere that large elements would h
 
 Fixed points are solved from zero as far as float32 goes. Random weights may have several: where
 ours is another one, the solve starts again at the published one, which must then hold still. A
-segment's memory is our own, handed on from the segment before.
+segment's memory is our own, handed on from the segment before. Of an MDEQ's branches the table has
+the largest error.
 """
 
 import argparse
-import dataclasses
-import functools
 import json
 import sys
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from golden_case import LIMIT, Case, CaseError, Row
+from golden_images import mdeq
+from golden_language import deq_transformer
 from rich.console import Console
 from rich.table import Table
 
-from deqjax import solvers
-from deqjax.convert import convert_deq_transformer, read_state_dict
-from deqjax.models import DEQTransformerLM, SegmentMemory
+from deqjax.convert import read_state_dict
 
-LIMIT = 1e-4
-# what a fixed point in float32 is expected to reach, and what the solvers are asked for
-RESIDUAL, TOL = 1e-6, 5e-8
-STEPS = 200
 PARTS = (".pth", ".json", ".npz")
-
-
-class CaseError(ValueError):
-    """A case that cannot be compared, and why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One line of the table: the errors of one segment or one image."""
-
-    name: str
-    errors: dict[str, float]
-    note: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """What the three files of a case hold."""
-
-    name: str
-    state: Mapping[str, np.ndarray]
-    config: dict[str, Any]
-    arrays: Mapping[str, np.ndarray]
-
-    def array(self, name: str) -> np.ndarray:
-        """One of the published arrays."""
-        if name not in self.arrays:
-            raise CaseError(f"{self.name}.npz lacks {name!r}; write the case again.")
-        return self.arrays[name]
-
-    def error(self, name: str, ours: jax.Array) -> float:
-        """The relative error against one of the published arrays."""
-        theirs = self.array(name).astype(np.float64)
-        if ours.shape != theirs.shape:
-            raise CaseError(f"{name} has shape {theirs.shape}, but ours has {ours.shape}.")
-        return relative_error(np.asarray(ours, np.float64), theirs)
-
-
-def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The larger of the largest element's and the norm's; NaN if anything is NaN."""
-    if theirs.size == 0:
-        return 0.0
-    difference = np.abs(ours - theirs)
-    sizes = np.array([np.max(np.abs(theirs)), np.linalg.norm(theirs)])
-    errors = np.array([np.max(difference), np.linalg.norm(difference)])
-    # where all is zero, all of a difference counts
-    return float(np.max(errors / np.where(sizes > 0, sizes, 1)))
-
-
-def deq_transformer(case: Case) -> list[Row]:
-    """Two segments of a DEQ-Transformer, the second with the memory that the first hands on."""
-    model = convert_deq_transformer(case.state, case.config)
-    # functions and not partial objects, so that cases of one shape share one compilation
-    model.deq.solver, model.deq.adjoint = _anderson, None
-    tokens = case.array("tokens")
-    length, odd = divmod(tokens.shape[1], 2)
-    if not odd:
-        raise CaseError(f"tokens has {tokens.shape[1]} columns, not two segments and one more.")
-    rows, memory = [], model.initial_memory(len(tokens))
-    for segment in (0, 1):
-        window = jnp.asarray(tokens[:, segment * length : (segment + 1) * length + 1], jnp.int32)
-        row, memory = _segment(case, model, segment, window, memory)
-        rows.append(row)
-    return rows
-
-
-def _segment(
-    case: Case, model: DEQTransformerLM, segment: int, window: jax.Array, memory: SegmentMemory
-) -> tuple[Row, SegmentMemory]:
-    graph, state = nnx.split(model)
-    z, v, published = (
-        jnp.asarray(case.array(f"{name}_{segment}"), jnp.float32) for name in ("z", "v", "z_star")
-    )
-    for given in (z, v, published):
-        if given.shape != (*window[:, 1:].shape, model.shape.width):
-            raise CaseError(
-                f"a state of segment {segment} has shape {given.shape}, but the tokens and d_model "
-                f"make it {(*window[:, 1:].shape, model.shape.width)}."
-            )
-    errors = {
-        label: case.error(f"{name}_{segment}", ours)
-        for label, name, ours in zip(
-            ("f(z)", "Jv", "vJ"),
-            ("f_z", "Jv", "vJ"),
-            _derivatives(graph, state, window, memory, z, v),
-            strict=True,
-        )
-    }
-    note = ""
-    solved = _solve(graph, state, window, memory, jnp.zeros_like(z))
-    if not case.error(f"z_star_{segment}", solved[0]) <= LIMIT:
-        again = _solve(graph, state, window, memory, published)
-        if case.error(f"z_star_{segment}", again[0]) <= LIMIT and float(again[3]) <= RESIDUAL:
-            solved, note = again, "zeros lead to another fixed point"
-    value, nll, memory, residual = solved
-    # ours has its full length from the start and is filled from the end
-    first = memory.states.shape[1] - int(memory.filled[0])
-    errors |= {
-        "z*": case.error(f"z_star_{segment}", value),
-        "nll": case.error(f"nll_{segment}", nll.T),
-        "memory z": case.error(f"mem_z_{segment}", memory.states[:, first:]),
-        "memory u": case.error(f"mem_u_{segment}", memory.injection[:, first:]),
-    }
-    if not float(residual) <= RESIDUAL:
-        note = f"residual of z* only {float(residual):.1e}"
-    return Row(f"{case.name}, segment {segment}", errors, note), memory
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _derivatives(
-    graph: nnx.GraphDef[DEQTransformerLM],
-    state: nnx.State[Any, Any],
-    window: jax.Array,
-    memory: SegmentMemory,
-    z: jax.Array,
-    v: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """f(z), J v and v J."""
-    model = nnx.merge(graph, state, copy=True)
-    u = model.inputs(window[:, :-1], memory)
-
-    def f(z: jax.Array) -> jax.Array:
-        return model.deq.cell(z, u)
-
-    value, tangent = jax.jvp(f, (z,), (v,))
-    (cotangent,) = jax.vjp(f, z)[1](v)
-    return value, tangent, cotangent
-
-
-def _solve(
-    graph: nnx.GraphDef[DEQTransformerLM],
-    state: nnx.State[Any, Any],
-    window: jax.Array,
-    memory: SegmentMemory,
-    z0: jax.Array,
-) -> tuple[jax.Array, jax.Array, SegmentMemory, jax.Array]:
-    """z*, the targets' negative log-likelihoods, the memory after, and the largest residual."""
-    solved = _solve_by(_anderson, graph, state, window, memory, z0)
-    if float(solved[3]) <= RESIDUAL:
-        return solved
-    # maps with a spectral radius above 1 are Newton's
-    again = _solve_by(_newton, graph, state, window, memory, solved[0])
-    return again if float(again[3]) < float(solved[3]) else solved
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _solve_by(
-    solver: Callable[..., solvers.Solution],
-    graph: nnx.GraphDef[DEQTransformerLM],
-    state: nnx.State[Any, Any],
-    window: jax.Array,
-    memory: SegmentMemory,
-    z0: jax.Array,
-) -> tuple[jax.Array, jax.Array, SegmentMemory, jax.Array]:
-    model = nnx.merge(graph, state, copy=True)
-    model.deq.solver = solver
-    prediction = model(window[:, :-1], memory, z0=z0, tol=TOL, max_steps=STEPS)
-    solution = prediction.equilibrium.solution
-    nll = model.negative_log_likelihood(prediction.states, window[:, 1:])
-    return solution.value, nll, prediction.memory, jnp.max(solution.stats.residual)
-
-
-def _anderson(f: Any, z0: jax.Array, **options: Any) -> solvers.Solution:
-    return solvers.anderson(f, z0, history=20, ridge=1e-7, **options)
-
-
-def _newton(f: Any, z0: jax.Array, **options: Any) -> solvers.Solution:
-    return solvers.newton_krylov(f, z0, krylov=40, **options)
-
-
 # the beginning of a case's name tells how to convert and compare it
-COMPARISONS: dict[str, Callable[[Case], list[Row]]] = {"deq_transformer_": deq_transformer}
+COMPARISONS: dict[str, Callable[[Case], list[Row]]] = {
+    "deq_transformer_": deq_transformer,
+    "mdeq_": mdeq,
+}
 
 
 def compare(folder: Path, name: str) -> list[Row]:
@@ -230,7 +56,9 @@ def compare(folder: Path, name: str) -> list[Row]:
     config = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     if not isinstance(config, dict):
         raise CaseError(f"{name}.json holds no JSON object of options.")
-    with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
+    # an accelerator's fast products of float32 have three digits
+    exact = jax.default_matmul_precision("highest")
+    with exact, np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
         return comparison(Case(name, state, config, dict(arrays)))
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deqjax import solvers
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -68,7 +70,8 @@ def modules():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "experiments"))
         patch.syspath_prepend(str(ROOT / "tests" / "convert"))
-        yield [importlib.import_module(name) for name in ("golden", "reference_transformer")]
+        names = "golden", "reference_transformer", "golden_case"
+        yield [importlib.import_module(name) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +150,12 @@ def test_lacking_array_is_named(golden, plain, tmp_path, capsys):
 
 def test_models_without_converter_are_listed(golden, plain, tmp_path, capsys):
     copy_of(plain, tmp_path)
-    (tmp_path / "mdeq_cls.json").write_text("{}")
+    (tmp_path / "other_model.json").write_text("{}")
     assert golden.main([str(tmp_path)]) == 0
     assert "no converter yet" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("names", [[], ["mdeq_cls.pth"]], ids=["empty", "nothing_converts"])
+@pytest.mark.parametrize("names", [[], ["other_model.pth"]], ids=["empty", "nothing_converts"])
 def test_nothing_compared_is_no_success(names, golden, tmp_path, capsys):
     for name in names:
         (tmp_path / name).write_bytes(b"")
@@ -164,20 +167,20 @@ def test_nothing_compared_is_no_success(names, golden, tmp_path, capsys):
     ("ours", "error"),
     [([4.0, 3.0], 0.0), ([4.0, 2.0], 0.25), ([4.0, np.nan], np.nan), ([3.0, 2.0], 2**0.5 / 5)],
 )
-def test_relative_error_is_the_larger_of_both(ours, error, golden):
-    found = golden.relative_error(np.array(ours), np.array([4.0, 3.0]))
+def test_relative_error_is_the_larger_of_both(ours, error, modules):
+    found = modules[2].relative_error(np.array(ours), np.array([4.0, 3.0]))
     np.testing.assert_allclose(found, error)
 
 
 def test_where_anderson_stops_short_newton_goes_on(
     golden, write_case, tmp_path, monkeypatch, capsys
 ):
-    real = golden.solvers.anderson
+    real = solvers.anderson
 
     def weak(f, z0, *, max_steps, **options):
         return real(f, z0, max_steps=1, **options)
 
-    monkeypatch.setattr(golden.solvers, "anderson", weak)
+    monkeypatch.setattr(solvers, "anderson", weak)
     # a shape that no other test has: what they compiled has the real one in it
     write_case(tmp_path, "deq_transformer_hard", BASE | {"d_inner": 10})
     assert golden.main([str(tmp_path)]) == 0

@@ -8,15 +8,19 @@ from deqjax.convert._folder import (
     read_model,
     save_converted,
 )
+from deqjax.convert._mdeq_config import MDEQConfig
 from deqjax.convert._summary import summary
 from deqjax.convert._transformer_config import TransformerConfig
 from deqjax.convert.deq_transformer import convert_deq_transformer, published_settings
+from deqjax.convert.mdeq import convert_mdeq
 
 __all__ = [
     "ConversionError",
+    "MDEQConfig",
     "TransformerConfig",
     "convert_checkpoint",
     "convert_deq_transformer",
+    "convert_mdeq",
     "load_converted",
     "published_settings",
     "read_model",

@@ -1,42 +1,56 @@
-"""A folder that holds a converted model: its shape as JSON, its parameters by Orbax."""
+"""A folder that holds a converted model: its shape as JSON, its arrays by Orbax."""
 
 import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 import pydantic
 from flax import nnx
 
+from deqjax.convert._blank import blank
 from deqjax.convert._checkpoint import read_state_dict
 from deqjax.convert._errors import ConversionError
-from deqjax.convert._parameters import parameters_of
+from deqjax.convert._parameters import variables_of
 from deqjax.convert.deq_transformer import convert_deq_transformer, published_settings
-from deqjax.models import DEQTransformerLM, SolverSettings, TransformerShape
+from deqjax.convert.mdeq import convert_mdeq
+from deqjax.models import MDEQ, DEQTransformerLM, MDEQShape, SolverSettings, TransformerShape
 
 _MODEL, _PARAMETERS = "model.json", "parameters"
 # what Orbax and TensorStore were seen to raise on missing and damaged files
 _UNREADABLE = (ValueError, LookupError, OSError)
 
+Converted = DEQTransformerLM | MDEQ
+"""A model that a published checkpoint can become."""
+
 
 @dataclasses.dataclass(frozen=True)
-class _Description:
-    model: str
+class _Kind:
+    model: Literal["deq_transformer", "mdeq"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Transformer(_Kind):
     shape: TransformerShape
     solver: SolverSettings
 
 
-def convert_checkpoint(
-    checkpoint: Path | str, config: Path | str, folder: Path | str
-) -> DEQTransformerLM:
+@dataclasses.dataclass(frozen=True)
+class _MDEQ(_Kind):
+    shape: MDEQShape
+    solver: SolverSettings
+
+
+def convert_checkpoint(checkpoint: Path | str, config: Path | str, folder: Path | str) -> Converted:
     """Convert a published checkpoint and write the model into a folder.
 
     Args:
         checkpoint: a ``.pth`` file.
-        config: a JSON file with the options of :class:`deqjax.convert.TransformerConfig`.
+        config: a JSON file with the options of :class:`deqjax.convert.TransformerConfig` or
+            :class:`deqjax.convert.MDEQConfig`.
         folder: created; must not hold anything.
 
     Raises:
@@ -44,17 +58,19 @@ def convert_checkpoint(
     """
     _refuse_taken(Path(folder))
     model = read_model(checkpoint, config)
-    save_converted(model, published_settings(), folder)
+    save_converted(model, _settings(model), folder)
     return model
 
 
-def read_model(checkpoint: Path | str, config: Path | str) -> DEQTransformerLM:
+def read_model(checkpoint: Path | str, config: Path | str) -> Converted:
     """The model of a published checkpoint and its configuration, as :func:`convert_checkpoint`."""
-    state = read_state_dict(checkpoint)
-    return convert_deq_transformer(state, _read_json(config), published_settings())
+    state, options = read_state_dict(checkpoint), _read_json(config)
+    if "channels" in options or any(key.startswith("fullstage.") for key in state):
+        return convert_mdeq(state, options)
+    return convert_deq_transformer(state, options, published_settings())
 
 
-def save_converted(model: DEQTransformerLM, settings: SolverSettings, folder: Path | str) -> None:
+def save_converted(model: Converted, settings: SolverSettings, folder: Path | str) -> None:
     """Write a model into a folder that does not exist or is empty.
 
     Raises:
@@ -64,10 +80,13 @@ def save_converted(model: DEQTransformerLM, settings: SolverSettings, folder: Pa
 
     path = Path(folder).absolute()
     _refuse_taken(path)
-    description = pydantic.TypeAdapter(_Description).dump_json(
-        _Description("deq_transformer", model.shape, settings), indent=1
+    described = (
+        _MDEQ("mdeq", model.shape, settings)
+        if isinstance(model, MDEQ)
+        else _Transformer("deq_transformer", model.shape, settings)
     )
-    arrays = {name: np.asarray(parameter[...]) for name, parameter in parameters_of(model).items()}
+    description = pydantic.TypeAdapter(type(described)).dump_json(described, indent=1)
+    arrays = {name: np.asarray(variable[...]) for name, variable in variables_of(model).items()}
     try:
         path.mkdir(parents=True, exist_ok=True)
         with ocp.StandardCheckpointer() as checkpointer:
@@ -80,7 +99,7 @@ def save_converted(model: DEQTransformerLM, settings: SolverSettings, folder: Pa
         ) from error
 
 
-def load_converted(folder: Path | str) -> DEQTransformerLM:
+def load_converted(folder: Path | str) -> Converted:
     """The model that :func:`save_converted` wrote, bit for bit, in evaluation mode.
 
     Raises:
@@ -91,18 +110,32 @@ def load_converted(folder: Path | str) -> DEQTransformerLM:
         raise ConversionError(
             f"{folder} holds no converted model (no {_MODEL}); make one with deqjax convert."
         )
+    values = _read_json(path / _MODEL)
     try:
-        found = pydantic.TypeAdapter(_Description).validate_python(_read_json(path / _MODEL))
+        kind = pydantic.TypeAdapter(_Kind).validate_python(values).model
+        described: type[_Transformer | _MDEQ] = _MDEQ if kind == "mdeq" else _Transformer
+        found = pydantic.TypeAdapter(described).validate_python(values)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         raise ConversionError(
             f"{path / _MODEL} does not fit: {'.'.join(map(str, first['loc']))}: {first['msg']}; "
             "convert the checkpoint again."
         ) from error
-    model = DEQTransformerLM(found.shape, found.solver, rngs=nnx.Rngs(0))
-    _fill(parameters_of(model), _read_arrays(path / _PARAMETERS), path)
+    model = blank(lambda: _build(found))
+    _fill(variables_of(model), _read_arrays(path / _PARAMETERS), path)
     nnx.Module.eval(model)
     return model
+
+
+def _build(found: _Transformer | _MDEQ) -> Converted:
+    if isinstance(found, _MDEQ):
+        return MDEQ(found.shape, found.solver, rngs=nnx.Rngs(0))
+    return DEQTransformerLM(found.shape, found.solver, rngs=nnx.Rngs(0))
+
+
+def _settings(model: Converted) -> SolverSettings:
+    """How a model finds its equilibrium that says nothing else."""
+    return SolverSettings() if isinstance(model, MDEQ) else published_settings()
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -119,10 +152,10 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _fill(
-    parameters: Mapping[str, nnx.Param], arrays: Mapping[str, np.ndarray], folder: Path
+    variables: Mapping[str, nnx.Variable], arrays: Mapping[str, np.ndarray], folder: Path
 ) -> None:
-    """Set the parameters; compared first, because a converted folder may be of another version."""
-    here = {name: parameter[...].shape for name, parameter in parameters.items()}
+    """Set the variables; compared first, because a converted folder may be of another version."""
+    here = {name: variable.get_raw_value().shape for name, variable in variables.items()}
     there = {name: array.shape for name, array in arrays.items()}
     wrong = [name for name in here | there if here.get(name) != there.get(name)]
     if wrong:
@@ -130,8 +163,8 @@ def _fill(
             f"the parameters in {folder} do not fit its {_MODEL} ({', '.join(wrong)}); convert the "
             "checkpoint again."
         )
-    for name, parameter in parameters.items():
-        parameter.set_value(jnp.asarray(arrays[name]))
+    for name, variable in variables.items():
+        variable.set_value(jnp.asarray(arrays[name]))
 
 
 def _read_json(path: Path | str) -> dict[str, Any]:

@@ -7,7 +7,11 @@ import numpy as np
 from flax import nnx
 
 from deqjax.convert._errors import ConversionError
-from deqjax.convert._parameters import parameters_of
+from deqjax.convert._parameters import variables_of
+
+_KINDS = {"f": "floating point", "i": "integer"}
+# PyTorch's axes in our order: of a linear layer, of a convolution
+_AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
 
 
 class Ledger:
@@ -27,13 +31,14 @@ class Ledger:
         self._twice: list[str] = []
         self._wrong: list[str] = []
 
-    def move(self, parameter: nnx.Param, *names: str, transposed: bool = False) -> None:
-        """Set a parameter from the key that has one of these names.
+    def move(self, parameter: nnx.Variable, *names: str, transposed: bool = False) -> None:
+        """Set a parameter, or a running statistic, from the key that has one of these names.
 
         Args:
-            parameter: an array of one or two axes.
+            parameter: an array of one or two axes, or the four of a convolution's kernel.
             names: the names under which such a key is known; one of them is there.
-            transposed: PyTorch keeps (out, in) where the parameter is (in, out).
+            transposed: PyTorch keeps (out, in) where the parameter is (in, out), and (out, in,
+                height, width) where it is (height, width, in, out).
         """
         array = self._take(names, parameter, transposed)
         if array is None:
@@ -41,7 +46,7 @@ class Ledger:
         if id(parameter) in self._source:
             self._twice.append(f"{names[0]} and {self._source[id(parameter)]}")
         self._source[id(parameter)] = names[0]
-        parameter.set_value(jnp.asarray(array, parameter[...].dtype))
+        parameter.set_value(jnp.asarray(array, parameter.get_raw_value().dtype))
 
     def compare(self, parameter: nnx.Param, *names: str, option: str) -> None:
         """Check that a key holds what a parameter was set from: a tied weight is stored twice.
@@ -73,11 +78,23 @@ class Ledger:
             worst = np.max(np.abs(array / expected - 1))
             self._wrong.append(f"{name} differs from its formula (by up to {worst:.2g}, relative)")
 
+    def ignore(self, name: str, shape: tuple[int, ...], kind: str = "f") -> None:
+        """Use a key that has no part in what the model computes, if it is there.
+
+        Args:
+            name: of the key.
+            shape: that it must have.
+            kind: of its dtype, as NumPy names it: "f" floating point, "i" integer.
+        """
+        if name in self._unused:
+            self._array((name,), [shape], kind)
+
     def close(self, model: nnx.Module) -> None:
         """Raise a ConversionError that lists all that is missing, unknown or wrong.
 
         Args:
-            model: every :class:`flax.nnx.Param` in it must have been set.
+            model: every :class:`flax.nnx.Param` and every running statistic in it must have been
+                set.
         """
         problems = []
         if self._missing:
@@ -97,31 +114,33 @@ class Ledger:
             )
 
     def _unset(self, model: nnx.Module) -> list[str]:
-        found = parameters_of(model)
+        found = variables_of(model)
         return [name for name, parameter in found.items() if id(parameter) not in self._source]
 
     def _take(
-        self, names: Sequence[str], parameter: nnx.Param, transposed: bool
+        self, names: Sequence[str], parameter: nnx.Variable, transposed: bool
     ) -> np.ndarray | None:
-        shape = tuple(parameter[...].shape)
-        shape = shape[::-1] if transposed else shape
-        # a convolution of kernel size 1 has one axis more than a linear layer, a gain up to two
-        array = self._array(names, [shape + (1,) * extra for extra in range(3)])
-        if array is None:
-            return None
-        array = array.reshape(shape)
-        return array.T if transposed else array
+        shape = tuple(parameter.get_raw_value().shape)  # a blank parameter has no array yet
+        order = _AXES[len(shape)] if transposed else tuple(range(len(shape)))
+        theirs = tuple(shape[axis] for axis in np.argsort(order))
+        # a convolution of kernel size 1 has one axis more than a linear layer, a gain up to three
+        array = self._array(
+            names, [theirs + (1,) * extra for extra in range(max(1, 5 - len(shape)))]
+        )
+        return None if array is None else array.reshape(theirs).transpose(order)
 
-    def _array(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> np.ndarray | None:
-        """The array under one of the names, if it is of floats and of one of the shapes."""
+    def _array(
+        self, names: Sequence[str], shapes: Sequence[tuple[int, ...]], kind: str = "f"
+    ) -> np.ndarray | None:
+        """The array under one of the names, if it is of this kind and of one of the shapes."""
         name = next((name for name in names if name in self._unused), None)
         if name is None:
             self._missing.append(names[0])
             return None
         del self._unused[name]
         array = self._state[name]
-        if array.dtype.kind != "f":
-            self._wrong.append(f"{name} is {array.dtype}, not floating point")
+        if array.dtype.kind != kind:
+            self._wrong.append(f"{name} is {array.dtype}, not {_KINDS[kind]}")
             return None
         if array.shape not in shapes:
             self._wrong.append(f"{name} has shape {array.shape} instead of {shapes[0]}")

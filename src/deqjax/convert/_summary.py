@@ -1,20 +1,24 @@
 """A converted model in a few words."""
 
 from deqjax.convert._parameters import parameters_of
-from deqjax.models import DEQTransformerLM
+from deqjax.models import MDEQ, DEQTransformerLM
 
 
-def summary(model: DEQTransformerLM) -> dict[str, str]:
+def summary(model: DEQTransformerLM | MDEQ) -> dict[str, str]:
     """What a reader compares with the published recipe: name to value, in words.
 
     Shared parameters are counted once.
     """
-    shape, clusters = model.shape, model.embedding.clusters
     counts = [parameter[...].size for parameter in parameters_of(model).values()]
+    rest = _mdeq(model) if isinstance(model, MDEQ) else _transformer(model)
+    return {"parameters": f"{sum(counts):,}"} | rest
+
+
+def _transformer(model: DEQTransformerLM) -> dict[str, str]:
+    shape, clusters = model.shape, model.embedding.clusters
     tied = ["embedding and softmax"] if shape.tie_weights else []
     tied += [f"projection {i}" for i, tie in enumerate(shape.tie_projections) if tie]
     return {
-        "parameters": f"{sum(counts):,}",
         "tokens": f"{shape.vocabulary:,}",
         "tokens of the clusters": ", ".join(
             f"{end - start:,}"
@@ -30,3 +34,31 @@ def summary(model: DEQTransformerLM) -> dict[str, str]:
         "segment and memory": f"{shape.length} and {shape.memory_length}",
         "horizon": str(shape.horizon),
     }
+
+
+def _mdeq(model: MDEQ) -> dict[str, str]:
+    shape = model.shape
+
+    def each(counts: tuple[int, ...]) -> str:
+        return ", ".join(map(str, counts)) or "none"
+
+    norms = {
+        "in blocks": shape.block_affine,
+        "between branches": shape.fuse_affine,
+        "after the fusion": shape.post_affine,
+    }
+    values = {
+        "task": shape.task,
+        "classes": str(shape.classes),
+        "channels of the branches": each(shape.channels),
+        "expansion inside a block": str(shape.expansion),
+        "groups": str(shape.groups),
+        "5x5 kernels of the branches": each(shape.big_kernels),
+        "weight norm": "yes" if shape.weight_norm else "no",
+        "norms with parameters": ", ".join(name for name, used in norms.items() if used) or "none",
+        "stem halves": f"{shape.downsample_times} times",
+    }
+    if shape.task == "classification":
+        values["channels of the bottlenecks"] = each(shape.head_channels)
+        values["features before the classifier"] = str(shape.final_channels)
+    return values

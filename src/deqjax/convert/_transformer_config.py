@@ -7,6 +7,7 @@ import pydantic
 from pydantic import PositiveInt, StrictBool, StrictInt
 
 from deqjax.convert._errors import ConversionError
+from deqjax.convert._options import check_options
 from deqjax.models import TransformerShape
 
 _EVERYTHING = 1000  # what the published code takes for a horizon of 0
@@ -88,14 +89,7 @@ def check_config(values: Mapping[str, Any]) -> TransformerConfig:
         ConversionError: one that lists every missing, unknown or mistyped option, or says which
             options contradict each other.
     """
-    try:
-        config = TransformerConfig(**values)
-    except pydantic.ValidationError as error:
-        found = "; ".join(_problem(**problem) for problem in error.errors(include_url=False))
-        raise ConversionError(
-            f"the configuration does not fit: {found}; its options are "
-            f"{', '.join(TransformerConfig.model_fields)}."
-        ) from error
+    config = check_options(TransformerConfig, values)
     heads, d_head = config.num_heads, config.d_head
     if d_head is None and config.d_model % heads:
         raise ConversionError(
@@ -112,12 +106,3 @@ def check_config(values: Mapping[str, Any]) -> TransformerConfig:
             "clusters; give one entry per cluster."
         )
     return config
-
-
-def _problem(*, type: str, loc: tuple[int | str, ...], msg: str, input: Any, **_: Any) -> str:
-    name = ".".join(map(str, loc))
-    if type == "missing":
-        return f"{name} is missing"
-    if type == "extra_forbidden":
-        return f"{name} is unknown"
-    return f"{name} is {input!r} ({msg[:1].lower()}{msg[1:]})"
