@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 
 if TYPE_CHECKING:
-    from deqjax.training import Outcome, TrainConfig
+    from deqjax.training import Outcome, RunConfig
 
 _USAGE = """usage: deqjax COMMAND ...
 
@@ -34,7 +34,8 @@ class EvaluateOptions:
 
     Attributes:
         workdir: folder of the run.
-        split: which text to score.
+        split: which part of the data to score.
+        overlays: folder for pictures of a segmentation's first images, labels and predictions.
         max_steps: forward steps at most, instead of the run's.
         tol: relative tolerance of the solve, instead of the run's.
         devices: number of virtual CPU devices; without it, every device of the machine.
@@ -45,6 +46,7 @@ class EvaluateOptions:
     max_steps: int | None = None
     tol: float | None = None
     devices: int | None = None
+    overlays: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,9 +157,9 @@ def _train(arguments: list[str]) -> int:
     return 130 if outcome.stopped_by == signal.SIGINT else 0
 
 
-def _train_options(experiment: "TrainConfig") -> Any:
+def _train_options(experiment: "RunConfig") -> Any:
     """The options of ``train``: its own and, without prefix, every field of the experiment."""
-    from deqjax.training import TrainConfig
+    kind = type(experiment)
 
     @dataclasses.dataclass(frozen=True)
     class TrainOptions:
@@ -170,7 +172,7 @@ def _train_options(experiment: "TrainConfig") -> Any:
             devices: number of virtual CPU devices; without it, every device of the machine.
         """
 
-        config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+        config: Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
         workdir: Path | None = None
         resume: bool = False
         devices: int | None = None
@@ -181,12 +183,15 @@ def _train_options(experiment: "TrainConfig") -> Any:
 def _evaluate(arguments: list[str]) -> int:
     options = _parse(EvaluateOptions, arguments, "deqjax evaluate")
     _use_devices(options.devices)
-    from deqjax.training import evaluate_run
+    from deqjax.training import evaluate_run, write_overlays
 
     metrics = evaluate_run(
         options.workdir, split=options.split, max_steps=options.max_steps, tol=options.tol
     )
-    _table(f"{options.workdir}, {options.split} text", metrics)
+    _table(f"{options.workdir}, {options.split} data", metrics)
+    if options.overlays is not None:
+        files = write_overlays(options.workdir, options.overlays, split=options.split)
+        print(f"{len(files)} pictures (image, labels, prediction): {options.overlays}")
     return 0
 
 
@@ -236,7 +241,8 @@ def _convert(arguments: list[str]) -> int:
             for name in ("file", "directory", "manual_directory")
             if getattr(options, name) is not None
         }
-        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **places))
+        changed: Any = recipe  # kinds of runs differ in their data's fields
+        recipe = dataclasses.replace(changed, data=dataclasses.replace(changed.data, **places))
         model = read_model(options.checkpoint, options.config)
         adopt_model(model, recipe, options.out)
     table = Table(title=f"{options.checkpoint}, converted", title_justify="left")
@@ -250,7 +256,7 @@ def _convert(arguments: list[str]) -> int:
 
 
 def _parse(
-    kind: Any, arguments: list[str], program: str, experiment: "TrainConfig | None" = None
+    kind: Any, arguments: list[str], program: str, experiment: "RunConfig | None" = None
 ) -> Any:
     """Parse options; raise UsageError for one that does not exist, with the nearest that does."""
     if experiment is None:
@@ -323,7 +329,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     )
 
 
-def _report_training(outcome: "Outcome", config: "TrainConfig", file: str) -> None:
+def _report_training(outcome: "Outcome", config: "RunConfig", file: str) -> None:
     folder = outcome.workdir.path
     if outcome.metrics is None:
         print(
@@ -331,25 +337,32 @@ def _report_training(outcome: "Outcome", config: "TrainConfig", file: str) -> No
             f"with: deqjax train {file} --workdir {folder} --resume"
         )
         return
-    _table(f"{config.name} after {outcome.step} steps, validation text", outcome.metrics)
+    _table(f"{config.name} after {outcome.step} steps, validation data", outcome.metrics)
     print(
         f"trained in {outcome.seconds:.0f} s; picture: {outcome.workdir.picture}, "
         f"records: {outcome.workdir.metrics}"
     )
-    print(f"try: deqjax generate --workdir {folder} --prompt 'the '")
+    if "tokens_scored" in outcome.metrics:
+        print(f"try: deqjax generate --workdir {folder} --prompt 'the '")
+    else:
+        print(f"try: deqjax evaluate --workdir {folder} --split test")
 
 
 _ROWS = {
-    "loss": ("loss, nats per token", "{:.4f}"),
+    "top1": ("accuracy", "{:.2%}"),
+    "top5": ("label among the first five", "{:.2%}"),
+    "mean_iou": ("mean intersection over union", "{:.4f}"),
+    "loss": ("loss, nats", "{:.4f}"),
     "bits_per_byte": ("bits per byte", "{:.4f}"),
     "bigram_bits_per_byte": ("bits per byte of a bigram model, same bytes", "{:.4f}"),
     "perplexity": ("perplexity", "{:.3f}"),
     "bigram_loss": ("loss of a bigram model, same tokens", "{:.4f}"),
     "tokens_scored": ("tokens scored", "{:,.0f}"),
+    "labels_scored": ("labels scored", "{:,.0f}"),
     "forward_steps": ("solver steps, mean", "{:.1f}"),
     "forward_residual": ("residual, mean", "{:.1e}"),
-    "forward_converged": ("sequences converged", "{:.1%}"),
-    "forward_diverged": ("sequences diverged", "{:.1%}"),
+    "forward_converged": ("samples converged", "{:.1%}"),
+    "forward_diverged": ("samples diverged", "{:.1%}"),
     "spectral_radius": ("spectral radius, mean", "{:.3f}"),
     "spectral_radius_max": ("spectral radius, largest", "{:.3f}"),
 }
@@ -366,6 +379,9 @@ def _table(title: str, metrics: dict[str, float]) -> None:
         # bytes are told in bits, as everyone compares them
         if name in metrics and not ("bits_per_byte" in metrics and name.endswith("loss")):
             table.add_row(label, form.format(metrics[name]))
+    for name, value in metrics.items():
+        if name.startswith("iou/"):
+            table.add_row(f"  {name.removeprefix('iou/')}", f"{value:.4f}")
     Console().print(table)
 
 

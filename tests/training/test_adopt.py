@@ -31,7 +31,7 @@ def test_the_run_holds_the_models_parameters(adopted):
     model, folder = adopted
     run = training.load_run(folder)
     expected = jax.tree.leaves(nnx.state(model, nnx.Param))
-    found = jax.tree.leaves(run.state.parameters)
+    found = jax.tree.leaves(run.state.weights.parameters)
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -8,9 +8,10 @@ import pytest
 
 from deqjax.training import ReplicaError, parallel
 from deqjax.training.config import PenaltyConfig
+from deqjax.training.language import Batch
 from deqjax.training.loop import assemble
 from deqjax.training.parallel import DataParallel
-from deqjax.training.step import Batch, SolveLimits
+from deqjax.training.step import SolveLimits
 from tiny import tiny_config
 
 
@@ -54,7 +55,7 @@ def test_several_devices_train_as_one(devices):
 
 def test_replicas_stay_equal():
     _, state = run(4)
-    for leaf in jax.tree.leaves(state.parameters):
+    for leaf in jax.tree.leaves(state.weights.parameters):
         copies = np.asarray(leaf)
         np.testing.assert_array_equal(copies, np.broadcast_to(copies[:1], copies.shape))
 
@@ -104,7 +105,7 @@ def test_explicit_model_has_no_solves():
 
 def test_evaluation_limits_are_run_time_values():
     data_parallel, state = mapped(2)
-    parameters = data_parallel.place(state).parameters
+    parameters = data_parallel.place(state).weights
     few, _ = data_parallel.evaluate(parameters, batch(), None, SolveLimits(0.0, 2))
     many, _ = data_parallel.evaluate(parameters, batch(), None, SolveLimits(0.0, 5))
     few, many = parallel.first_replica(few), parallel.first_replica(many)
@@ -114,7 +115,7 @@ def test_evaluation_limits_are_run_time_values():
 
 def test_radius_is_one_number_per_row():
     data_parallel, state = mapped(2)
-    parameters = data_parallel.place(state).parameters
+    parameters = data_parallel.place(state).weights
     limits = SolveLimits(1e-3, 6)
     radius = data_parallel.radius(parameters, batch(), None, limits, jax.random.key(0))
     assert radius.shape == (4,)
@@ -148,8 +149,8 @@ def test_placing_and_fetching_a_state_change_nothing():
 def test_evaluation_hands_its_memory_on():
     data_parallel, state = mapped(2, penalty=0.0, memory_length=6)
     placed, limits = data_parallel.place(state), SolveLimits(1e-4, 6)
-    _, memory = data_parallel.evaluate(placed.parameters, batch(), placed.memory, limits)
-    with_it, _ = data_parallel.evaluate(placed.parameters, batch(1), memory, limits)
-    without, _ = data_parallel.evaluate(placed.parameters, batch(1), placed.memory, limits)
+    _, memory = data_parallel.evaluate(placed.weights, batch(), placed.memory, limits)
+    with_it, _ = data_parallel.evaluate(placed.weights, batch(1), memory, limits)
+    without, _ = data_parallel.evaluate(placed.weights, batch(1), placed.memory, limits)
     assert (memory.filled == 6).all()
     assert parallel.first_replica(with_it)["loss"] != parallel.first_replica(without)["loss"]

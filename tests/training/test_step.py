@@ -8,8 +8,9 @@ from test_parallel import batch, problem_and_state
 
 from deqjax import jacobian_penalty
 from deqjax.training.config import OptimizerConfig, PenaltyConfig
+from deqjax.training.language import Batch
 from deqjax.training.schedules import optimizer
-from deqjax.training.step import Batch, SolveLimits, evaluate_step, train_step
+from deqjax.training.step import SolveLimits, evaluate_step, train_step
 
 
 @functools.cache
@@ -67,7 +68,7 @@ def test_penalized_training_lowers_the_jacobian():
     for weight in (0.0, 200.0):
         state, _ = run(weight, 1.0, steps=9)
         problem, _ = problem_and_state()
-        model = problem.architecture.build(state.parameters, train=False)
+        model = problem.architecture.build(state.weights, train=False)
         equilibrium = model(batch().tokens[:, :-1]).equilibrium
         norms.append(
             float(
@@ -86,8 +87,8 @@ def test_penalized_training_lowers_the_jacobian():
 def test_same_state_gives_the_same_step():
     first, second = run(0.5, 0.5), run(0.5, 0.5)
     for a, b in zip(
-        jax.tree.leaves(nnx.to_pure_dict(first[0].parameters)),
-        jax.tree.leaves(nnx.to_pure_dict(second[0].parameters)),
+        jax.tree.leaves(nnx.to_pure_dict(first[0].weights.parameters)),
+        jax.tree.leaves(nnx.to_pure_dict(second[0].weights.parameters)),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
@@ -109,7 +110,7 @@ def test_a_step_of_the_warm_up_stage_solves_nothing_and_learns():
     after, metrics = taken(problem._replace(pretrain_layers=3), state, pretraining=True)
     assert not any(name.startswith("forward_") for name in metrics)
     assert np.isnan(metrics["backward_steps"])
-    model = problem.architecture.build(state.parameters, train=False)
+    model = problem.architecture.build(state.weights, train=False)
     expected = model.negative_log_likelihood(
         model(batch().tokens[:, :-1], layers=3).states, batch().tokens[:, 1:]
     )
@@ -146,7 +147,7 @@ def test_only_scored_targets_count():
     changed[:, 4:] = 0  # only targets from the fourth on, and inputs that earlier ones cannot see
     limits = SolveLimits(1e-6, 30)
     one, other = (
-        evaluate_step(problem, state.parameters, Batch(t, whole.fresh, scored), None, limits, same)
+        evaluate_step(problem, state.weights, Batch(t, whole.fresh, scored), None, limits, same)
         for t in (whole.tokens, changed)
     )
     assert one[0]["scored"] == 12
@@ -163,7 +164,7 @@ def test_fresh_rows_forget_and_the_others_remember():
 
     @jax.jit
     def step(batch, memory):
-        return evaluate_step(problem, state.parameters, batch, memory, limits, same)
+        return evaluate_step(problem, state.weights, batch, memory, limits, same)
 
     first, second = batch(0), batch(1)
     _, memory = step(first, state.memory)

@@ -1,13 +1,12 @@
 """The typed configuration of a run: what an experiment's file returns."""
 
+import abc
 import dataclasses
-import json
-from typing import Any, Literal
+from typing import Literal, Self
 
-import pydantic
+from flax import nnx
 
-from deqjax.models import SolverSettings, TransformerShape
-from deqjax.training.workdir import differences
+from deqjax.models import SolverSettings
 
 
 class ConfigError(ValueError):
@@ -15,67 +14,28 @@ class ConfigError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """Which network is trained.
-
-    Attributes:
-        kind: "deq_transformer" and "deq_trellisnet" iterate one layer to its fixed point;
-            "transformer_xl" stacks untied layers.
-        depth: layers of the explicit baseline.
-        shape: sizes, shared by all kinds; TrellisNet has no use for those of attention.
-        solver: how the equilibrium is found and differentiated.
-    """
-
-    kind: Literal["deq_transformer", "deq_trellisnet", "transformer_xl"] = "deq_transformer"
-    depth: int = 4
-    shape: TransformerShape = dataclasses.field(default_factory=TransformerShape)
-    solver: SolverSettings = dataclasses.field(default_factory=SolverSettings)
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """What it is trained on.
-
-    Attributes:
-        corpus: "stdlib" is CPython's own standard library sources as bytes, split by file;
-            "text_bytes" and "text_characters" are a text file of yours; "wikitext2" and
-            "wikitext103" are word-level.
-        file: the text file.
-        order: "shuffled" draws windows at random; "streams" reads on where the row before stopped,
-            so that memory carries over.
-        batch_size: rows per step, over all devices and processes.
-        directory: folder of prepared data sets; None is TFDS's default.
-        manual_directory: folder of downloaded archives; None is TFDS's default.
-    """
-
-    corpus: Literal["stdlib", "text_bytes", "text_characters", "wikitext2", "wikitext103"] = (
-        "stdlib"
-    )
-    file: str | None = None
-    order: Literal["shuffled", "streams"] = "shuffled"
-    batch_size: int = 32
-    directory: str | None = None
-    manual_directory: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay.
+    """AdamW or SGD with linear warm-up and cosine decay.
 
     Attributes:
+        kind: "adamw", or "sgd" with Nesterov momentum.
         learning_rate: peak.
         warmup_steps: steps from 0 to the peak.
         final_fraction: learning rate at the last step, as a fraction of the peak.
-        weight_decay: decoupled, on matrices only.
-        beta2: decay of the second moment.
+        weight_decay: on matrices and kernels only; decoupled with adamw, added to the gradient
+            with sgd, as published recipes mean it.
+        beta2: decay of adamw's second moment.
+        momentum: of sgd.
         clip_norm: largest global norm of the gradient; longer ones are scaled down.
     """
 
+    kind: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 3e-3
     warmup_steps: int = 50
     final_fraction: float = 0.05
     weight_decay: float = 0.01
     beta2: float = 0.999
+    momentum: float = 0.9
     clip_norm: float = 1.0
 
 
@@ -89,6 +49,8 @@ class PenaltyConfig:
         samples: Hutchinson probes per application.
         increment: what the weight grows by, every ``increment_every`` steps.
         increment_every: see ``increment``.
+        pretrain_weight: the weight during the warm-up stage, where the layers were applied to.
+        last_step: step after which there is no penalty any more; None is never.
     """
 
     weight: float = 0.3
@@ -96,16 +58,18 @@ class PenaltyConfig:
     samples: int = 1
     increment: float = 0.0
     increment_every: int = 10_000
+    pretrain_weight: float = 0.0
+    last_step: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """What is measured on validation text.
+    """What is measured on validation data.
 
     Attributes:
         every: training steps between evaluations; one more follows the last step.
-        batches: batches per evaluation during training; windows are spread evenly over the split,
-            streams are its beginning.
+        batches: batches per evaluation during training; windows and images are spread evenly over
+            the split, streams are its beginning.
         final_batches: batches of the last evaluation and of ``deqjax evaluate``, at most.
         radius_batches: of these, batches whose spectral radius is estimated too.
     """
@@ -117,8 +81,8 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """A whole run.
+class RunConfig(abc.ABC):
+    """What every run has; a subclass adds its model and its data.
 
     Attributes:
         name: of the experiment.
@@ -142,11 +106,45 @@ class TrainConfig:
     log_every: int = 10
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     penalty: PenaltyConfig = dataclasses.field(default_factory=PenaltyConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+
+    @property
+    @abc.abstractmethod
+    def solver(self) -> SolverSettings:
+        """How the model's equilibrium is found."""
+
+    @property
+    @abc.abstractmethod
+    def solves(self) -> bool:
+        """Whether the model is an equilibrium model."""
+
+    @property
+    @abc.abstractmethod
+    def batch_size(self) -> int:
+        """Rows per step, over all devices and processes."""
+
+    @abc.abstractmethod
+    def of_model(self, model: nnx.Module) -> Self:
+        """The configuration with the kind and the sizes of a model that was built elsewhere."""
+
+    @abc.abstractmethod
+    def ranges(self) -> "Ranges":
+        """Where the numbers of the model and of the data may lie."""
+
+    @abc.abstractmethod
+    def check_combinations(self) -> None:
+        """Raise a ConfigError for values that do not go together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranges:
+    """Option names with values: those that must be at least 1, at least 0, or between 0 and 1."""
+
+    at_least_one: dict[str, float]
+    not_negative: dict[str, float]
+    shares: dict[str, float]
 
 
 RESUMABLE_CHANGES = (
@@ -161,56 +159,53 @@ RESUMABLE_CHANGES = (
 """Fields that may differ when a run goes on; longer training stretches the cosine decay."""
 
 
-def check(config: TrainConfig) -> None:
+def check(config: RunConfig) -> None:
     """Raise a ConfigError that names the first value that cannot work."""
+    own = config.ranges()
+    solver = config.solver
     at_least_one: dict[str, float] = {
         "steps": config.steps,
         "log_every": config.log_every,
         "checkpoint_every": config.checkpoint_every,
         "keep_checkpoints": config.keep_checkpoints,
         "pretrain_layers": config.pretrain_layers,
-        "model.depth": config.model.depth,
-        "model.shape.vocabulary": config.model.shape.vocabulary,
-        "model.shape.length": config.model.shape.length,
-        "model.shape.width": config.model.shape.width,
-        "model.shape.heads": config.model.shape.heads,
-        "model.shape.hidden": config.model.shape.hidden,
-        "model.solver.max_steps": config.model.solver.max_steps,
-        "model.solver.history": config.model.solver.history,
-        "data.batch_size": config.data.batch_size,
-        "model.shape.divisor": config.model.shape.divisor,
-        "model.shape.horizon": config.model.shape.horizon,
+        "model.solver.max_steps": solver.max_steps,
+        "model.solver.history": solver.history,
+        "data.batch_size": config.batch_size,
         "penalty.samples": config.penalty.samples,
         "penalty.increment_every": config.penalty.increment_every,
         "evaluation.every": config.evaluation.every,
         "evaluation.batches": config.evaluation.batches,
         "evaluation.final_batches": config.evaluation.final_batches,
+        **own.at_least_one,
     }
-    if config.model.solver.backward_history is not None:
-        at_least_one["model.solver.backward_history"] = config.model.solver.backward_history
+    if solver.backward_history is not None:
+        at_least_one["model.solver.backward_history"] = solver.backward_history
     not_negative: dict[str, float] = {
         "seed": config.seed,
         "pretrain_steps": config.pretrain_steps,
         "random_fewer_steps": config.random_fewer_steps,
-        "model.shape.memory_length": config.model.shape.memory_length,
-        "model.solver.tol": config.model.solver.tol,
-        "model.solver.backward_tol": config.model.solver.backward_tol,
-        "model.solver.backward_max_steps": config.model.solver.backward_max_steps,
-        "model.solver.ridge": config.model.solver.ridge,
-        "model.shape.weight_scale": config.model.shape.weight_scale,
+        "model.solver.tol": solver.tol,
+        "model.solver.backward_tol": solver.backward_tol,
+        "model.solver.backward_max_steps": solver.backward_max_steps,
+        "model.solver.ridge": solver.ridge,
         "optimizer.learning_rate": config.optimizer.learning_rate,
         "optimizer.warmup_steps": config.optimizer.warmup_steps,
         "optimizer.weight_decay": config.optimizer.weight_decay,
         "penalty.weight": config.penalty.weight,
         "penalty.increment": config.penalty.increment,
+        "penalty.pretrain_weight": config.penalty.pretrain_weight,
         "evaluation.radius_batches": config.evaluation.radius_batches,
+        **own.not_negative,
     }
+    if config.penalty.last_step is not None:
+        not_negative["penalty.last_step"] = config.penalty.last_step
     shares: dict[str, float] = {
-        "model.shape.dropout": config.model.shape.dropout,
-        "model.shape.attention_dropout": config.model.shape.attention_dropout,
         "optimizer.beta2": config.optimizer.beta2,
+        "optimizer.momentum": config.optimizer.momentum,
         "optimizer.final_fraction": config.optimizer.final_fraction,
         "penalty.probability": config.penalty.probability,
+        **own.shares,
     }
     for name, value in at_least_one.items():
         if value < 1:
@@ -228,56 +223,14 @@ def check(config: TrainConfig) -> None:
     _check_combinations(config)
 
 
-def _check_combinations(config: TrainConfig) -> None:
-    model, data = config.model, config.data
-    if model.kind != "deq_trellisnet" and model.shape.width % model.shape.heads:
-        raise ConfigError(
-            f"--model.shape.width {model.shape.width} must be a multiple of "
-            f"--model.shape.heads {model.shape.heads}."
-        )
-    if model.shape.memory_length and data.order != "streams":
-        raise ConfigError(
-            f"--model.shape.memory_length {model.shape.memory_length} needs --data.order streams: "
-            "windows in random order have nothing before them to remember."
-        )
-    if config.random_fewer_steps >= model.solver.max_steps:
+def _check_combinations(config: RunConfig) -> None:
+    if config.random_fewer_steps >= config.solver.max_steps:
         raise ConfigError(
             f"--random_fewer_steps {config.random_fewer_steps} would leave no step of "
-            f"--model.solver.max_steps {model.solver.max_steps}."
+            f"--model.solver.max_steps {config.solver.max_steps}."
         )
-    if data.corpus.startswith("text_") and data.file is None:
-        raise ConfigError(f"--data.corpus {data.corpus} needs a text file: give --data.file.")
-    if model.kind == "transformer_xl" and config.pretrain_steps:
-        raise ConfigError(
-            "--pretrain_steps warms up an equilibrium model; transformer_xl solves nothing."
-        )
+    config.check_combinations()
     try:
-        model.solver.build_adjoint()
+        config.solver.build_adjoint()
     except ValueError as error:
         raise ConfigError(f"--model.solver.adjoint: {error}") from error
-
-
-def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as JSON values."""
-    values: dict[str, Any] = json.loads(pydantic.TypeAdapter(TrainConfig).dump_json(config))
-    return values
-
-
-def from_dict(values: dict[str, Any]) -> TrainConfig:
-    """The inverse of :func:`to_dict`; raises ConfigError if a field is missing or mistyped."""
-    try:
-        config = pydantic.TypeAdapter(TrainConfig).validate_python(values)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise ConfigError(
-            f"the stored configuration does not fit: {field}: {first['msg']}."
-        ) from error
-    changes = differences(values, to_dict(config))
-    if changes:
-        listed = ", ".join(f"{name}: {change}" for name, change in changes.items())
-        raise ConfigError(
-            f"the stored configuration was written by another version of deqjax ({listed}); use "
-            "the version that wrote it."
-        )
-    return config

@@ -10,8 +10,9 @@ from deqjax.models import GeneratedToken, LanguageModel, generate, reread
 from deqjax.solvers._validate import check_count, check_not_negative
 from deqjax.training import language, loop
 from deqjax.training.checkpoint import CheckpointError, Checkpoints
-from deqjax.training.config import ConfigError, check, from_dict
+from deqjax.training.config import ConfigError, check
 from deqjax.training.step import SolveLimits
+from deqjax.training.stored_config import from_dict
 from deqjax.training.workdir import Workdir, read_config
 
 
@@ -40,7 +41,7 @@ def evaluate_run(
     max_steps: int | None = None,
     tol: float | None = None,
 ) -> dict[str, float]:
-    """Score a run on a split; see :func:`deqjax.training.language.evaluate`.
+    """Score a run on a split; see :class:`deqjax.training.task.Task`.
 
     Args:
         workdir: the run's folder.
@@ -53,8 +54,8 @@ def evaluate_run(
             limit makes no sense.
     """
     run = load_run(workdir)
-    solver = run.config.model.solver
-    if not language.solves(run.config.model) and (max_steps is not None or tol is not None):
+    solver = run.config.solver
+    if not run.config.solves and (max_steps is not None or tol is not None):
         raise ConfigError("an explicit model solves nothing; drop --max-steps and --tol.")
     limits = SolveLimits(
         solver.tol if tol is None else tol, solver.max_steps if max_steps is None else max_steps
@@ -64,14 +65,11 @@ def evaluate_run(
         check_not_negative("--tol", limits.tol)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return language.evaluate(
-        run.config,
+    return run.task.evaluate(
         run.steps,
-        run.steps.replicate(run.state.parameters),
-        run.corpus,
+        run.steps.replicate(run.state.weights),
         split,
         batches=run.config.evaluation.final_batches,
-        bigram=language.fit_baseline(run.corpus),
         limits=limits,
     )
 
@@ -124,13 +122,15 @@ def generate_text(
     """Continue a prompt by ``count`` tokens; see :func:`deqjax.models.generate`.
 
     Raises:
-        ConfigError: an empty prompt, or an option that makes no sense.
+        ConfigError: no language model, an empty prompt, or an option that makes no sense.
         WorkdirError, CheckpointError, DataError: there is no readable run, or the prompt holds what
             its vocabulary does not know.
     """
     run = load_run(workdir)
-    model = run.steps.problem.architecture.build(run.state.parameters, train=False)
-    vocabulary = run.corpus.vocabulary
+    if not isinstance(run.task, language.LanguageTask):
+        raise ConfigError(f"{workdir} holds no language model; there is no text to generate.")
+    model = run.steps.problem.architecture.build(run.state.weights, train=False)
+    vocabulary = run.task.corpus.vocabulary
     tokens = vocabulary.encode(prompt).tolist()
     try:
         generated = generate(

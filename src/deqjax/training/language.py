@@ -1,23 +1,80 @@
 """From a configuration to the model, the data and the scores of a language model."""
 
+import functools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
 from deqjax import data
+from deqjax.adjoints import BackwardStats
 from deqjax.data import Corpus, Vocabulary
-from deqjax.models import DEQTransformerLM, DEQTrellisNetLM, LanguageModel, TransformerXL
-from deqjax.training import parallel
-from deqjax.training.config import ConfigError, ModelConfig, TrainConfig
+from deqjax.models import (
+    DEQTransformerLM,
+    DEQTrellisNetLM,
+    LanguageModel,
+    SegmentMemory,
+    TransformerXL,
+)
+from deqjax.training.config import ConfigError
+from deqjax.training.language_config import ModelConfig, TrainConfig
 from deqjax.training.parallel import DataParallel
-from deqjax.training.step import Batch, SolveLimits
+from deqjax.training.scoring import score
+from deqjax.training.state import Weights
+from deqjax.training.step import Forward, SolveLimits
+from deqjax.training.task import Task, TrainBatches
 
 Tokens = NDArray[Any]
+Rows: TypeAlias = Any
+"""An array of a batch: NumPy's on the host, JAX's inside a step."""
+
+
+class Batch(NamedTuple):
+    """One device's rows of text; on the host, those of all its devices.
+
+    Attributes:
+        tokens: (rows, length + 1) int32; each predicts the one after it.
+        fresh: (rows,) bool, rows that do not continue those of the batch before.
+        scored: (rows, length) bool, targets that count; None is all.
+    """
+
+    tokens: Rows
+    fresh: Rows
+    scored: Rows | None = None
+
+
+def forward(
+    model: LanguageModel,
+    batch: Batch,
+    memory: SegmentMemory | None,
+    probes: tuple[BackwardStats, ...],
+    **options: Any,
+) -> Forward:
+    """Predict the next tokens of a batch of segments; the loss is in nats per token."""
+    before = None if memory is None else memory.cleared(batch.fresh)
+    probe = probes[0] if probes else None
+    prediction = model(batch.tokens[:, :-1], before, probe=probe, **options)
+    targets = batch.tokens[:, 1:]
+    nats = model.negative_log_likelihood(prediction.states, targets)
+    scored = jnp.ones_like(nats) if batch.scored is None else batch.scored.astype(jnp.float32)
+    total = jnp.sum(scored)
+    loss = jnp.sum(jnp.where(scored > 0, nats, 0)) / jnp.maximum(total, 1)
+    kept = None if memory is None else prediction.memory
+    solved, unrolled = prediction.equilibrium, prediction.unrolled
+    return Forward(
+        loss,
+        total,
+        {},
+        jnp.any(scored > 0, axis=1),
+        equilibria=() if solved is None else (solved,),
+        memory=kept,
+        unrolled=() if unrolled is None else (unrolled,),
+    )
 
 
 def load_corpus(config: TrainConfig) -> Corpus:
@@ -61,17 +118,8 @@ def build_model(config: ModelConfig, seed: int) -> LanguageModel:
         raise ConfigError(f"--model: {error}") from error
 
 
-def solves(config: ModelConfig) -> bool:
-    """Whether the model is an equilibrium model."""
-    return config.kind != "transformer_xl"
-
-
-class TrainBatches:
-    """This process's endless, resumable batches.
-
-    Attributes:
-        iterator: Grain's iterator, which holds the position.
-    """
+class TextBatches(TrainBatches):
+    """Windows or segments of the training text."""
 
     def __init__(self, config: TrainConfig, tokens: Tokens) -> None:
         share: dict[str, Any] = {
@@ -86,6 +134,7 @@ class TrainBatches:
             self.iterator = data.train_batches(tokens, seed=config.seed, **share)
 
     def __next__(self) -> Batch:
+        """The next batch, on the host."""
         found = next(self.iterator)
         if isinstance(found, data.StreamBatch):
             return Batch(found.tokens, found.fresh)
@@ -135,71 +184,65 @@ def in_units(nats: float, vocabulary: Vocabulary) -> dict[str, float]:
             return {"loss": nats}
 
 
-def evaluate(
-    config: TrainConfig,
-    steps: DataParallel,
-    parameters: Any,
-    corpus: Corpus,
-    split: str,
-    *,
-    batches: int,
-    bigram: NDArray[np.float64] | None,
-    limits: SolveLimits | None = None,
-) -> dict[str, float]:
-    """Score a model on a split, next to a bigram model on the very same tokens.
+class LanguageTask(Task):
+    """A corpus, and scores on it next to those of a bigram model on the very same tokens."""
 
-    Args:
-        config: the run's configuration.
-        steps: mapped steps.
-        parameters: replicated parameters.
-        corpus: the corpus.
-        split: "train", "validation" or "test".
-        batches: batches to score at most.
-        bigram: from :func:`fit_baseline`.
-        limits: tolerance and step limit of the solves; None is the configuration's.
+    speed = "tokens_per_second"
 
-    Returns:
-        "loss" (nats per token) and its other units, the bigram model's, "tokens_scored", solver
-        statistics as in training, and "spectral_radius" (mean) and "spectral_radius_max" over rows.
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.corpus = load_corpus(config)
+        self.batches = TextBatches(config, self.corpus.train)
+        self.fingerprint = data_fingerprint(config, self.corpus.train)
+        self.examples = config.data.batch_size * config.model.shape.length
 
-    Raises:
-        ConfigError: the split has no text.
-    """
-    if limits is None:
-        limits = SolveLimits(config.model.solver.tol, config.model.solver.max_steps)
-    tokens: Tokens = getattr(corpus, split)
-    length = config.model.shape.length
-    if tokens.size <= length:
-        raise ConfigError(
-            f"the {split} split of {config.data.corpus} has {tokens.size} tokens, too few to score."
-        )
-    # a split with less text than a training batch is scored in fewer rows
-    rows = min(config.data.batch_size, tokens.size // (length + 1))
-    rows = max(rows // steps.devices, 1) * steps.devices
-    scored, radii, baseline = [], [], []
-    key = jax.random.key(config.seed)
-    memory = None
-    if config.model.shape.memory_length:
-        # of the parameters only their dtype is asked for
-        model = steps.problem.architecture.build(parameters, train=False)
-        memory = steps.share(model.initial_memory(rows))
-    for index, batch in enumerate(evaluation_batches(config, tokens, rows=rows, batches=batches)):
-        if solves(config.model) and index < config.evaluation.radius_batches:
-            own_key = jax.random.fold_in(key, index)
-            radii.append(steps.radius(parameters, batch, memory, limits, own_key))
-        metrics, memory = steps.evaluate(parameters, batch, memory, limits)
-        scored.append(parallel.first_replica(metrics))
-        if bigram is not None:
-            baseline.append(-bigram[batch.tokens[:, :-1], batch.tokens[:, 1:]][batch.scored])
-    counts = np.array([m.pop("scored") for m in scored], np.float64)
-    losses = np.array([m.pop("loss") for m in scored], np.float64)
-    found = {name: float(np.mean([m[name] for m in scored])) for name in scored[0]}
-    found |= in_units(float(np.sum(losses * counts) / np.sum(counts)), corpus.vocabulary)
-    if baseline:
-        nats = float(np.mean(np.concatenate(baseline))) * math.log(2)
-        found |= {f"bigram_{k}": v for k, v in in_units(nats, corpus.vocabulary).items()}
-    found["tokens_scored"] = float(np.sum(counts)) * steps.devices
-    if radii:
-        found["spectral_radius"] = float(np.mean(np.concatenate(radii)))
-        found["spectral_radius_max"] = float(np.max(np.concatenate(radii)))
-    return found
+    @functools.cached_property
+    def bigram(self) -> NDArray[np.float64] | None:
+        """From :func:`fit_baseline`."""
+        return fit_baseline(self.corpus)
+
+    def describe(self) -> str:
+        """The size of the training text."""
+        return f"{len(self.corpus.train):,} {self.corpus.vocabulary.kind} of training text"
+
+    def in_units(self, loss: float) -> dict[str, float]:
+        """See :func:`in_units`."""
+        return in_units(loss, self.corpus.vocabulary)
+
+    def evaluate(
+        self,
+        steps: DataParallel,
+        weights: Weights,
+        split: str,
+        *,
+        batches: int,
+        limits: SolveLimits | None = None,
+    ) -> dict[str, float]:
+        """Score a model on a split; see :class:`Task`.
+
+        The loss is in nats per token; the bigram model's stands beside it, and "tokens_scored".
+        """
+        config, tokens = self.config, getattr(self.corpus, split)
+        shape = config.model.shape
+        if tokens.size <= shape.length:
+            raise ConfigError(
+                f"the {split} split of {config.data.corpus} has {tokens.size} tokens, too few to "
+                "score."
+            )
+        # a split with less text than a training batch is scored in fewer rows
+        rows = min(config.data.batch_size, tokens.size // (shape.length + 1))
+        rows = max(rows // steps.devices, 1) * steps.devices
+        memory = None
+        if shape.memory_length:
+            # of the weights only their dtype is asked for
+            model = steps.problem.architecture.build(weights, train=False)
+            memory = steps.share(model.initial_memory(rows))
+        taken = list(evaluation_batches(config, tokens, rows=rows, batches=batches))
+        scores = score(config, steps, weights, taken, memory=memory, limits=limits)
+        found = scores.metrics | self.in_units(scores.loss)
+        found["tokens_scored"] = float(scores.counts["scored"])
+        if self.bigram is not None:
+            own = [-self.bigram[x.tokens[:, :-1], x.tokens[:, 1:]][x.scored] for x in taken]
+            nats = float(np.mean(np.concatenate(own))) * math.log(2)
+            found |= {f"bigram_{name}": value for name, value in self.in_units(nats).items()}
+        return found

@@ -8,25 +8,28 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
+from flax import nnx
 
-from deqjax.data import Corpus, Vocabulary
-from deqjax.training import language, parallel
+from deqjax.models import SegmentMemory
+from deqjax.training import language, parallel, vision
 from deqjax.training.checkpoint import CheckpointError, Checkpoints
 from deqjax.training.config import (
     RESUMABLE_CHANGES,
     ConfigError,
-    TrainConfig,
+    RunConfig,
     check,
-    to_dict,
 )
 from deqjax.training.interrupts import StopRequest
+from deqjax.training.language_config import TrainConfig
 from deqjax.training.metrics import MetricsWriter, progress_bar
 from deqjax.training.parallel import DataParallel
 from deqjax.training.picture import save_run_picture
 from deqjax.training.schedules import learning_rate, optimizer
 from deqjax.training.state import TrainState, initial_state, split
-from deqjax.training.step import Problem
+from deqjax.training.step import ForwardPass, Problem
+from deqjax.training.stored_config import to_dict
+from deqjax.training.task import Task
+from deqjax.training.vision_config import VisionConfig
 from deqjax.training.workdir import Workdir, prepare_workdir
 
 
@@ -53,16 +56,14 @@ class Outcome(NamedTuple):
 class Run(NamedTuple):
     """The parts that a configuration builds."""
 
-    config: TrainConfig
+    config: RunConfig
     steps: DataParallel
-    corpus: Corpus
-    batches: language.TrainBatches
-    fingerprint: str
+    task: Task
     state: TrainState
 
 
 def train(
-    config: TrainConfig,
+    config: RunConfig,
     workdir: Path | str,
     *,
     resume: bool = False,
@@ -89,10 +90,9 @@ def train(
         may_change=RESUMABLE_CHANGES,
     )
     run = build(config)
-    size = sum(x.size for x in jax.tree.leaves(run.state.parameters))
+    size = sum(x.size for x in jax.tree.leaves(run.state.weights.parameters))
     say(
-        f"{config.name}: {size:,} parameters, {len(run.corpus.train):,} "
-        f"{run.corpus.vocabulary.kind} of training text, "
+        f"{config.name}: {size:,} parameters, {run.task.describe()}, "
         f"{run.steps.devices} {jax.devices()[0].platform} device(s), run in {folder.path}"
     )
     started = time.perf_counter()
@@ -114,54 +114,85 @@ def train(
     return Outcome(folder, step, size, metrics, seconds, request.signal)
 
 
-def build(config: TrainConfig) -> Run:
+def build(config: RunConfig) -> Run:
     """Make a run's parts, its state before the first step among them."""
-    if config.model.shape.memory_length and jax.process_count() > 1:
+    task = open_task(config)
+    rows = config.batch_size // jax.process_count()
+    problem, state = assemble(config, rows, axis_name=parallel.AXIS)
+    if state.memory is not None and jax.process_count() > 1:
         raise ConfigError(
             "--model.shape.memory_length needs one process for now: a checkpoint would hold the "
             f"memory of one of the {jax.process_count()} processes only."
         )
-    corpus = language.load_corpus(config)
-    rows = config.data.batch_size // jax.process_count()
-    problem, state = assemble(config, rows)
-    batches = language.TrainBatches(config, corpus.train)
-    fingerprint = language.data_fingerprint(config, corpus.train)
-    return Run(config, DataParallel(problem, rows), corpus, batches, fingerprint, state)
+    return Run(config, DataParallel(problem, rows), task, state)
 
 
-def assemble(config: TrainConfig, rows: int) -> tuple[Problem, TrainState]:
+def open_task(config: RunConfig) -> Task:
+    """The data of a run, prepared on first use.
+
+    Raises:
+        DataError, ConfigError: they are missing or damaged, or do not go with the model.
+    """
+    match config:
+        case TrainConfig():
+            return language.LanguageTask(config)
+        case VisionConfig():
+            return vision.VisionTask(config)
+    raise TypeError(f"there is no task for a {type(config).__name__}.")
+
+
+def assemble(
+    config: RunConfig, rows: int, *, axis_name: str | None = None
+) -> tuple[Problem, TrainState]:
     """The problem that a configuration poses and the state before the first step; needs no data.
 
     Args:
         config: the run.
         rows: of each batch, for the model's memory.
+        axis_name: of the replicas, over which batch normalizations average.
     """
-    model = language.build_model(config.model, config.seed)
-    memory = model.initial_memory(rows) if config.model.shape.memory_length else None
-    architecture, parameters = split(model)
+    model, forward, stages, memory = _model(config, rows)
+    architecture, weights = split(model, axis_name)
     update = optimizer(config.optimizer, config.steps)
     problem = Problem(
         architecture,
+        forward,
+        stages,
         update,
         learning_rate(config.optimizer, config.steps),
         config.penalty,
-        max_steps=config.model.solver.max_steps if language.solves(config.model) else None,
+        max_steps=config.solver.max_steps if config.solves else None,
         random_fewer_steps=config.random_fewer_steps,
         pretrain_layers=config.pretrain_layers,
     )
-    return problem, initial_state(parameters, update, jax.random.key(config.seed), memory)
+    return problem, initial_state(weights, update, jax.random.key(config.seed), memory)
+
+
+def _model(
+    config: RunConfig, rows: int
+) -> tuple[nnx.Module, ForwardPass, int, SegmentMemory | None]:
+    """The model, its forward pass, its equilibrium layers, and the memory of its first batch."""
+    match config:
+        case TrainConfig():
+            reader = language.build_model(config.model, config.seed)
+            memory = reader.initial_memory(rows) if config.model.shape.memory_length else None
+            return reader, language.forward, int(config.solves), memory
+        case VisionConfig():
+            viewer = vision.build_model(config.model, config.seed)
+            return viewer, vision.forward, viewer.stages, None
+    raise TypeError(f"there is no model for a {type(config).__name__}.")
 
 
 def _restored(run: Run, checkpoints: Checkpoints, say: Callable[[str], None]) -> TrainState:
     if checkpoints.latest_step() is None:
         say("the run stopped before its first checkpoint; starting over from step 0")
         return run.state
-    step, state, meta = checkpoints.restore(run.state, run.batches.iterator)
-    if meta["data"] != run.fingerprint:
+    step, state, meta = checkpoints.restore(run.state, run.task.batches.iterator)
+    if meta["data"] != run.task.fingerprint:
         raise CheckpointError(
             f"the checkpoint at step {step} was trained on other data (fingerprint {meta['data']}, "
-            f"now {run.fingerprint}): the corpus differs between Python versions, so resume with "
-            "the Python that began the run."
+            f"now {run.task.fingerprint}): resume with the data that began the run (the corpus "
+            "stdlib differs between Python versions)."
         )
     say(f"resuming after step {step}")
     restored: TrainState = state
@@ -179,58 +210,45 @@ def _loop(
     """Run the steps after ``first``; return the last step and the last evaluation."""
     config, steps = run.config, run.steps
     state = steps.place(start)
-    bigram = language.fit_baseline(run.corpus)
     window, clock = [], time.perf_counter()
     latest: dict[str, float] = {}
     with progress_bar(config.steps, first) as bar:
         for step in range(first + 1, config.steps + 1):
             pretraining = step <= config.pretrain_steps
-            state, metrics = steps.train(state, next(run.batches), pretraining=pretraining)
+            state, metrics = steps.train(state, next(run.task.batches), pretraining=pretraining)
             window.append(metrics)
             # read once: a signal between two readings would stop the run without its checkpoint
             stopping = request.signal is not None
             last = step == config.steps or stopping
             if step % config.log_every == 0 or last:
-                latest = _averaged(window, run.corpus.vocabulary)
+                latest = _averaged(window, run.task)
                 now = time.perf_counter()
-                predicted = len(window) * config.data.batch_size * config.model.shape.length
-                latest["tokens_per_second"] = predicted / (now - clock)
+                latest[run.task.speed] = len(window) * run.task.examples / (now - clock)
                 writer.write(step, "train", latest)
                 window, clock = [], now
             bar.update(step, latest)
             if step % config.checkpoint_every == 0 or last:
-                meta = {"data": run.fingerprint}
-                checkpoints.save(step, parallel.on_host(state), run.batches.iterator, meta)
+                meta = {"data": run.task.fingerprint}
+                checkpoints.save(step, parallel.on_host(state), run.task.batches.iterator, meta)
             if stopping and step < config.steps:
                 return step, None
             if step % config.evaluation.every == 0 and not last:
-                writer.write(
-                    step, "validation", _evaluate(run, state, bigram, config.evaluation.batches)
-                )
+                found = _evaluate(run, state, config.evaluation.batches)
+                writer.write(step, "validation", found)
                 clock = time.perf_counter()
-    final = _evaluate(run, state, bigram, config.evaluation.final_batches)
+    final = _evaluate(run, state, config.evaluation.final_batches)
     writer.write(config.steps, "validation", final)
     return config.steps, final
 
 
-def _evaluate(
-    run: Run, state: TrainState, bigram: NDArray[np.float64] | None, batches: int
-) -> dict[str, float]:
-    metrics = language.evaluate(
-        run.config,
-        run.steps,
-        state.parameters,
-        run.corpus,
-        "validation",
-        batches=batches,
-        bigram=bigram,
-    )
-    if language.solves(run.config.model):
-        metrics["tolerance"] = run.config.model.solver.tol
+def _evaluate(run: Run, state: TrainState, batches: int) -> dict[str, float]:
+    metrics = run.task.evaluate(run.steps, state.weights, "validation", batches=batches)
+    if run.config.solves:
+        metrics["tolerance"] = run.config.solver.tol
     return metrics
 
 
-def _averaged(window: list[Any], vocabulary: Vocabulary) -> dict[str, float]:
+def _averaged(window: list[Any], task: Task) -> dict[str, float]:
     """Mean of each metric over some steps, leaving out the steps on which it is NaN by design.
 
     The loss is never left out: if it is not finite, the record says so. Steps of the warm-up stage
@@ -244,4 +262,4 @@ def _averaged(window: list[Any], vocabulary: Vocabulary) -> dict[str, float]:
             values = values[~np.isnan(values)]
         if values.size:
             averages[name] = float(values.mean())
-    return averages | language.in_units(averages["loss"], vocabulary)
+    return averages | task.in_units(averages["loss"])

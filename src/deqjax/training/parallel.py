@@ -9,9 +9,8 @@ import numpy as np
 from jax import lax
 
 from deqjax.models import SegmentMemory
-from deqjax.training.state import TrainState
+from deqjax.training.state import TrainState, Weights
 from deqjax.training.step import (
-    Batch,
     Metrics,
     Problem,
     SolveLimits,
@@ -36,7 +35,7 @@ class DataParallel:
 
     Args:
         problem: what is trained.
-        batch_size: windows per step on this host; a multiple of the number of devices.
+        batch_size: rows per step on this host; a multiple of the number of devices.
         devices: local devices to use; None takes all.
 
     Raises:
@@ -56,23 +55,23 @@ class DataParallel:
             )
         mean = functools.partial(lax.pmean, axis_name=AXIS)
 
-        def train(pretraining: bool, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        def train(pretraining: bool, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
             index = lax.axis_index(AXIS)
             return train_step(problem, state, batch, index, mean, pretraining=pretraining)
 
         def evaluate(
-            parameters: Any, batch: Batch, memory: SegmentMemory | None, limits: SolveLimits
+            weights: Weights, batch: Any, memory: SegmentMemory | None, limits: SolveLimits
         ) -> tuple[Metrics, SegmentMemory | None]:
-            return evaluate_step(problem, parameters, batch, memory, limits, mean)
+            return evaluate_step(problem, weights, batch, memory, limits, mean)
 
         def radius(
-            parameters: Any,
-            batch: Batch,
+            weights: Weights,
+            batch: Any,
             memory: SegmentMemory | None,
             limits: SolveLimits,
             key: jax.Array,
-        ) -> jax.Array:
-            return radius_step(problem, parameters, batch, memory, limits, key)
+        ) -> tuple[jax.Array, jax.Array]:
+            return radius_step(problem, weights, batch, memory, limits, key)
 
         mapped = functools.partial(jax.pmap, axis_name=AXIS, devices=devices)
         self._train = mapped(functools.partial(train, False), donate_argnums=0)
@@ -82,7 +81,7 @@ class DataParallel:
         self._copy = mapped(lambda tree: tree)
 
     def train(
-        self, state: TrainState, batch: Batch, *, pretraining: bool = False
+        self, state: TrainState, batch: Any, *, pretraining: bool = False
     ) -> tuple[TrainState, Metrics]:
         """One step; ``state`` is given away and must not be used again.
 
@@ -100,32 +99,34 @@ class DataParallel:
         return result
 
     def evaluate(
-        self, parameters: Any, batch: Batch, memory: SegmentMemory | None, limits: SolveLimits
+        self, weights: Weights, batch: Any, memory: SegmentMemory | None, limits: SolveLimits
     ) -> tuple[Metrics, SegmentMemory | None]:
         """Metrics of one batch, leaves (devices,), and the memory that it hands on.
 
         Args:
-            parameters: replicated.
+            weights: replicated.
             batch: on the host.
             memory: shared, leaves (devices, rows, ...), or None.
             limits: of the solves.
         """
         result: tuple[Metrics, SegmentMemory | None] = self._evaluate(
-            parameters, self.share(batch), memory, limits
+            weights, self.share(batch), memory, limits
         )
         return result
 
     def radius(
         self,
-        parameters: Any,
-        batch: Batch,
+        weights: Weights,
+        batch: Any,
         memory: SegmentMemory | None,
         limits: SolveLimits,
         key: jax.Array,
     ) -> np.ndarray:
-        """Spectral radius per row, (rows,) float32 on the host."""
-        shared = self.share(batch)
-        return np.asarray(self._radius(parameters, shared, memory, limits, key)).ravel()
+        """Spectral radius of each row that counts, (rows,) float32 on the host."""
+        found = self._radius(weights, self.share(batch), memory, limits, key)
+        radii, counted = (np.asarray(leaf).ravel() for leaf in found)
+        result: np.ndarray = radii[counted]
+        return result
 
     def place(self, state: TrainState) -> TrainState:
         """A state on the host, placed: copied to every device, its memory's rows shared out."""

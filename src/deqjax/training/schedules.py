@@ -19,17 +19,18 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW behind a clip of the global gradient norm."""
+    """AdamW, or SGD with Nesterov momentum, behind a clip of the global gradient norm."""
 
     def matrices(parameters: optax.Params) -> optax.Params:
         return jax.tree.map(lambda x: jnp.ndim(x) >= 2, parameters)
 
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            learning_rate(config, steps),
-            b2=config.beta2,
-            weight_decay=config.weight_decay,
-            mask=matrices,
-        ),
-    )
+    rate, decay = learning_rate(config, steps), config.weight_decay
+    match config.kind:
+        case "adamw":
+            update = optax.adamw(rate, b2=config.beta2, weight_decay=decay, mask=matrices)
+        case "sgd":
+            update = optax.chain(
+                optax.add_decayed_weights(decay, mask=matrices),
+                optax.sgd(rate, momentum=config.momentum, nesterov=True),
+            )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)

@@ -10,12 +10,24 @@ from flax import nnx
 from deqjax.models import SegmentMemory
 
 
+class Weights(NamedTuple):
+    """What a trained model consists of.
+
+    Attributes:
+        parameters: the model's Param state.
+        statistics: running statistics of its batch normalizations, None if it has none.
+    """
+
+    parameters: nnx.State[Any, Any]
+    statistics: nnx.State[Any, Any] | None = None
+
+
 class TrainState(NamedTuple):
     """Everything that a step changes, and the key that its randomness derives from.
 
     Attributes:
         step: () int32, finished steps.
-        parameters: the model's Param state.
+        weights: the model's parameters and statistics.
         optimizer: Optax's state.
         key: () typed PRNG key of the run; step k uses ``fold_in(key, k)``.
         memory: what the rows of the next batch remember, leaves (rows, ...); None for a model
@@ -23,7 +35,7 @@ class TrainState(NamedTuple):
     """
 
     step: jax.Array
-    parameters: nnx.State[Any, Any]
+    weights: Weights
     optimizer: optax.OptState
     key: jax.Array
     memory: SegmentMemory | None
@@ -42,27 +54,44 @@ class Architecture(NamedTuple):
     evaluation: nnx.GraphDef[Any]
     constants: nnx.State[Any, Any]
 
-    def build(self, parameters: nnx.State[Any, Any], *, train: bool) -> Any:
+    def build(self, weights: Weights, *, train: bool) -> Any:
         """The model; inside a transform it is a new one each time."""
         graph = self.training if train else self.evaluation
-        return nnx.merge(graph, parameters, self.constants, copy=True)
+        states = [state for state in weights if state is not None]
+        return nnx.merge(graph, *states, self.constants, copy=True)
 
 
-def split(model: nnx.Module) -> tuple[Architecture, nnx.State[Any, Any]]:
-    """Take a model apart into its architecture and its parameters."""
+def statistics_of(model: nnx.Module) -> nnx.State[Any, Any] | None:
+    """The running statistics that a model holds now."""
+    found = nnx.state(model, nnx.BatchStat)
+    return found if jax.tree.leaves(found) else None
+
+
+def split(model: nnx.Module, axis_name: str | None = None) -> tuple[Architecture, Weights]:
+    """Take a model apart into its architecture and its weights.
+
+    Args:
+        model: freshly built or trained.
+        axis_name: of the replicas over which batch normalizations average in training.
+    """
     model.train()
-    training: Any = nnx.split(model, nnx.Param, ...)
+    for _, node in nnx.iter_graph(model):
+        if isinstance(node, nnx.BatchNorm):
+            node.axis_name = axis_name
+    training: Any = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     model.eval()
-    evaluation: Any = nnx.split(model, nnx.Param, ...)
-    graph, parameters, constants = training
-    return Architecture(graph, evaluation[0], constants), parameters
+    evaluation: Any = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    graph, parameters, statistics, constants = training
+    weights = Weights(parameters, statistics if jax.tree.leaves(statistics) else None)
+    return Architecture(graph, evaluation[0], constants), weights
 
 
 def initial_state(
-    parameters: nnx.State[Any, Any],
+    weights: Weights,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     memory: SegmentMemory | None = None,
 ) -> TrainState:
     """The state before the first step."""
-    return TrainState(jnp.int32(0), parameters, optimizer.init(parameters), key, memory)
+    moments = optimizer.init(weights.parameters)
+    return TrainState(jnp.int32(0), weights, moments, key, memory)

@@ -1,7 +1,8 @@
 """One training step and one evaluation step: pure functions of one device's share of a batch."""
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -11,11 +12,12 @@ from flax import nnx
 from jax import lax
 
 from deqjax import Status, backward_probe, jacobian_penalty, spectral_radius
+from deqjax._types import Map, Operands, State
 from deqjax.adjoints import BackwardStats
-from deqjax.models import Equilibrium, Prediction, SegmentMemory
+from deqjax.models import Equilibrium, SegmentMemory, Unrolled
 from deqjax.nn import reseed
 from deqjax.training.config import PenaltyConfig
-from deqjax.training.state import Architecture, TrainState
+from deqjax.training.state import Architecture, TrainState, Weights, statistics_of
 
 Metrics = dict[str, jax.Array]
 Mean = Callable[[Any], Any]
@@ -34,29 +36,39 @@ class SolveLimits(NamedTuple):
     max_steps: jax.Array | int
 
 
-Rows: TypeAlias = Any
-"""An array of a batch: NumPy's on the host, JAX's inside a step."""
-
-
-class Batch(NamedTuple):
-    """One device's rows of text; on the host, those of all its devices.
+class Forward(NamedTuple):
+    """What a model made of a batch.
 
     Attributes:
-        tokens: (rows, length + 1) int32; each predicts the one after it.
-        fresh: (rows,) bool, rows that do not continue those of the batch before.
-        scored: (rows, length) bool, targets that count; None is all.
+        loss: () float32, mean over what counts in the batch.
+        scored: () float32, the number of targets that it averages over.
+        counts: what evaluation sums up beside it, such as hits.
+        counted: (rows,) bool; the other rows only fill the batch.
+        equilibria: of the model's equilibrium layers, if they were solved.
+        unrolled: of the same layers, if their cells were only applied some times.
+        memory: what its rows hand on, or None.
     """
 
-    tokens: Rows
-    fresh: Rows
-    scored: Rows | None = None
+    loss: jax.Array
+    scored: jax.Array
+    counts: Metrics
+    counted: jax.Array
+    equilibria: tuple[Equilibrium, ...]
+    memory: SegmentMemory | None
+    unrolled: tuple[Unrolled, ...] = ()
+
+
+ForwardPass: TypeAlias = Callable[..., Forward]
+"""(model, batch, memory, probes, **options of the solve) -> :class:`Forward`."""
 
 
 class Problem(NamedTuple):
     """What a step needs besides its state and batch.
 
     Attributes:
-        architecture: the model without its parameters.
+        architecture: the model without its weights.
+        forward: what it makes of a batch; a batch is a pytree, axis 0 of all leaves the rows.
+        stages: its equilibrium layers.
         optimizer: Optax's pair of init and update.
         schedule: step -> learning rate, for the record.
         penalty: Jacobian regularization.
@@ -67,6 +79,8 @@ class Problem(NamedTuple):
     """
 
     architecture: Architecture
+    forward: ForwardPass
+    stages: int
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     penalty: PenaltyConfig
@@ -78,7 +92,7 @@ class Problem(NamedTuple):
 def train_step(
     problem: Problem,
     state: TrainState,
-    batch: Batch,
+    batch: Any,
     replica: jax.Array | int,
     mean: Mean,
     *,
@@ -105,7 +119,14 @@ def train_step(
     settings = problem.penalty
     raised = state.step // settings.increment_every
     weight = jnp.asarray(settings.weight + settings.increment * raised, jnp.float32)
+    if pretraining:
+        weight = jnp.float32(settings.pretrain_weight)
+    never = (
+        settings.pretrain_weight == 0 if pretraining else not settings.weight + settings.increment
+    )
     chosen = jax.random.bernoulli(chosen_key, settings.probability) & (weight > 0)
+    if settings.last_step is not None:
+        chosen &= state.step < settings.last_step
     options: dict[str, Any] = {}
     if pretraining:
         options["layers"] = problem.pretrain_layers
@@ -114,45 +135,60 @@ def train_step(
         options["max_steps"] = problem.max_steps - fewer
 
     def objective(
-        parameters: nnx.State[Any, Any], probe: BackwardStats
-    ) -> tuple[jax.Array, tuple[Metrics, SegmentMemory | None]]:
-        model = problem.architecture.build(parameters, train=True)
+        parameters: nnx.State[Any, Any], probes: tuple[BackwardStats, ...]
+    ) -> tuple[jax.Array, tuple[Metrics, nnx.State[Any, Any] | None, SegmentMemory | None]]:
+        weights = state.weights._replace(parameters=parameters)
+        model = problem.architecture.build(weights, train=True)
         reseed(model, dropout_key)
-        prediction, loss, memory = _predict(model, batch, state.memory, probe=probe, **options)
-        metrics = {"loss": loss, **_forward_metrics(prediction.equilibrium)}
-        equilibrium = prediction.equilibrium
-        if equilibrium is None or (settings.weight == 0 and settings.increment == 0):
-            return loss, (metrics, memory)
+        found = problem.forward(model, batch, state.memory, probes, **options)
+        metrics = {"loss": found.loss, **_forward_metrics(found)}
+        kept = statistics_of(model), found.memory
+        points = [(each.f, each.solution.value, each.u) for each in found.equilibria]
+        points += [(each.f, lax.stop_gradient(each.value), each.u) for each in found.unrolled]
+        if never or not points:
+            return found.loss, (metrics, *kept)
         penalty = lax.cond(
             chosen,
-            lambda: jacobian_penalty(
-                equilibrium.f,
-                equilibrium.solution.value,
-                equilibrium.u,
-                key=penalty_key,
-                samples=settings.samples,
-            ),
+            lambda: _penalty(points, penalty_key, settings.samples),
             lambda: jnp.float32(0),
         )
         metrics["penalty"] = jnp.where(chosen, penalty, jnp.nan)
-        return loss + weight * penalty, (metrics, memory)
+        return found.loss + weight * penalty, (metrics, *kept)
 
-    (gradient, backward), (metrics, memory) = jax.grad(objective, argnums=(0, 1), has_aux=True)(
-        state.parameters, backward_probe(batch.tokens.shape[0])
-    )
+    rows = len(jax.tree.leaves(batch)[0])
+    probes = tuple(backward_probe(rows) for _ in range(problem.stages))
+    parameters = state.weights.parameters
+    (gradient, backward), (metrics, statistics, memory) = jax.grad(
+        objective, argnums=(0, 1), has_aux=True
+    )(parameters, probes)
     gradient = mean(gradient)
-    updates, optimizer_state = problem.optimizer.update(gradient, state.optimizer, state.parameters)
+    updates, optimizer_state = problem.optimizer.update(gradient, state.optimizer, parameters)
     metrics = mean({**metrics, **_backward_metrics(backward)})
     metrics["gradient_norm"] = optax.tree.norm(gradient)
     metrics["learning_rate"] = jnp.asarray(problem.schedule(state.step), jnp.float32)
-    parameters = optax.apply_updates(state.parameters, updates)
-    return TrainState(state.step + 1, parameters, optimizer_state, state.key, memory), metrics
+    weights = Weights(optax.apply_updates(parameters, updates), statistics)
+    return TrainState(state.step + 1, weights, optimizer_state, state.key, memory), metrics
+
+
+def _penalty(
+    points: Sequence[tuple[Map, State, Operands]], key: jax.Array, samples: int
+) -> jax.Array:
+    """Sum over the layers, of each f(z, u) at its z."""
+    penalties = [
+        jacobian_penalty(f, z, u, key=own_key, samples=samples)
+        for (f, z, u), own_key in zip(points, _keys(key, len(points)), strict=True)
+    ]
+    return sum(penalties[1:], start=penalties[0])
+
+
+def _keys(key: jax.Array, count: int) -> Sequence[jax.Array]:
+    return [key] if count == 1 else list(jax.random.split(key, count))
 
 
 def evaluate_step(
     problem: Problem,
-    parameters: nnx.State[Any, Any],
-    batch: Batch,
+    weights: Weights,
+    batch: Any,
     memory: SegmentMemory | None,
     limits: SolveLimits,
     mean: Mean,
@@ -161,55 +197,42 @@ def evaluate_step(
 
     Returns:
         Metrics, the same on every replica, with "scored", the number of targets that the loss
-        averages over; and the memory that this replica's rows hand on.
+        averages over, "rows", the number that the solver's statistics average over, and other
+        counts, all per replica; and the memory that its rows hand on.
     """
-    model = problem.architecture.build(parameters, train=False)
-    prediction, loss, memory = _predict(model, batch, memory, **_options(problem, limits))
-    scored = _scored(batch)
-    total = mean(jnp.sum(scored))
-    metrics = mean(_forward_metrics(prediction.equilibrium))
-    metrics["loss"] = mean(loss * jnp.sum(scored)) / jnp.maximum(total, 1)
-    metrics["scored"] = total
-    return metrics, memory
+    model = problem.architecture.build(weights, train=False)
+    found = problem.forward(model, batch, memory, (), **_options(problem, limits))
+    own = {"scored": found.scored, "rows": jnp.sum(found.counted, dtype=jnp.float32)}
+    all_ = mean(own)
+    metrics = {
+        name: mean(value * own["rows"]) / jnp.maximum(all_["rows"], 1)
+        for name, value in _forward_metrics(found).items()
+    }
+    metrics["loss"] = mean(found.loss * found.scored) / jnp.maximum(all_["scored"], 1)
+    return metrics | mean(found.counts) | all_, found.memory
 
 
 def radius_step(
     problem: Problem,
-    parameters: nnx.State[Any, Any],
-    batch: Batch,
+    weights: Weights,
+    batch: Any,
     memory: SegmentMemory | None,
     limits: SolveLimits,
     key: jax.Array,
-) -> jax.Array:
-    """Spectral radius of the cell's Jacobian at each row's equilibrium, (rows,) float32."""
-    model = problem.architecture.build(parameters, train=False)
-    equilibrium = _predict(model, batch, memory, **_options(problem, limits))[0].equilibrium
-    if equilibrium is None:
+) -> tuple[jax.Array, jax.Array]:
+    """Spectral radius of each row's Jacobian, (rows,) float32; of several layers, the largest.
+
+    And which rows count, (rows,) bool.
+    """
+    model = problem.architecture.build(weights, train=False)
+    found = problem.forward(model, batch, memory, (), **_options(problem, limits))
+    if not found.equilibria:
         raise TypeError("an explicit model has no equilibrium, hence no spectral radius.")
-    return spectral_radius(
-        equilibrium.f, equilibrium.solution.value, equilibrium.u, key=key, iterations=30
-    )
-
-
-def _predict(
-    model: Any, batch: Batch, memory: SegmentMemory | None, **options: Any
-) -> tuple[Prediction, jax.Array, SegmentMemory | None]:
-    """The prediction, its mean negative log-likelihood in nats, and the memory handed on."""
-    before = None if memory is None else memory.cleared(batch.fresh)
-    prediction = model(batch.tokens[:, :-1], before, **options)
-    nats = model.negative_log_likelihood(prediction.states, batch.tokens[:, 1:])
-    scored = _scored(batch)
-    loss = jnp.sum(jnp.where(scored > 0, nats, 0)) / jnp.maximum(jnp.sum(scored), 1)
-    return prediction, loss, None if memory is None else prediction.memory
-
-
-def _scored(batch: Batch) -> jax.Array:
-    """1 for each target that counts, else 0; (rows, length) float32."""
-    targets = batch.tokens[:, 1:]
-    if batch.scored is None:
-        return jnp.ones(targets.shape, jnp.float32)
-    scored: jax.Array = batch.scored.astype(jnp.float32)
-    return scored
+    radii = [
+        spectral_radius(each.f, each.solution.value, each.u, key=own_key, iterations=30)
+        for each, own_key in zip(found.equilibria, _keys(key, len(found.equilibria)), strict=True)
+    ]
+    return functools.reduce(jnp.maximum, radii), found.counted
 
 
 def _options(problem: Problem, limits: SolveLimits) -> dict[str, Any]:
@@ -218,31 +241,44 @@ def _options(problem: Problem, limits: SolveLimits) -> dict[str, Any]:
     return {"tol": limits.tol, "max_steps": limits.max_steps}
 
 
-def _forward_metrics(equilibrium: Equilibrium | None) -> Metrics:
-    if equilibrium is None:
+def _forward_metrics(found: Forward) -> Metrics:
+    """Means over layers and the samples that count."""
+    if not found.equilibria:
         return {}
-    stats = equilibrium.solution.stats
+    stats = [each.solution.stats for each in found.equilibria]
+    counted = jnp.tile(found.counted, len(stats))
+    steps, residual = (
+        jnp.concatenate([getattr(each, name) for each in stats]).astype(jnp.float32)
+        for name in ("steps", "residual")
+    )
     return {
-        "forward_steps": jnp.mean(stats.steps.astype(jnp.float32)),
-        "forward_residual": jnp.mean(stats.residual),
-        **_shares("forward", stats.status),
+        "forward_steps": _mean(steps, counted),
+        "forward_residual": _mean(residual, counted),
+        **_shares("forward", jnp.concatenate([each.status for each in stats]), counted),
     }
 
 
-def _backward_metrics(backward: BackwardStats) -> Metrics:
-    """Empty of meaning for a model without a backward solve; the caller's records drop NaN."""
-    ran = jnp.mean((backward.status != Status.NOT_RUN).astype(jnp.float32)) > 0
+def _mean(values: jax.Array, counted: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(counted, values, 0)) / jnp.maximum(jnp.sum(counted), 1)
+
+
+def _backward_metrics(reports: Sequence[BackwardStats]) -> Metrics:
+    """NaN where no backward solve ran; the caller's records drop it."""
+    if not reports:
+        return {}
+    steps, residual, status = (jnp.concatenate(leaves) for leaves in zip(*reports, strict=True))
+    ran = jnp.any(status != Status.NOT_RUN)
     metrics = {
-        "backward_steps": jnp.mean(backward.steps),
-        "backward_residual": jnp.mean(backward.residual),
-        **_shares("backward", backward.status),
+        "backward_steps": jnp.mean(steps),
+        "backward_residual": jnp.mean(residual),
+        **_shares("backward", status, jnp.ones(status.shape, bool)),
     }
     return {name: jnp.where(ran, value, math.nan) for name, value in metrics.items()}
 
 
-def _shares(direction: str, status: jax.Array) -> Metrics:
+def _shares(direction: str, status: jax.Array, counted: jax.Array) -> Metrics:
     """Shares of samples that converged and that diverged."""
     return {
-        f"{direction}_{word}": jnp.mean((status == code).astype(jnp.float32))
+        f"{direction}_{word}": _mean((status == code).astype(jnp.float32), counted)
         for word, code in (("converged", Status.CONVERGED), ("diverged", Status.DIVERGED))
     }

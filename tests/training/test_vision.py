@@ -1,0 +1,242 @@
+"""Training image models: batches, scores, statistics over devices, whole runs."""
+
+import dataclasses
+import functools
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tiny_vision import tiny_vision
+
+from deqjax import data, training
+from deqjax.training import ConfigError, parallel
+from deqjax.training.config import PenaltyConfig, check
+from deqjax.training.loop import assemble, build
+from deqjax.training.parallel import DataParallel
+from deqjax.training.state import split
+from deqjax.training.stored_config import from_dict, to_dict
+from deqjax.training.vision import Batch, forward, intersections
+
+KINDS = pytest.mark.parametrize("kind", ["mdeq", "resdeq", "resnet"])
+
+
+def silent(line):
+    pass
+
+
+def batch(rows=8, seed=0):
+    rng = np.random.default_rng(seed)
+    images = rng.normal(size=(rows, 8, 8, 1)).astype(np.float32)
+    return Batch(images, rng.integers(0, 10, rows).astype(np.int32), np.ones(rows, bool))
+
+
+class Fixed(nnx.Module):
+    """A model whose logits are given."""
+
+    def __init__(self, logits):
+        self.logits = jnp.asarray(logits)
+
+    def __call__(self, images, **options):
+        from deqjax.models import ImagePrediction
+
+        return ImagePrediction(self.logits, ())
+
+
+# losses and counts
+
+
+def test_the_loss_is_the_mean_over_what_counts():
+    logits = np.random.default_rng(0).normal(size=(4, 7)).astype(np.float32)
+    labels, counted = np.array([1, 6, 0, 3]), np.array([True, True, False, True])
+    found = forward(Fixed(logits), Batch(jnp.zeros((4, 8, 8, 1)), labels, counted), None, ())
+    nats = -np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))[range(4), labels]
+    np.testing.assert_allclose(found.loss, nats[counted].mean(), rtol=1e-5)
+    assert found.scored == 3
+
+
+def test_hits_are_labels_with_fewer_ahead_of_them():
+    logits = np.array([[3, 2, 1, 0, -1, -2.0], [0, 1, 2, 3, 4, 5], [0, 9, 0, 0, 0, 0]])
+    labels, counted = np.array([0, 0, 1]), np.array([True, True, True])
+    counts = forward(
+        Fixed(logits), Batch(jnp.zeros((3, 8, 8, 1)), labels, counted), None, ()
+    ).counts
+    assert counts == {"top1": 2, "top5": 2}
+
+
+def test_pixels_that_are_ignored_count_nowhere():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 4, 4, 3)).astype(np.float32)
+    labels = rng.integers(0, 3, (2, 4, 4))
+    labels[:, 0] = data.IGNORE_LABEL
+    given = Batch(jnp.zeros((2, 4, 4, 3)), jnp.asarray(labels), np.array([True, False]))
+    found = forward(Fixed(logits), given, None, ())
+    taken = logits.argmax(-1)[0, 1:].ravel()
+    expected = np.zeros((3, 3))
+    np.add.at(expected, (labels[0, 1:].ravel(), taken), 1)
+    np.testing.assert_array_equal(found.counts["confusion"], expected)
+    assert found.scored == 12
+    assert np.isfinite(found.loss)
+
+
+def test_logits_are_enlarged_to_the_labels():
+    logits = np.zeros((1, 2, 2, 2), np.float32)
+    logits[:, :, 1, 1] = 4
+    labels = np.zeros((1, 4, 4), np.int32)
+    counts = forward(
+        Fixed(logits), Batch(jnp.zeros((1, 4, 4, 3)), labels, np.array([True])), None, ()
+    ).counts
+    # class 1 has 4/3 and more beside class 0's 0 from the second column on
+    np.testing.assert_array_equal(counts["confusion"], [[4, 12], [0, 0]])
+
+
+def test_intersection_over_union_leaves_out_classes_that_never_occur():
+    confusion = np.array([[3.0, 1, 0], [2, 4, 0], [0, 0, 0]])
+    found = intersections(confusion, ("road", "car", "sky"))
+    assert found["iou/road"] == pytest.approx(3 / 6)
+    assert found["iou/car"] == pytest.approx(4 / 7)
+    assert np.isnan(found["iou/sky"])
+    assert found["mean_iou"] == pytest.approx((3 / 6 + 4 / 7) / 2)
+
+
+# steps
+
+
+@functools.cache
+def stepped(kind, devices):
+    """The state and metrics after a step on so many devices."""
+    config = tiny_vision(kind, penalty=PenaltyConfig(weight=0.0))
+    problem, state = assemble(config, 8, axis_name=parallel.AXIS)
+    steps = DataParallel(problem, 8, jax.local_devices()[:devices])
+    state, metrics = steps.train(steps.place(state), batch())
+    return parallel.on_host(state), parallel.first_replica(metrics)
+
+
+@KINDS
+def test_batch_statistics_are_those_of_all_devices_together(kind):
+    (one, metrics), (two, metrics_of_two) = stepped(kind, 1), stepped(kind, 2)
+    np.testing.assert_allclose(metrics_of_two["loss"], metrics["loss"], rtol=1e-4)
+    for a, b in zip(*(jax.tree.leaves(x.weights.statistics) for x in (one, two)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+@KINDS
+def test_a_step_moves_parameters_and_statistics(kind):
+    start = assemble(tiny_vision(kind), 8)[1].weights
+    after = stepped(kind, 1)[0].weights
+    for before, moved in (
+        (start.parameters, after.parameters),
+        (start.statistics, after.statistics),
+    ):
+        pairs = zip(jax.tree.leaves(before), jax.tree.leaves(moved), strict=True)
+        assert np.mean([np.any(np.asarray(a) != np.asarray(b)) for a, b in pairs]) > 0.9
+
+
+def test_the_warm_up_stage_has_its_own_penalty():
+    penalty = PenaltyConfig(weight=0.0, probability=1.0, pretrain_weight=0.5)
+    problem, state = assemble(tiny_vision(penalty=penalty), 8, axis_name=parallel.AXIS)
+    steps = DataParallel(problem, 8, jax.local_devices()[:1])
+    state, warm = steps.train(steps.place(state), batch(), pretraining=True)
+    assert np.isfinite(warm["penalty"]).all()
+    assert "forward_steps" not in warm
+    _, solved = steps.train(state, batch())
+    assert "penalty" not in solved
+
+
+def test_the_penalty_ends_after_its_last_step():
+    penalty = PenaltyConfig(weight=0.5, probability=1.0, last_step=1)
+    problem, state = assemble(tiny_vision(penalty=penalty), 8, axis_name=parallel.AXIS)
+    steps = DataParallel(problem, 8, jax.local_devices()[:1])
+    state, first = steps.train(steps.place(state), batch())
+    _, second = steps.train(state, batch())
+    assert np.isfinite(first["penalty"]).all()
+    assert np.isnan(second["penalty"]).all()
+
+
+# runs
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return training.train(tiny_vision(), tmp_path_factory.mktemp("vision") / "run", say=silent)
+
+
+def test_a_run_scores_its_images(run):
+    metrics = run.metrics
+    assert 0 <= metrics["top1"] <= metrics["top5"] <= 1
+    assert metrics["labels_scored"] == 24
+    assert metrics["spectral_radius"] > 0
+    assert metrics["loss"] > 0
+    assert run.workdir.picture.exists()
+
+
+def test_a_run_that_goes_on_from_its_middle_ends_like_one_that_was_not_stopped(run, tmp_path):
+    shutil.copytree(run.workdir.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
+    resumed = training.train(tiny_vision(), tmp_path / "run", resume=True, say=silent)
+    first, second = (training.load_run(x.workdir.path).state.weights for x in (run, resumed))
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_evaluating_a_run_repeats_its_scores(run):
+    again = training.evaluate_run(run.workdir.path)
+    assert again["top1"] == run.metrics["top1"]
+    assert again["loss"] == pytest.approx(run.metrics["loss"], rel=1e-5)
+
+
+def test_a_run_of_images_generates_no_text(run):
+    with pytest.raises(ConfigError, match="holds no language model"):
+        training.generate_text(run.workdir.path, "a", count=1)
+
+
+def test_a_classifier_has_no_overlays(run, tmp_path):
+    with pytest.raises(ConfigError, match="no model that segments"):
+        training.write_overlays(run.workdir.path, tmp_path)
+
+
+def test_every_image_of_a_split_is_scored_once():
+    config = tiny_vision("resnet", evaluation=tiny_vision().evaluation)
+    found = build(config)
+    weights = found.steps.replicate(found.state.weights)
+    metrics = found.task.evaluate(found.steps, weights, "test", batches=10_000)
+    assert metrics["labels_scored"] == len(found.task.images.test)
+
+
+# configurations
+
+
+def test_a_configuration_survives_json():
+    config = tiny_vision("mdeq")
+    assert from_dict(to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (tiny_vision("resnet", pretrain_steps=3), "resnet solves nothing"),
+        (tiny_vision(data=dataclasses.replace(tiny_vision().data, images="cityscapes")), "segment"),
+        (tiny_vision(data=dataclasses.replace(tiny_vision().data, resolution=0)), "resolution"),
+    ],
+    ids=["resnet", "task", "resolution"],
+)
+def test_what_cannot_work_is_refused(config, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        check(config)
+
+
+def test_a_model_with_other_classes_than_the_data_is_refused():
+    config = tiny_vision()
+    shape = dataclasses.replace(config.model.residual, classes=7)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, residual=shape))
+    with pytest.raises(ConfigError, match="has 10 classes, but the model tells 7 apart"):
+        build(config)
+
+
+def test_statistics_are_no_parameters():
+    model = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+    _, weights = split(model, "devices")
+    assert len(jax.tree.leaves(weights.parameters)) == len(jax.tree.leaves(weights.statistics)) == 2
+    assert split(nnx.Linear(2, 2, rngs=nnx.Rngs(0)))[1].statistics is None
