@@ -14,8 +14,9 @@ import numpy as np
 from deqjax._experiments import load_experiment
 from deqjax.models import TransformerShape
 from deqjax.training import TrainConfig
+from deqjax.training.language import Batch
 from deqjax.training.loop import assemble
-from deqjax.training.step import Batch, train_step
+from deqjax.training.step import train_step
 from timing import interleaved, milliseconds, ratio
 
 EXPERIMENT = Path(__file__).parents[1] / "stdlib_lm.py"

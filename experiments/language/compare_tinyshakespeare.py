@@ -95,7 +95,7 @@ def measure_steps(runs: dict[str, training.Run], repeats: int) -> dict[str, dict
         model = dataclasses.replace(run.config.model, solver=solver)
         config = dataclasses.replace(run.config, model=model)
         problem, _ = assemble(config, config.data.batch_size)
-        batch = next(run.batches)
+        batch = next(run.task.batches)
         for label, chosen in variants.items():
             own = problem._replace(penalty=chosen)
 
@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         curves[name] = [r for r in records if r["split"] == "validation"]
         runs[name] = training.load_run(folder)
         results[name] = {k: v for k, v in curves[name][-1].items() if k not in ("step", "split")}
-        size = sum(x.size for x in jax.tree.leaves(runs[name].state.parameters))
+        size = sum(x.size for x in jax.tree.leaves(runs[name].state.weights.parameters))
         results[name]["parameters"] = size
     probability = configs["DEQ, penalty"].penalty.probability
     extra = with_steps(results, measure_steps(runs, options.repeats), probability)

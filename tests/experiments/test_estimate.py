@@ -14,9 +14,10 @@ pytestmark = pytest.mark.usefixtures("compile_fast")
 
 @pytest.fixture
 def estimate(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "language"))
+    monkeypatch.syspath_prepend(str(ROOT))
     yield importlib.import_module("estimate")
-    sys.modules.pop("estimate", None)
+    for name in ("estimate", "side_by_side"):
+        sys.modules.pop(name, None)
 
 
 def test_a_recipe_has_parameters_memory_and_arithmetic(estimate, tmp_path):

@@ -72,7 +72,7 @@ def test_experiment_trains_one_tiny_step(file, tmp_path):
 def count_parameters(name):
     config = load_experiment(ROOT / "language" / f"{name}.py")
     state = jax.eval_shape(lambda: assemble(config, 1)[1])
-    return sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
+    return sum(leaf.size for leaf in jax.tree.leaves(state.weights.parameters))
 
 
 def test_the_published_model_has_its_published_size():

@@ -1,47 +1,67 @@
 """What a recipe needs: parameters, memory and arithmetic of a training step; and one real step.
 
-Command:   python experiments/language/estimate.py [RECIPE ...] [--devices 8] [--step-batch 2]
+Command:   python experiments/estimate.py RECIPE ... [--devices 8] [--step-batch 2]
 Hardware:  any; two CPU cores and 16 GiB for the published recipes
 Time:      about two minutes a recipe
-Expected:  see experiments/results/wikitext103.json
+Expected:  see experiments/results/recipes.json
 
 Memory is XLA's own plan for the whole training step at the recipe's batch on one device, and on
 each of ``--devices`` devices that share the batch: compiled for the CPU, never run. The arithmetic
 is XLA's count for each part, times how often a step uses it at most: solves that stop at their
-tolerance cost less. ``--step-batch N`` really takes one step on N rows of random tokens.
+tolerance cost less. ``--step-batch N`` really takes one step on N rows of random data.
 """
 
 import argparse
-import datetime
 import json
-import platform
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from side_by_side import provenance
 
 from deqjax import jacobian_penalty
 from deqjax._experiments import load_experiment
-from deqjax.training import TrainConfig
+from deqjax.nn import DEQ
+from deqjax.training import RunConfig, TrainConfig, VisionConfig, language, vision
 from deqjax.training.loop import assemble
-from deqjax.training.step import Batch, train_step
+from deqjax.training.step import train_step
 
 HERE = Path(__file__).parent
-RECIPES = sorted(HERE.glob("wikitext103*.py"))
 GIB, TERA = 2**30, 1e12
 
 
-def batch_of(config: TrainConfig, rows: int) -> Batch:
-    """A batch of random tokens."""
-    shape = (rows, config.model.shape.length + 1)
-    tokens = np.random.default_rng(0).integers(0, config.model.shape.vocabulary, shape)
-    return Batch(tokens.astype(np.int32), np.zeros(rows, bool))
+def batch_of(config: RunConfig, rows: int) -> Any:
+    """A batch of random tokens, or of random images with random labels."""
+    rng = np.random.default_rng(0)
+    if isinstance(config, TrainConfig):
+        shape = config.model.shape
+        tokens = rng.integers(0, shape.vocabulary, (rows, shape.length + 1))
+        return language.Batch(tokens.astype(np.int32), np.zeros(rows, bool))
+    assert isinstance(config, VisionConfig)
+    size = image_size(config)
+    channels = vision.channels_of(config.model)
+    images = rng.normal(size=(rows, *size, channels)).astype(np.float32)
+    per_pixel = size if config.data.images == "cityscapes" else ()
+    labels = rng.integers(0, vision.classes_of(config.model), (rows, *per_pixel))
+    return vision.Batch(images, labels.astype(np.int32), np.ones(rows, bool))
+
+
+def image_size(config: VisionConfig) -> tuple[int, int]:
+    """Height and width of the training images after augmentation."""
+    augmentation, side = config.data.augmentation, config.data.resolution
+    match augmentation.kind:
+        case "resized_crop":
+            return augmentation.size, augmentation.size
+        case "joint_scale_crop":
+            return augmentation.crop
+    side = side or {"digits": 8, "cifar10": 32}[config.data.images]
+    return side, side
 
 
 def take_step(problem, state, batch, *, pretraining=False):
@@ -49,7 +69,7 @@ def take_step(problem, state, batch, *, pretraining=False):
     return train_step(problem, state, batch, 0, lambda tree: tree, pretraining=pretraining)
 
 
-def planned_memory(config: TrainConfig, rows: int) -> dict[str, float]:
+def planned_memory(config: RunConfig, rows: int) -> dict[str, float]:
     """GiB that a step on so many rows needs: what it keeps, and what it needs meanwhile."""
     problem, state = abstract(config, rows)
     step = jax.jit(lambda state, batch: take_step(problem, state, batch), donate_argnums=0)
@@ -61,7 +81,7 @@ def planned_memory(config: TrainConfig, rows: int) -> dict[str, float]:
     }
 
 
-def abstract(config: TrainConfig, rows: int):
+def abstract(config: RunConfig, rows: int):
     """Problem and state as shapes: a hundred million parameters take no memory here."""
     problems = []
 
@@ -79,64 +99,67 @@ def floats(tree):
     return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
 
 
-def arithmetic(config: TrainConfig, rows: int) -> dict[str, float]:
-    """FLOP of each part of a step for so many rows."""
+def arithmetic(config: RunConfig, rows: int) -> dict[str, float]:
+    """FLOP of each part of a step for so many rows, summed over the equilibrium layers."""
     problem, state = abstract(config, rows)
-    tokens = jax.ShapeDtypeStruct((rows, config.model.shape.length), jnp.int32)
-    z = jax.ShapeDtypeStruct((*tokens.shape, config.model.shape.width), jnp.float32)
+    batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, batch_of(config, rows)))
 
-    def model(parameters):
-        return problem.architecture.build(parameters, train=False)
+    def forward(weights, batch, memory, layers):
+        model = problem.architecture.build(weights, train=False)
+        return problem.forward(model, batch, memory, (), layers=layers)
 
-    def prepare(parameters, tokens, memory):
-        return model(parameters).inputs(tokens, memory)
+    def points(weights, batch, memory):
+        found = forward(weights, batch, memory, 1).unrolled
+        return [(each.value, each.u) for each in found]
 
-    u = jax.eval_shape(prepare, state.parameters, tokens, state.memory)
+    def rest(weights, batch, memory):
+        """All but the cells: what a step does once, in both directions."""
 
-    def f(z, u, parameters):
-        return model(parameters).deq.cell(z, u)
+        def loss(weights):
+            return forward(weights, batch, memory, 0).loss
 
-    def pull(z, u, parameters, w):
-        return jax.vjp(lambda z: f(z, u, parameters), z)[1](w)
-
-    def pull_all(z, u, parameters, w):
-        return floats(jax.vjp(lambda z, u: f(z, u, parameters), z, u)[1](w))
-
-    def penalty(z, u, parameters):
-        def value(u):
-            return jacobian_penalty(f, z, u, parameters, key=jax.random.key(0))
-
-        return floats(jax.grad(value, allow_int=True)(u))
-
-    def softmax(z, tokens, parameters):
-        def loss(z, parameters):
-            return jnp.mean(model(parameters).negative_log_likelihood(z, tokens))
-
-        return jax.grad(loss, argnums=(0, 1))(z, parameters)
+        return floats(jax.grad(loss, allow_int=True)(weights))
 
     def count(function, *arguments):
         return float(jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"])
 
-    parameters = state.parameters
-    evaluation = count(f, z, u, parameters)
-    return {
-        "f": evaluation,
-        "vjp": count(pull, z, u, parameters, z) - evaluation,
-        "gradient": count(pull_all, z, u, parameters, z),
-        "penalty": count(penalty, z, u, parameters),
-        # backward costs about twice the forward pass
-        "prepare": 3 * count(prepare, parameters, tokens, state.memory),
-        "softmax": count(softmax, z, tokens, parameters),
-    }
+    parts = dict.fromkeys(("f", "vjp", "gradient", "penalty"), 0.0)
+    weights = state.weights
+    for index, (z, u) in enumerate(jax.eval_shape(points, weights, batch, state.memory)):
+
+        def f(z, u, weights, index=index):
+            return layers_of(problem.architecture.build(weights, train=False))[index].cell(z, u)
+
+        def pull(z, u, weights, w, f=f):
+            return jax.vjp(lambda z: f(z, u, weights), z)[1](w)
+
+        def pull_all(z, u, weights, w, f=f):
+            return floats(jax.vjp(lambda z, u: f(z, u, weights), z, u)[1](w))
+
+        def penalty(z, u, weights, f=f):
+            def value(u):
+                return jacobian_penalty(f, z, u, weights, key=jax.random.key(0))
+
+            return floats(jax.grad(value, allow_int=True)(u))
+
+        evaluation = count(f, z, u, weights)
+        parts["f"] += evaluation
+        parts["vjp"] += count(pull, z, u, weights, z) - evaluation
+        parts["gradient"] += count(pull_all, z, u, weights, z)
+        parts["penalty"] += count(penalty, z, u, weights)
+    return parts | {"rest": count(rest, weights, batch, state.memory)}
 
 
-def flop_of_step(config: TrainConfig, parts: dict[str, float]) -> float:
+def layers_of(model) -> list[DEQ]:
+    """The equilibrium layers of a model."""
+    return [model.deq] if hasattr(model, "deq") else list(model.layers)
+
+
+def flop_of_step(config: RunConfig, parts: dict[str, float]) -> float:
     """FLOP of one training step, if every solve takes all of its steps."""
-    solver = config.model.solver
-    fixed = (
-        parts["prepare"]
-        + parts["softmax"]
-        + config.penalty.probability * (parts["penalty"] if config.penalty.weight else 0.0)
+    solver = config.solver
+    fixed = parts["rest"] + config.penalty.probability * (
+        parts["penalty"] if config.penalty.weight else 0.0
     )
     if solver.method == "reversible":  # two evaluations a step, and two full vjps to undo it
         coupled = 2 * solver.max_steps
@@ -145,7 +168,7 @@ def flop_of_step(config: TrainConfig, parts: dict[str, float]) -> float:
     return fixed + forward + (solver.backward_max_steps + 1) * parts["vjp"] + parts["gradient"]
 
 
-def timed_step(config: TrainConfig, rows: int) -> dict[str, float]:
+def timed_step(config: RunConfig, rows: int) -> dict[str, float]:
     """Really take one step; return its loss and seconds, compilation excluded."""
     problem, state = assemble(config, rows)
     step = jax.jit(lambda state, batch: take_step(problem, state, batch), donate_argnums=0)
@@ -166,7 +189,7 @@ def show(results: dict[str, dict]) -> None:
     table = Table(title="published batch, one training step", title_justify="left")
     table.add_column("")
     for name in results:
-        table.add_column(name.removeprefix("wikitext103").strip("_") or "plain", justify="right")
+        table.add_column(name, justify="right")
     rows = dict.fromkeys(row for result in results.values() for row in result)
     for row in rows:
         values = [result.get(row, "") for result in results.values()]
@@ -182,13 +205,13 @@ def _short(value) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Estimate, run one step, print, write; recipes of earlier calls stay in the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipes", nargs="*", type=Path, default=RECIPES)
+    parser.add_argument("recipes", nargs="+", type=Path)
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--step-batch", type=int, default=2, help="0 takes no step")
-    parser.add_argument("--out", type=Path, default=HERE.parent / "results")
+    parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / "wikitext103.json"
+    file = options.out / "recipes.json"
     results = json.loads(file.read_text())["results"] if file.exists() else {}
     for recipe in options.recipes:
         config = load_experiment(recipe)
@@ -197,28 +220,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             taken = timed_step(config, options.step_batch)
             label = f"step on {options.step_batch} rows: "
             results[config.name] |= {label + name: value for name, value in taken.items()}
-        record = {
-            "command": "python experiments/language/estimate.py",
-            "date": datetime.date.today().isoformat(),
-            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("jax", "flax", "optax", "deqjax")},
-            },
-            "results": results,
-        }
+        record = provenance("python experiments/estimate.py RECIPE ...") | {"results": results}
         file.write_text(json.dumps(record, indent=1) + "\n")
     show(results)
 
 
-def estimate(config: TrainConfig, devices: int) -> dict[str, float]:
+def estimate(config: RunConfig, devices: int) -> dict[str, float]:
     """What one training step of a recipe needs."""
-    rows = config.data.batch_size
+    rows = config.batch_size
     state = abstract(config, 1)[1]
     parts = {name: flop * rows for name, flop in arithmetic(config, 1).items()}
     whole, shared = planned_memory(config, rows), planned_memory(config, -(-rows // devices))
     return {
-        "parameters": sum(x.size for x in jax.tree.leaves(state.parameters)),
+        "parameters": sum(x.size for x in jax.tree.leaves(state.weights.parameters)),
         "rows of a batch": rows,
         "TFLOP of a step, at most": flop_of_step(config, parts) / TERA,
         "TFLOP of one evaluation of f": parts["f"] / TERA,

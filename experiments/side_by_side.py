@@ -1,0 +1,117 @@
+"""What the comparisons share: runs trained once, costs of a step, where figures come from."""
+
+import dataclasses
+import datetime
+import platform
+import statistics
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from deqjax import training
+from deqjax.training import PenaltyConfig, Run, RunConfig
+from deqjax.training.loop import assemble
+from deqjax.training.step import train_step
+from deqjax.training.workdir import holds_run
+
+
+class Trained(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        run: its parts, with the last state.
+        validation: its records of validation, the last one on ``final_batches``.
+    """
+
+    run: Run
+    validation: list[dict[str, Any]]
+
+    @property
+    def result(self) -> dict[str, float]:
+        """The last scores, and the number of parameters."""
+        scores = {k: v for k, v in self.validation[-1].items() if k not in ("step", "split")}
+        size = sum(x.size for x in jax.tree.leaves(self.run.state.weights.parameters))
+        return scores | {"parameters": size}
+
+
+def trained(config: RunConfig, folder: Path) -> Trained:
+    """Train a run, go on with it, or take it as it is if it has finished."""
+    if not (holds_run(folder) and _last_step(folder) >= config.steps):
+        outcome = training.train(config, folder, resume=holds_run(folder))
+        if outcome.metrics is None:
+            raise SystemExit("interrupted; the next call goes on")
+    records = training.read_metrics(folder / "metrics.jsonl")
+    return Trained(training.load_run(folder), [r for r in records if r["split"] == "validation"])
+
+
+def _last_step(folder: Path) -> int:
+    records = training.read_metrics(folder / "metrics.jsonl")
+    return max((r["step"] for r in records if r["split"] == "validation"), default=0)
+
+
+class Variant(NamedTuple):
+    """A training step to be measured.
+
+    Attributes:
+        run: whose parameters, statistics and data it takes.
+        penalty: instead of the run's.
+        tol: of both directions, instead of the run's; None is the run's.
+    """
+
+    run: Run
+    penalty: PenaltyConfig
+    tol: float | None = None
+
+
+def step_costs(variants: Mapping[str, Variant], repeats: int) -> dict[str, dict[str, float]]:
+    """Median seconds, planned bytes and backward solve of each step, taken in turns."""
+    steps, found = {}, {}
+    for label, (run, penalty, tol) in variants.items():
+        config = run.config
+        if tol is not None:
+            solver = dataclasses.replace(config.solver, tol=tol, backward_tol=tol)
+            model = dataclasses.replace(config.model, solver=solver)
+            config = dataclasses.replace(config, model=model)
+        problem, _ = assemble(config, config.batch_size)
+        problem, batch = problem._replace(penalty=penalty), next(run.task.batches)
+
+        def step(state, batch, problem=problem):
+            after, metrics = train_step(problem, state, batch, 0, lambda tree: tree)
+            return after.weights, metrics
+
+        compiled = jax.jit(step).lower(run.state, batch).compile()
+        _, metrics = compiled(run.state, batch)
+        found[label] = {
+            name: float(metrics[name])
+            for name in ("backward_steps", "backward_residual")
+            if name in metrics and jnp.isfinite(metrics[name])
+        }
+        found[label]["bytes"] = compiled.memory_analysis().temp_size_in_bytes
+        steps[label] = (compiled, run.state, batch)
+    seconds: dict[str, list[float]] = {label: [] for label in steps}
+    for _ in range(repeats):
+        for label, (compiled, state, batch) in steps.items():
+            started = time.perf_counter()
+            jax.block_until_ready(compiled(state, batch))
+            seconds[label].append(time.perf_counter() - started)
+    for label, times in seconds.items():
+        found[label]["seconds"] = statistics.median(times)
+    return found
+
+
+def provenance(command: str) -> dict[str, Any]:
+    """Command, date, device and versions, to stand beside figures."""
+    return {
+        "command": command,
+        "date": datetime.date.today().isoformat(),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("jax", "flax", "optax", "deqjax")},
+        },
+    }

@@ -1,0 +1,39 @@
+"""The published MDEQ-large on CIFAR-10, with augmentation, without the regularizer.
+
+Command:   deqjax train experiments/vision/cifar10_mdeq_large.py
+Hardware:  published for GPUs
+Time:      220 epochs, days; not run by us
+Expected:  93.8 % accuracy (Bai, Koltun & Kolter, NeurIPS 2020); not reproduced by us
+Data:      as cifar10_mdeq_tiny.py
+"""
+
+import dataclasses
+from pathlib import Path
+
+from deqjax._experiments import load_experiment
+from deqjax.data import Augmentation
+from deqjax.models import MDEQShape
+from deqjax.training import VisionConfig
+
+EPOCH = 45_000 // 96  # steps
+
+
+def config() -> VisionConfig:
+    """Four branches; the number of steps is that of the regularized recipe."""
+    tiny = load_experiment(Path(__file__).with_name("cifar10_mdeq_tiny.py"))
+    shape = MDEQShape(
+        channels=(32, 64, 128, 256),
+        head_channels=(14, 28, 56, 112),
+        final_channels=1680,
+        dropout=0.22,
+    )
+    return dataclasses.replace(
+        tiny,
+        name="cifar10_mdeq_large",
+        steps=220 * EPOCH,
+        pretrain_steps=16_000,
+        checkpoint_every=EPOCH,
+        model=dataclasses.replace(tiny.model, mdeq=shape),
+        data=dataclasses.replace(tiny.data, batch_size=96, augmentation=Augmentation("crop_flip")),
+        evaluation=dataclasses.replace(tiny.evaluation, every=EPOCH),
+    )

@@ -1,0 +1,58 @@
+"""The published MDEQ-tiny on CIFAR-10, without augmentation.
+
+Command:   deqjax train experiments/vision/cifar10_mdeq_tiny.py
+Hardware:  published for one GPU; two CPU cores can take its steps, not its epochs
+Time:      50 epochs; not run by us
+Expected:  about 85 % accuracy (Bai, Koltun & Kolter, NeurIPS 2020); not reproduced by us
+Data:      CIFAR-10, prepared by TFDS (the first run says how)
+"""
+
+from deqjax.data import Augmentation
+from deqjax.models import MDEQShape, SolverSettings
+from deqjax.training import (
+    EvaluationConfig,
+    ImageDataConfig,
+    ImageModelConfig,
+    OptimizerConfig,
+    PenaltyConfig,
+    VisionConfig,
+)
+
+EPOCH = 45_000 // 128  # steps; 5,000 of the 50,000 training images are held out for validation
+
+
+def config() -> VisionConfig:
+    """The plain recipe; the others change parts of it."""
+    return VisionConfig(
+        name="cifar10_mdeq_tiny",
+        steps=50 * EPOCH,
+        pretrain_steps=3_000,
+        pretrain_layers=5,
+        log_every=50,
+        checkpoint_every=EPOCH,
+        model=ImageModelConfig(
+            kind="mdeq",
+            mdeq=MDEQShape(
+                channels=(24, 24),
+                head_channels=(8, 16),
+                final_channels=200,
+                dropout=0.25,
+            ),
+            solver=SolverSettings(
+                method="broyden",
+                max_steps=18,
+                tol=1e-3,
+                history=18,
+                backward_method="broyden",
+                backward_max_steps=20,
+                backward_tol=1e-3,
+                backward_history=20,
+            ),
+        ),
+        data=ImageDataConfig(images="cifar10", batch_size=128, augmentation=Augmentation("none")),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3, warmup_steps=0, final_fraction=0.0, weight_decay=0.0, clip_norm=1e9
+        ),
+        penalty=PenaltyConfig(weight=0.0),
+        evaluation=EvaluationConfig(every=EPOCH, batches=40, final_batches=1_000, radius_batches=1),
+    )
