@@ -17,7 +17,7 @@ is XLA's plan.
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -59,6 +59,8 @@ ROWS = {
     "forward_residual": "{:.1e}",
     "backward_steps": "{:.1f}",
     "backward_residual": "{:.1e}",
+    "evaluations": "{:.0f}",
+    "pull_backs": "{:.0f}",
     "spectral_radius": "{:.2f}",
     "spectral_radius_max": "{:.2f}",
     "milliseconds_of_a_step": "{:.0f}",
@@ -129,6 +131,20 @@ def costs(runs: dict[str, Trained], repeats: int) -> dict[str, dict[str, float]]
     return result
 
 
+def evaluated(run: Trained, found: Mapping[str, float]) -> dict[str, float]:
+    """How often a training step evaluates f and pulls back through it, by the mean steps."""
+    if not run.run.config.solves:
+        return {}
+    forward = found["forward_steps"]
+    match run.run.config.solver.adjoint:
+        case "reversible":  # two evaluations a step; undoing a step pulls back through both again
+            return {"evaluations": 2 * (forward + 1), "pull_backs": 2 * forward}
+        case "jacobian_free":
+            return {"evaluations": forward + 1, "pull_backs": 1}
+        case _:  # the last pull-back is the parameters'
+            return {"evaluations": forward + 1, "pull_backs": found["backward_steps"] + 2}
+
+
 def draw(curves: dict[str, list[dict]]) -> Figure:
     """Accuracy, residual and radius over training."""
     figure = Figure(figsize=(12, 3.8), dpi=100, layout="constrained")
@@ -183,7 +199,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     configs = experiments(options.steps, options.seed, options.directory)
     runs = {name: trained(config, options.runs / config.name) for name, config in configs.items()}
     measured = costs(runs, options.repeats)
-    results = {name: run.result | measured[name] for name, run in runs.items()}
+    results = {}
+    for name, run in runs.items():
+        found = run.result | measured[name]
+        results[name] = found | evaluated(run, found)
     show(results)
 
     options.out.mkdir(parents=True, exist_ok=True)

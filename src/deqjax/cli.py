@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -80,7 +81,7 @@ class ConvertOptions:
     """Turn a published PyTorch checkpoint into a model.
 
     Attributes:
-        checkpoint: a .pth file with the state dict of a DEQ-Transformer.
+        checkpoint: a .pth file with the state dict of a DEQ-Transformer or an MDEQ.
         config: a JSON file with the options that it was trained with.
         out: folder for the model; must not hold anything.
         recipe: an experiment's file, whose data and optimizer it shall have: the folder is then a
@@ -242,11 +243,14 @@ def _convert(arguments: list[str]) -> int:
             if getattr(options, name) is not None
         }
         changed: Any = recipe  # kinds of runs differ in their data's fields
+        for name in places:
+            if not hasattr(changed.data, name):
+                raise UsageError(f"--{name} means nothing to {options.recipe}; leave it out.")
         recipe = dataclasses.replace(changed, data=dataclasses.replace(changed.data, **places))
         model = read_model(options.checkpoint, options.config)
         adopt_model(model, recipe, options.out)
     table = Table(title=f"{options.checkpoint}, converted", title_justify="left")
-    table.add_column("DEQ-Transformer")
+    table.add_column(type(model).__name__)
     table.add_column("value", justify="right")
     for name, value in summary(model).items():
         table.add_row(name, value)
@@ -381,7 +385,8 @@ def _table(title: str, metrics: dict[str, float]) -> None:
             table.add_row(label, form.format(metrics[name]))
     for name, value in metrics.items():
         if name.startswith("iou/"):
-            table.add_row(f"  {name.removeprefix('iou/')}", f"{value:.4f}")
+            shown = "does not occur" if math.isnan(value) else f"{value:.4f}"
+            table.add_row(f"  {name.removeprefix('iou/')}", shown)
     Console().print(table)
 
 

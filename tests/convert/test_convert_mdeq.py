@@ -1,6 +1,7 @@
 """From a published MDEQ's state dict to a model: everything is used, nothing is guessed."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -186,6 +187,15 @@ def test_the_command_writes_a_model_that_loads(files, capsys):
     logits = jax.jit(lambda images: loaded(images, layers=1).logits)(images)
     expected = reference.output(reference.cell(z, reference.injection(images)))
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_option_that_a_recipe_of_images_does_not_have_is_refused(files, capsys):
+    recipe = Path(__file__).parents[2] / "experiments" / "vision" / "cifar10_mdeq_tiny.py"
+    places = ["--out", files / "out", "--recipe", recipe, "--file", files / "m.json"]
+    arguments = ["convert", files / "m.pth", "--config", files / "m.json", *places]
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    assert "--file means nothing to" in capsys.readouterr().err
+    assert not (files / "out").exists()
 
 
 def test_a_checkpoint_is_recognized_by_its_keys(files):

@@ -11,14 +11,16 @@ from flax import nnx
 
 import deqjax as dq
 from deqjax.models import ContractiveCell, ResDEQ, ResidualCell, ResidualShape, SolverSettings
+from deqjax.models.resdeq import PooledHead
 
 BATCH, SIZE = 2, 6
 SHAPE = ResidualShape(channels=(4,), groups=2, classes=3, input_channels=2)
-STAGES = dataclasses.replace(SHAPE, channels=(4, 8))
+STAGES = dataclasses.replace(SHAPE, channels=(4, 8), pooled_grid=3)
 CONTRACTIVE = dataclasses.replace(SHAPE, contraction=0.8)
 SETTINGS = SolverSettings(
     "anderson", max_steps=60, tol=1e-6, history=3, backward_max_steps=60, backward_tol=1e-6
 )
+UNROLLED = SolverSettings("picard", adjoint="unrolled", max_steps=60, tol=0)
 
 
 def images(seed=0, size=SIZE):
@@ -38,12 +40,13 @@ def loss_of(prediction):
 def predicted(shape):
     """Prediction, f(z*) and the gradients of a loss: solved, and unrolled for very many steps."""
     graph, parameters, rest = built(shape)
+    through_the_loop = built(shape, UNROLLED)[0]
 
-    def model(parameters):
+    def model(graph, parameters):
         return nnx.merge(graph, parameters, rest, copy=True)
 
     def solve(parameters, probes):
-        prediction = model(parameters)(images(), probes=probes)
+        prediction = model(graph, parameters)(images(), probes=probes)
         again = [f(solution.value, u) for f, u, solution in prediction.equilibria]
         solutions = [each.solution for each in prediction.equilibria]
         return loss_of(prediction), (prediction.logits, solutions, again)
@@ -51,7 +54,7 @@ def predicted(shape):
     @jax.jit
     def run(parameters, probes):
         gradient = jax.grad(solve, argnums=(0, 1), has_aux=True)(parameters, probes)
-        unrolled = jax.grad(lambda p: loss_of(model(p)(images(), layers=60)))(parameters)
+        unrolled = jax.grad(lambda p: loss_of(model(through_the_loop, p)(images())))(parameters)
         return *gradient, unrolled
 
     probes = tuple(dq.backward_probe(BATCH) for _ in shape.channels)
@@ -147,7 +150,9 @@ def test_dropout_leaves_the_contraction():
 
 # the solve and its gradients
 
-EACH = pytest.mark.parametrize("shape", [SHAPE, STAGES, CONTRACTIVE], ids=str)
+EACH = pytest.mark.parametrize(
+    "shape", [SHAPE, STAGES, CONTRACTIVE], ids=["one stage", "two stages", "contractive"]
+)
 
 
 @EACH
@@ -234,8 +239,7 @@ def test_the_mask_is_held_for_a_solve_and_none_in_evaluation():
 def test_bfloat16_is_inside_of_the_cell_only():
     half = dataclasses.replace(SHAPE, dtype="bfloat16")
     model = ResDEQ(half, SETTINGS, rngs=nnx.Rngs(0))
-    prediction = jax.eval_shape(lambda x: model(x, layers=1).logits, images())
-    assert prediction.dtype == jnp.float32
+    assert model(images(), layers=1).logits.dtype == jnp.float32
     assert model.layers[0].cell.prepare(jnp.ones((1, 4, 4, 4))).inner.dtype == jnp.bfloat16
     one, other = (ResDEQ(s, SETTINGS, rngs=nnx.Rngs(0))(images(), layers=2) for s in (SHAPE, half))
     assert 1e-6 < np.abs(one.logits - other.logits).max() < 0.1
@@ -251,6 +255,7 @@ def test_bfloat16_is_inside_of_the_cell_only():
         ({"channels": (5,)}, "channels 5 of stage 0 must be a multiple of groups 2"),
         ({"hidden": 0.75}, "hidden channels 3 of stage 0 must be a multiple of groups 2"),
         ({"contraction": 1.0}, "contraction must lie between 0 and 1, both excluded, got 1.0"),
+        ({"pooled_grid": 0}, "pooled_grid must be at least 1, got 0"),
         ({"stem_stride": 3}, "stem_stride must be 1 or 2, got 3"),
         ({"dropout": 1.0}, r"dropout rate must lie in \[0, 1\), got 1.0"),
     ],
@@ -258,6 +263,20 @@ def test_bfloat16_is_inside_of_the_cell_only():
 def test_sizes_that_make_no_sense_are_refused(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         dataclasses.replace(SHAPE, **changes)
+
+
+def test_the_head_sees_the_means_of_a_grid_of_parts():
+    head = PooledHead(SHAPE, rngs=nnx.Rngs(0))
+    x = random(BATCH, 6, 4, 4, seed=0)
+    means = [x[:, i : i + 3, j : j + 2].mean(axis=(1, 2)) for i in (0, 3) for j in (0, 2)]
+    expected = np.concatenate(means, axis=1) @ head.linear.kernel[...] + head.linear.bias[...]
+    np.testing.assert_allclose(head(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_images_that_the_grid_does_not_divide_are_refused():
+    model = ResDEQ(SHAPE, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="5 x 6 cannot be divided into pooled_grid 2 x 2"):
+        model(jnp.zeros((1, 5, 6, 2)))
 
 
 def test_images_of_another_form_are_refused():

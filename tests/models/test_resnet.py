@@ -24,7 +24,7 @@ def test_each_stage_has_depth_blocks(depth):
     model = ResNet(SHAPE, depth, rngs=nnx.Rngs(0))
     blocks = depth * sum(2 * 9 * c * c + 4 * c for c in SHAPE.channels)
     entries = 9 * 2 * 4 + 2 * 4 + 9 * 4 * 8 + 2 * 8
-    assert count(model) == entries + blocks + 8 * 3 + 3
+    assert count(model) == entries + blocks + SHAPE.pooled_grid**2 * 8 * 3 + 3
 
 
 def test_nothing_is_solved_and_images_are_classified():

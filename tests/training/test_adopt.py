@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from tiny_vision import tiny_vision
 
 from deqjax import training
-from deqjax.models import TransformerXL
+from deqjax.models import MDEQ, ResNet, TransformerXL
 from deqjax.training import adopt_model
 from tiny import tiny_config
 
@@ -16,10 +17,7 @@ from tiny import tiny_config
 @pytest.fixture(scope="module")
 def adopted(tmp_path_factory, data_directory):
     config = tiny_config(data_directory)
-    config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, kind="transformer_xl", depth=1)
-    )
-    # another width than the config's: the model decides
+    # another kind, depth and width than the config's: the model decides
     shape = dataclasses.replace(config.model.shape, width=12, heads=3)
     model = TransformerXL(shape, 1, rngs=nnx.Rngs(7))
     folder = tmp_path_factory.mktemp("adopted") / "run"
@@ -49,3 +47,24 @@ def test_a_folder_with_a_run_is_refused(adopted):
     model, folder = adopted
     with pytest.raises(training.WorkdirError, match="already holds a run"):
         adopt_model(model, training.load_run(folder).config, folder)
+
+
+def test_a_model_of_images_keeps_its_statistics(tmp_path):
+    model = MDEQ(tiny_vision("mdeq").model.mdeq, rngs=nnx.Rngs(3))
+    for _, statistic in nnx.to_flat_state(nnx.state(model, nnx.BatchStat)):
+        statistic[...] = jax.random.uniform(jax.random.key(statistic.size), statistic.shape)
+    adopt_model(model, tiny_vision("resnet"), tmp_path / "run")
+    run = training.load_run(tmp_path / "run")
+    assert run.config.model.kind == "mdeq"
+    for kind, found in zip((nnx.Param, nnx.BatchStat), run.state.weights, strict=True):
+        expected = jax.tree.leaves(nnx.state(model, kind))
+        for one, other in zip(jax.tree.leaves(found), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_model_of_images_does_not_go_with_a_recipe_of_text(tmp_path, data_directory):
+    model = ResNet(tiny_vision().model.residual, 1, rngs=nnx.Rngs(0))
+    with pytest.raises(training.ConfigError, match="not a ResNet"):
+        adopt_model(model, tiny_config(data_directory), tmp_path / "run")
+    with pytest.raises(training.ConfigError, match="adopts an MDEQ, not a ResNet"):
+        adopt_model(model, tiny_vision(), tmp_path / "run")

@@ -96,8 +96,8 @@ def test_mistyped_stored_field_is_named(tmp_path):
 
 def test_unknown_stored_field_is_refused(tmp_path):
     values = to_dict(tiny_config(tmp_path))
-    values["optimizer"]["momentum"] = 0.9
-    with pytest.raises(ConfigError, match=r"optimizer\.momentum: 0\.9 -> absent"):
+    values["optimizer"]["beta3"] = 0.9
+    with pytest.raises(ConfigError, match=r"optimizer\.beta3: 0\.9 -> absent"):
         from_dict(values)
 
 

@@ -16,7 +16,9 @@ from deqjax.training import ConfigError, parallel
 from deqjax.training.config import PenaltyConfig, check
 from deqjax.training.loop import assemble, build
 from deqjax.training.parallel import DataParallel
+from deqjax.training.scoring import score
 from deqjax.training.state import split
+from deqjax.training.step import SolveLimits
 from deqjax.training.stored_config import from_dict, to_dict
 from deqjax.training.vision import Batch, forward, intersections
 
@@ -153,6 +155,23 @@ def test_the_penalty_ends_after_its_last_step():
     _, second = steps.train(state, batch())
     assert np.isfinite(first["penalty"]).all()
     assert np.isnan(second["penalty"]).all()
+
+
+def test_rows_that_only_fill_a_batch_count_in_no_statistic():
+    found = build(tiny_vision())
+    weights = found.steps.replicate(found.state.weights)
+    whole = batch()
+    first = jax.tree.map(lambda leaf: np.concatenate([leaf[:4], leaf[:4]]), whole)
+    filled = whole._replace(counted=np.arange(8) < 4)
+    alike, other = (score(found.config, found.steps, weights, [each]) for each in (first, filled))
+    # a row's radius has random numbers of its own, so only the number of radii can be compared
+    names = alike.metrics.keys() - {"spectral_radius", "spectral_radius_max"}
+    assert names >= {"forward_steps", "forward_residual", "forward_converged"}
+    for name in names:
+        assert other.metrics[name] == pytest.approx(alike.metrics[name], rel=1e-5), name
+    limits = SolveLimits(1e-3, 4)
+    radii = found.steps.radius(weights, filled, None, limits, jax.random.key(0))
+    assert radii.shape == (4,)
 
 
 # runs

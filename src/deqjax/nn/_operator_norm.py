@@ -24,11 +24,14 @@ def convolution_norm_bound(kernel: jax.Array, *, iterations: int = 6) -> jax.Arr
     """
     height, width, inputs, outputs = kernel.shape
     whole = kernel.astype(jnp.float32)
+    # fourth powers of the entries would leave float32's range
+    largest = lax.stop_gradient(jnp.maximum(jnp.max(jnp.abs(whole)), 1e-15))
+    whole = whole / largest
     rows = whole.transpose(0, 3, 1, 2).reshape(height * outputs, width * inputs)
     columns = whole.transpose(1, 3, 0, 2).reshape(width * outputs, height * inputs)
     norms = [_spectral_norm_bound(matrix, iterations) for matrix in (rows, columns)]
     # a little above what rounding in float32 could take away
-    return 1.0001 * jnp.sqrt(jnp.float32(height * width)) * jnp.minimum(*norms)
+    return 1.0001 * largest * jnp.sqrt(jnp.float32(height * width)) * jnp.minimum(*norms)
 
 
 def _spectral_norm_bound(matrix: jax.Array, iterations: int) -> jax.Array:

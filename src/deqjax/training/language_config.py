@@ -86,13 +86,16 @@ class TrainConfig(RunConfig):
         return self.data.batch_size
 
     def of_model(self, model: nnx.Module) -> Self:
-        """The configuration with the sizes of a model that was built elsewhere."""
+        """The configuration with the kind and the sizes of a model that was built elsewhere."""
         if not isinstance(model, DEQTransformerLM | TransformerXL):
             raise ConfigError(
                 f"a run of text trains a language model, not a {type(model).__name__}; give a "
                 "recipe of images."
             )
-        return dataclasses.replace(self, model=dataclasses.replace(self.model, shape=model.shape))
+        own = dataclasses.replace(self.model, kind="deq_transformer", shape=model.shape)
+        if isinstance(model, TransformerXL):
+            own = dataclasses.replace(own, kind="transformer_xl", depth=len(model.layers))
+        return dataclasses.replace(self, model=own)
 
     def ranges(self) -> Ranges:
         """Where the numbers of the model may lie."""
