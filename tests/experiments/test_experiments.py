@@ -9,10 +9,12 @@ from deqjax._experiments import load_experiment
 from deqjax.training.config import check
 from deqjax.training.loop import assemble
 from tiny import tiny_config
+from tiny_vision import tiny_vision
 
 ROOT = Path(__file__).parents[2] / "experiments"
 EXPERIMENTS = sorted(p for p in ROOT.rglob("*.py") if "def config(" in p.read_text())
 # one of each kind of step: each compiles for seconds
+TRAINED_ON_IMAGES = ("cifar10_mdeq_tiny", "cifar10_reversible")
 TRAINED = ("stdlib_lm", "tinyshakespeare_reversible", "wikitext103_preln_regularized")
 
 
@@ -44,8 +46,40 @@ def small(config, data_directory):
     )
 
 
+def small_images(config):
+    """The experiment with its own options at the smallest sizes, on scikit-learn's digits."""
+    tiny = tiny_vision()
+    branches = len(config.model.mdeq.channels)
+    model = dataclasses.replace(
+        config.model,
+        mdeq=dataclasses.replace(
+            config.model.mdeq,
+            channels=(4,) * branches,
+            head_channels=(2,) * branches,
+            groups=2,
+            expansion=1,
+            final_channels=4,
+            classes=10,
+            input_channels=1,
+            downsample_times=0,
+        ),
+        residual=dataclasses.replace(
+            config.model.residual, channels=(4,), groups=2, input_channels=1
+        ),
+    )
+    # what a step does depends on the optimizer, the penalty and the solver, which stay
+    return dataclasses.replace(
+        config,
+        steps=1,
+        pretrain_steps=0,
+        model=model,
+        data=tiny.data,
+        evaluation=dataclasses.replace(tiny.evaluation, final_batches=1, radius_batches=0),
+    )
+
+
 def test_there_are_experiments():
-    assert set(TRAINED) <= set(map(name, EXPERIMENTS))
+    assert {*TRAINED, *TRAINED_ON_IMAGES} <= set(map(name, EXPERIMENTS))
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=name)
@@ -69,8 +103,16 @@ def test_experiment_trains_one_tiny_step(file, tmp_path):
     assert outcome.step == 1
 
 
+@pytest.mark.parametrize("file", [f for f in EXPERIMENTS if f.stem in TRAINED_ON_IMAGES], ids=name)
+def test_experiment_on_images_trains_one_tiny_step(file, tmp_path):
+    config = small_images(load_experiment(file))
+    outcome = training.train(config, tmp_path / "run", say=lambda line: None)
+    assert outcome.step == 1
+
+
 def count_parameters(name):
-    config = load_experiment(ROOT / "language" / f"{name}.py")
+    (file,) = (file for file in EXPERIMENTS if file.stem == name)
+    config = load_experiment(file)
     state = jax.eval_shape(lambda: assemble(config, 1)[1])
     return sum(leaf.size for leaf in jax.tree.leaves(state.weights.parameters))
 
@@ -78,6 +120,11 @@ def count_parameters(name):
 def test_the_published_model_has_its_published_size():
     """About 98 million (Bai, Koltun & Kolter, ICML 2021, table 1)."""
     assert round(count_parameters("wikitext103") / 1e6) == 98
+
+
+def test_the_published_model_of_imagenet_has_its_published_size():
+    """18 million (Bai, Koltun & Kolter, NeurIPS 2020, table 3)."""
+    assert count_parameters("imagenet_mdeq_small_regularized") // 10**6 == 18
 
 
 @pytest.mark.parametrize(

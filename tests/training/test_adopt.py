@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_vision import tiny_vision
 
 from deqjax import training
 from deqjax.models import MDEQ, ResNet, TransformerXL
 from deqjax.training import adopt_model
 from tiny import tiny_config
+from tiny_vision import tiny_vision
 
 
 @pytest.fixture(scope="module")
