@@ -45,7 +45,7 @@ SOLVERS = {
     "implicit": IMPLICIT,
     "Jacobian-free": dataclasses.replace(IMPLICIT, adjoint="jacobian_free"),
     "reversible": SolverSettings(
-        method="reversible", adjoint="reversible", damping=0.6, max_steps=7, tol=1e-2
+        method="reversible", adjoint="reversible", damping=0.5, max_steps=5, tol=1e-2
     ),
 }
 COLORS = {"explicit": "#555555"} | dict(

@@ -112,11 +112,11 @@ def arithmetic(config: RunConfig, rows: int) -> dict[str, float]:
         found = forward(weights, batch, memory, 1).unrolled
         return [(each.value, each.u) for each in found]
 
-    def rest(weights, batch, memory):
-        """All but the cells: what a step does once, in both directions."""
+    def applied_once(weights, batch, memory):
+        """All that a step does once, in both directions, and each cell once."""
 
         def loss(weights):
-            return forward(weights, batch, memory, 0).loss
+            return forward(weights, batch, memory, 1).loss
 
         return floats(jax.grad(loss, allow_int=True)(weights))
 
@@ -147,7 +147,8 @@ def arithmetic(config: RunConfig, rows: int) -> dict[str, float]:
         parts["vjp"] += count(pull, z, u, weights, z) - evaluation
         parts["gradient"] += count(pull_all, z, u, weights, z)
         parts["penalty"] += count(penalty, z, u, weights)
-    return parts | {"rest": count(rest, weights, batch, state.memory)}
+    whole = count(applied_once, weights, batch, state.memory)
+    return parts | {"rest": whole - parts["gradient"]}
 
 
 def layers_of(model) -> list[DEQ]:
@@ -237,7 +238,7 @@ def estimate(config: RunConfig, devices: int) -> dict[str, float]:
         "TFLOP of a step, at most": flop_of_step(config, parts) / TERA,
         "TFLOP of one evaluation of f": parts["f"] / TERA,
         "GiB on one device": whole["state"] + whole["temporary"],
-        "of it parameters, Adam, memory": whole["state"],
+        "of it parameters, optimizer state, memory": whole["state"],
         f"GiB on each of {devices} devices": shared["state"] + shared["temporary"],
         "TFLOP by part": {name: flop / TERA for name, flop in parts.items()},
     }

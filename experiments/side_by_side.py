@@ -17,7 +17,8 @@ from deqjax import training
 from deqjax.training import PenaltyConfig, Run, RunConfig
 from deqjax.training.loop import assemble
 from deqjax.training.step import train_step
-from deqjax.training.workdir import holds_run
+from deqjax.training.stored_config import to_dict
+from deqjax.training.workdir import differences, holds_run, read_config
 
 
 class Trained(NamedTuple):
@@ -40,7 +41,19 @@ class Trained(NamedTuple):
 
 
 def trained(config: RunConfig, folder: Path) -> Trained:
-    """Train a run, go on with it, or take it as it is if it has finished."""
+    """Train a run, go on with it, or take it as it is if it has finished.
+
+    Raises:
+        SystemExit: the folder holds a run of another configuration.
+    """
+    if holds_run(folder):
+        # what has to do with the place only may differ
+        stored, wanted = read_config(folder)[1], to_dict(config)
+        changes = differences(stored, wanted)
+        changes = {name: c for name, c in changes.items() if not name.startswith("data.direc")}
+        if changes:
+            listed = ", ".join(f"{name}: {change}" for name, change in changes.items())
+            raise SystemExit(f"{folder} holds another run ({listed}); choose another --runs folder")
     if not (holds_run(folder) and _last_step(folder) >= config.steps):
         outcome = training.train(config, folder, resume=holds_run(folder))
         if outcome.metrics is None:

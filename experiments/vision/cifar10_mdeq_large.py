@@ -15,7 +15,7 @@ from deqjax.data import Augmentation
 from deqjax.models import MDEQShape
 from deqjax.training import VisionConfig
 
-EPOCH = 45_000 // 96  # steps
+EPOCH = 45_000 // 128  # steps
 
 
 def config() -> VisionConfig:
@@ -25,15 +25,15 @@ def config() -> VisionConfig:
         channels=(32, 64, 128, 256),
         head_channels=(14, 28, 56, 112),
         final_channels=1680,
-        dropout=0.22,
+        dropout=0.3,
     )
     return dataclasses.replace(
         tiny,
         name="cifar10_mdeq_large",
         steps=220 * EPOCH,
-        pretrain_steps=16_000,
+        pretrain_steps=20_000,
         checkpoint_every=EPOCH,
         model=dataclasses.replace(tiny.model, mdeq=shape),
-        data=dataclasses.replace(tiny.data, batch_size=96, augmentation=Augmentation("crop_flip")),
+        data=dataclasses.replace(tiny.data, augmentation=Augmentation("crop_flip")),
         evaluation=dataclasses.replace(tiny.evaluation, every=EPOCH),
     )

@@ -25,6 +25,15 @@ def config() -> VisionConfig:
     return dataclasses.replace(
         large,
         name="cifar10_mdeq_large_regularized",
-        model=dataclasses.replace(large.model, solver=solver),
+        steps=220 * EPOCH,
+        pretrain_steps=16_000,
+        pretrain_layers=8,
+        random_fewer_steps=2,
+        checkpoint_every=EPOCH,
+        model=dataclasses.replace(
+            large.model, solver=solver, mdeq=dataclasses.replace(large.model.mdeq, dropout=0.22)
+        ),
+        data=dataclasses.replace(large.data, batch_size=96),
+        evaluation=dataclasses.replace(large.evaluation, every=EPOCH),
         penalty=PenaltyConfig(weight=0.4, probability=0.02, last_step=90 * EPOCH),
     )

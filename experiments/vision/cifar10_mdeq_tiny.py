@@ -27,7 +27,7 @@ def config() -> VisionConfig:
         name="cifar10_mdeq_tiny",
         steps=50 * EPOCH,
         pretrain_steps=3_000,
-        pretrain_layers=5,
+        pretrain_layers=10,
         log_every=50,
         checkpoint_every=EPOCH,
         model=ImageModelConfig(
@@ -51,7 +51,11 @@ def config() -> VisionConfig:
         ),
         data=ImageDataConfig(images="cifar10", batch_size=128, augmentation=Augmentation("none")),
         optimizer=OptimizerConfig(
-            learning_rate=1e-3, warmup_steps=0, final_fraction=0.0, weight_decay=0.0, clip_norm=1e9
+            learning_rate=1e-3,
+            warmup_steps=0,
+            final_fraction=0.0,
+            weight_decay=2.5e-6,
+            clip_norm=1e9,
         ),
         penalty=PenaltyConfig(weight=0.0),
         evaluation=EvaluationConfig(every=EPOCH, batches=40, final_batches=1_000, radius_batches=1),

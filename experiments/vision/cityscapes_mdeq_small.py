@@ -2,12 +2,13 @@
 
 Command:   deqjax train experiments/vision/cityscapes_mdeq_small.py
 Hardware:  published for four GPUs
-Time:      480 epochs, days; not run by us
+Time:      500 epochs, days; not run by us
 Expected:  Bai, Koltun & Kolter, NeurIPS 2020, section 4; not reproduced by us
 Data:      Cityscapes, prepared by TFDS (the first run says how)
 
-The published run starts from ImageNet weights; this one from scratch, or from a checkpoint that
-deqjax convert makes a run. Batch, weight decay and dropout are our choice.
+The published run starts from ImageNet weights: `deqjax convert CHECKPOINT --config JSON --out RUN
+--recipe FILE` with this file makes them a run with a new head, which `deqjax train FILE --workdir
+RUN --resume` goes on with. `deqjax train` alone starts from scratch.
 """
 
 from deqjax.data import Augmentation
@@ -28,7 +29,9 @@ def config() -> VisionConfig:
     """Crops of 1024 x 512, scaled and flipped at random."""
     return VisionConfig(
         name="cityscapes_mdeq_small",
-        steps=480 * EPOCH,
+        steps=500 * EPOCH,
+        pretrain_steps=60_000,
+        pretrain_layers=3,
         log_every=20,
         checkpoint_every=EPOCH,
         model=ImageModelConfig(
@@ -37,13 +40,14 @@ def config() -> VisionConfig:
                 channels=(32, 64, 128, 256),
                 classes=19,
                 downsample_times=2,
-                dropout=0.03,
+                dropout=0.05,
                 task="segmentation",
             ),
             solver=SolverSettings(
                 method="broyden",
                 max_steps=27,
                 tol=1e-3,
+                stop="absolute",
                 history=27,
                 backward_method="broyden",
                 backward_max_steps=30,
@@ -52,15 +56,19 @@ def config() -> VisionConfig:
             ),
         ),
         data=ImageDataConfig(
-            images="cityscapes", batch_size=12, augmentation=Augmentation("joint_scale_crop")
+            images="cityscapes",
+            batch_size=12,
+            augmentation=Augmentation("joint_scale_crop"),
+            threads=16,
         ),
         optimizer=OptimizerConfig(
             kind="sgd",
             learning_rate=0.01,
             warmup_steps=0,
             final_fraction=0.0,
-            weight_decay=5e-4,
+            weight_decay=2e-4,
             momentum=0.9,
+            nesterov=False,
             clip_norm=1e9,
         ),
         penalty=PenaltyConfig(weight=0.0),

@@ -28,6 +28,7 @@ def config() -> VisionConfig:
         steps=100 * EPOCH,
         pretrain_steps=510_000,
         pretrain_layers=5,
+        random_fewer_steps=2,
         log_every=100,
         checkpoint_every=EPOCH,
         model=ImageModelConfig(
@@ -53,7 +54,10 @@ def config() -> VisionConfig:
             ),
         ),
         data=ImageDataConfig(
-            images="imagenet2012", batch_size=128, augmentation=Augmentation("resized_crop")
+            images="imagenet2012",
+            batch_size=128,
+            augmentation=Augmentation("resized_crop"),
+            threads=16,
         ),
         optimizer=OptimizerConfig(
             kind="sgd",

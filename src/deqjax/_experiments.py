@@ -20,7 +20,8 @@ def load_experiment(path: Path | str) -> RunConfig:
     """
     file = Path(path)
     if not file.is_file():
-        here = sorted(str(p) for p in Path("experiments").glob("*.py"))
+        files = sorted(Path("experiments").rglob("*.py"))
+        here = [str(each) for each in files if "def config(" in each.read_text(encoding="utf-8")]
         known = f" (found here: {', '.join(here)})" if here else ""
         raise ExperimentError(
             f"there is no experiment file {file}{known}; give the path of a Python file with a "

@@ -186,12 +186,16 @@ def _evaluate(arguments: list[str]) -> int:
     _use_devices(options.devices)
     from deqjax.training import evaluate_run, write_overlays
 
-    metrics = evaluate_run(
-        options.workdir, split=options.split, max_steps=options.max_steps, tol=options.tol
-    )
-    _table(f"{options.workdir}, {options.split} data", metrics)
+    asked: dict[str, Any] = {
+        "split": options.split,
+        "max_steps": options.max_steps,
+        "tol": options.tol,
+    }
+    files = []
+    if options.overlays is not None:  # first, because it may be refused
+        files = write_overlays(options.workdir, options.overlays, **asked)
+    _table(f"{options.workdir}, {options.split} data", evaluate_run(options.workdir, **asked))
     if options.overlays is not None:
-        files = write_overlays(options.workdir, options.overlays, split=options.split)
         print(f"{len(files)} pictures (image, labels, prediction): {options.overlays}")
     return 0
 

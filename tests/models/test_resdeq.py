@@ -255,6 +255,8 @@ def test_bfloat16_is_inside_of_the_cell_only():
         ({"channels": (5,)}, "channels 5 of stage 0 must be a multiple of groups 2"),
         ({"hidden": 0.75}, "hidden channels 3 of stage 0 must be a multiple of groups 2"),
         ({"contraction": 1.0}, "contraction must lie between 0 and 1, both excluded, got 1.0"),
+        ({"classes": 0}, "classes must be at least 1, got 0"),
+        ({"dtype": "float16"}, "dtype is float32 or bfloat16, got 'float16'"),
         ({"pooled_grid": 0}, "pooled_grid must be at least 1, got 0"),
         ({"stem_stride": 3}, "stem_stride must be 1 or 2, got 3"),
         ({"dropout": 1.0}, r"dropout rate must lie in \[0, 1\), got 1.0"),
@@ -274,9 +276,23 @@ def test_the_head_sees_the_means_of_a_grid_of_parts():
 
 
 def test_images_that_the_grid_does_not_divide_are_refused():
-    model = ResDEQ(SHAPE, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="5 x 6 cannot be divided into pooled_grid 2 x 2"):
-        model(jnp.zeros((1, 5, 6, 2)))
+    model = ResDEQ(dataclasses.replace(STAGES, pooled_grid=2), rngs=nnx.Rngs(0))
+    sentence = (
+        "images of 5 x 8 become features of 3 x 4, which cannot be divided into pooled_grid 2"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        model(jnp.zeros((1, 5, 8, 2)))
+
+
+def test_a_probe_too_few_is_refused():
+    model = ResDEQ(STAGES, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"2 equilibrium layer\(s\) takes as many probes, or none"):
+        model(images(), probes=[dq.backward_probe(BATCH)])
+
+
+def test_a_contractive_cell_needs_its_contraction():
+    with pytest.raises(ValueError, match="needs a contraction between 0 and 1, got None"):
+        ContractiveCell(SHAPE, 0, rngs=nnx.Rngs(0))
 
 
 def test_images_of_another_form_are_refused():

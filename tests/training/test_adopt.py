@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -10,6 +11,7 @@ from flax import nnx
 from deqjax import training
 from deqjax.models import MDEQ, ResNet, TransformerXL
 from deqjax.training import adopt_model
+from image_samples import cityscapes_example, write_prepared
 from tiny import tiny_config
 from tiny_vision import tiny_vision
 
@@ -68,3 +70,31 @@ def test_a_model_of_images_does_not_go_with_a_recipe_of_text(tmp_path, data_dire
         adopt_model(model, tiny_config(data_directory), tmp_path / "run")
     with pytest.raises(training.ConfigError, match="adopts an MDEQ, not a ResNet"):
         adopt_model(model, tiny_vision(), tmp_path / "run")
+
+
+def test_a_segmentation_starts_with_everything_of_a_classifier_but_its_head(tmp_path):
+    recipe = tiny_vision("mdeq")
+    wanted = dataclasses.replace(
+        recipe.model.mdeq, task="segmentation", classes=19, input_channels=3, dropout=0.2
+    )
+    recipe = dataclasses.replace(
+        recipe,
+        model=dataclasses.replace(recipe.model, mdeq=wanted),
+        data=dataclasses.replace(recipe.data, images="cityscapes", directory=str(tmp_path)),
+    )
+    splits = {part: [cityscapes_example(i) for i in range(20)] for part in ("train", "validation")}
+    splits["test"] = splits["train"][:1]
+    write_prepared("cityscapes/semantic_segmentation", tmp_path, splits)
+    shape = dataclasses.replace(tiny_vision("mdeq").model.mdeq, channels=(4, 6), input_channels=3)
+    model = MDEQ(shape, rngs=nnx.Rngs(3))
+    adopt_model(model, recipe, tmp_path / "run")
+    run = training.load_run(tmp_path / "run")
+    assert run.config.model.mdeq == dataclasses.replace(wanted, channels=(4, 6))
+    own = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+    for path, leaf in nnx.to_flat_state(run.state.weights.parameters):
+        if path[0] != "head":
+            np.testing.assert_array_equal(leaf[...], own[path][...])
+    logits = run.steps.problem.architecture.build(run.state.weights, train=False)(
+        jnp.zeros((1, 8, 8, 3)), layers=1
+    ).logits
+    assert logits.shape == (1, 8, 8, 19)

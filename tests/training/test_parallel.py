@@ -106,8 +106,8 @@ def test_explicit_model_has_no_solves():
 def test_evaluation_limits_are_run_time_values():
     data_parallel, state = mapped(2)
     parameters = data_parallel.place(state).weights
-    few, _ = data_parallel.evaluate(parameters, batch(), None, SolveLimits(0.0, 2))
-    many, _ = data_parallel.evaluate(parameters, batch(), None, SolveLimits(0.0, 5))
+    few, _, _ = data_parallel.evaluate(parameters, batch(), None, SolveLimits(0.0, 2))
+    many, _, _ = data_parallel.evaluate(parameters, batch(), None, SolveLimits(0.0, 5))
     few, many = parallel.first_replica(few), parallel.first_replica(many)
     assert (few["forward_steps"], many["forward_steps"]) == (2, 5)
     assert many["forward_residual"] < few["forward_residual"]
@@ -149,8 +149,8 @@ def test_placing_and_fetching_a_state_change_nothing():
 def test_evaluation_hands_its_memory_on():
     data_parallel, state = mapped(2, penalty=0.0, memory_length=6)
     placed, limits = data_parallel.place(state), SolveLimits(1e-4, 6)
-    _, memory = data_parallel.evaluate(placed.weights, batch(), placed.memory, limits)
-    with_it, _ = data_parallel.evaluate(placed.weights, batch(1), memory, limits)
-    without, _ = data_parallel.evaluate(placed.weights, batch(1), placed.memory, limits)
+    _, _, memory = data_parallel.evaluate(placed.weights, batch(), placed.memory, limits)
+    with_it, _, _ = data_parallel.evaluate(placed.weights, batch(1), memory, limits)
+    without, _, _ = data_parallel.evaluate(placed.weights, batch(1), placed.memory, limits)
     assert (memory.filled == 6).all()
     assert parallel.first_replica(with_it)["loss"] != parallel.first_replica(without)["loss"]

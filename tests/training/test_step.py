@@ -164,7 +164,8 @@ def test_fresh_rows_forget_and_the_others_remember():
 
     @jax.jit
     def step(batch, memory):
-        return evaluate_step(problem, state.weights, batch, memory, limits, same)
+        metrics, _, memory = evaluate_step(problem, state.weights, batch, memory, limits, same)
+        return metrics, memory
 
     first, second = batch(0), batch(1)
     _, memory = step(first, state.memory)

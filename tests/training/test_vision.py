@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_vision import tiny_vision
 
 from deqjax import data, training
 from deqjax.training import ConfigError, parallel
@@ -21,6 +20,7 @@ from deqjax.training.state import split
 from deqjax.training.step import SolveLimits
 from deqjax.training.stored_config import from_dict, to_dict
 from deqjax.training.vision import Batch, forward, intersections
+from tiny_vision import tiny_vision
 
 KINDS = pytest.mark.parametrize("kind", ["mdeq", "resdeq", "resnet"])
 
@@ -68,6 +68,26 @@ def test_hits_are_labels_with_fewer_ahead_of_them():
     assert counts == {"top1": 2, "top5": 2}
 
 
+def test_logits_that_are_not_finite_or_all_alike_hit_nothing():
+    logits = np.zeros((3, 7), np.float32)
+    logits[1] = np.nan
+    logits[2, 3] = np.inf
+    labels = np.array([6, 0, 3])
+    given = Batch(jnp.zeros((3, 8, 8, 1)), labels, np.ones(3, bool))
+    # the infinite one is the first; of seven equals the last is not among the first five
+    assert forward(Fixed(logits), given, None, ()).counts == {"top1": 1, "top5": 1}
+
+
+def test_pixels_whose_logits_are_not_finite_are_taken_for_nothing():
+    logits = np.zeros((1, 1, 4, 2), np.float32)
+    logits[0, 0, :2] = np.nan
+    given = Batch(jnp.zeros((1, 1, 4, 3)), np.zeros((1, 1, 4), np.int32), np.array([True]))
+    found = forward(Fixed(logits), given, None, ())
+    np.testing.assert_array_equal(found.counts["confusion"], [[2, 0, 2], [0, 0, 0]])
+    scores = intersections(np.asarray(found.counts["confusion"]), ("road", "car"))
+    assert scores["iou/road"] == 0.5
+
+
 def test_pixels_that_are_ignored_count_nowhere():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(2, 4, 4, 3)).astype(np.float32)
@@ -76,7 +96,7 @@ def test_pixels_that_are_ignored_count_nowhere():
     given = Batch(jnp.zeros((2, 4, 4, 3)), jnp.asarray(labels), np.array([True, False]))
     found = forward(Fixed(logits), given, None, ())
     taken = logits.argmax(-1)[0, 1:].ravel()
-    expected = np.zeros((3, 3))
+    expected = np.zeros((3, 4))
     np.add.at(expected, (labels[0, 1:].ravel(), taken), 1)
     np.testing.assert_array_equal(found.counts["confusion"], expected)
     assert found.scored == 12
@@ -91,11 +111,11 @@ def test_logits_are_enlarged_to_the_labels():
         Fixed(logits), Batch(jnp.zeros((1, 4, 4, 3)), labels, np.array([True])), None, ()
     ).counts
     # class 1 has 4/3 and more beside class 0's 0 from the second column on
-    np.testing.assert_array_equal(counts["confusion"], [[4, 12], [0, 0]])
+    np.testing.assert_array_equal(counts["confusion"], [[4, 12, 0], [0, 0, 0]])
 
 
 def test_intersection_over_union_leaves_out_classes_that_never_occur():
-    confusion = np.array([[3.0, 1, 0], [2, 4, 0], [0, 0, 0]])
+    confusion = np.array([[3, 1, 0, 0], [2, 4, 0, 0], [0, 0, 0, 0]])
     found = intersections(confusion, ("road", "car", "sky"))
     assert found["iou/road"] == pytest.approx(3 / 6)
     assert found["iou/car"] == pytest.approx(4 / 7)
@@ -134,6 +154,20 @@ def test_a_step_moves_parameters_and_statistics(kind):
     ):
         pairs = zip(jax.tree.leaves(before), jax.tree.leaves(moved), strict=True)
         assert np.mean([np.any(np.asarray(a) != np.asarray(b)) for a, b in pairs]) > 0.9
+
+
+def test_labels_weigh_the_same_on_any_number_of_devices():
+    """One of two devices has four labels that count, the other two."""
+    config = tiny_vision("resnet", penalty=PenaltyConfig(weight=0.0))
+    uneven = batch()._replace(labels=np.where(np.arange(8) < 6, batch().labels, 255))
+    moved = []
+    for devices in (1, 2):
+        problem, state = assemble(config, 8, axis_name=parallel.AXIS)
+        steps = DataParallel(problem, 8, jax.local_devices()[:devices])
+        _, metrics = steps.train(steps.place(state), uneven)
+        moved.append(parallel.first_replica(metrics))
+    for name in ("loss", "gradient_norm"):
+        assert moved[1][name] == pytest.approx(moved[0][name], rel=1e-4), name
 
 
 def test_the_warm_up_stage_has_its_own_penalty():
@@ -244,6 +278,24 @@ def test_a_configuration_survives_json():
 def test_what_cannot_work_is_refused(config, sentence):
     with pytest.raises(ConfigError, match=sentence):
         check(config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "sentence"),
+    [
+        ("resdeq", {"input_channels": 3}, r"has 1 channel\(s\), but the model takes 3"),
+        ("resdeq", {"pooled_grid": 3}, "features of 8 x 8, which cannot be divided into pooled"),
+        ("mdeq", {"downsample_times": 3}, "must be multiples of 16"),
+    ],
+    ids=["channels", "grid", "multiple"],
+)
+def test_a_model_that_does_not_take_the_images_is_refused(kind, change, sentence):
+    config = tiny_vision(kind)
+    name = "mdeq" if kind == "mdeq" else "residual"
+    shape = dataclasses.replace(getattr(config.model, name), **change)
+    model = dataclasses.replace(config.model, **{name: shape})
+    with pytest.raises(ConfigError, match=sentence):
+        build(dataclasses.replace(config, model=model))
 
 
 def test_a_model_with_other_classes_than_the_data_is_refused():

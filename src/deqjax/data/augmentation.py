@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,10 @@ _TASKS = {
     "resized_crop": ("classification",),
     "joint_scale_crop": ("segmentation",),
 }
+
+
+Size: TypeAlias = tuple[int | None, int | None]
+"""Height and width; None where images differ."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,19 @@ class Augmentation:
                     f"{name} must be two positive numbers in ascending order{most}; got "
                     f"({low}, {high})"
                 )
+
+    def training_size(self, size: Size) -> Size:
+        """Height and width of training images, from those of the data set's."""
+        match self.kind:
+            case "resized_crop":
+                return self.size, self.size
+            case "joint_scale_crop":
+                return self.crop
+        return size
+
+    def evaluation_size(self, size: Size) -> Size:
+        """Height and width of evaluated images, from those of the data set's."""
+        return (self.size, self.size) if self.kind == "resized_crop" else size
 
 
 Transform = Callable[[ImageExample, np.random.Generator], ImageExample]

@@ -67,21 +67,18 @@ class ImageModel(nnx.Module):
         """
 
 
-def check_images(images: jax.Array, channels: int, multiple: int) -> None:
-    """Raise a ValueError unless images are (batch, height, width, channels) of sizes that fit.
-
-    Args:
-        images: the array.
-        channels: that it must have.
-        multiple: of which height and width must be.
-    """
+def check_images(images: jax.Array, channels: int) -> None:
+    """Raise a ValueError unless images are (batch, height, width, channels)."""
     if images.ndim != 4 or images.shape[-1] != channels:
         raise ValueError(
             f"images must be (batch, height, width, {channels}), got {tuple(images.shape)}."
         )
-    height, width = images.shape[1:3]
-    if height % multiple or width % multiple:
+
+
+def check_probes(probes: Sequence[BackwardStats], stages: int) -> None:
+    """Raise a ValueError unless there is a probe for each stage, or none."""
+    if probes and len(probes) != stages:
         raise ValueError(
-            f"height and width of the images must be multiples of {multiple}, which the model's "
-            f"down-sampling divides by; got {height} x {width}."
+            f"a model with {stages} equilibrium layer(s) takes as many probes, or none; got "
+            f"{len(probes)}."
         )

@@ -9,6 +9,7 @@ from flax import nnx
 
 from deqjax.models._mdeq_shape import MDEQShape
 from deqjax.nn import (
+    Affine,
     ConvWeight,
     DropoutMask,
     GroupAffine,
@@ -17,8 +18,6 @@ from deqjax.nn import (
     group_norm,
     masked,
 )
-
-Affine = tuple[jax.Array, jax.Array]
 
 
 class NormedKernel(NamedTuple):
@@ -250,7 +249,9 @@ def _fuse(
 
 
 def _conv_norm(x: jax.Array, u: NormedKernel, groups: int, *, stride: int = 1) -> jax.Array:
-    return group_norm(convolve(x, u.kernel, stride=stride), groups, u.affine)
+    # normalized in float32: f(z) would carry the convolution's rounding otherwise
+    y = convolve(x, u.kernel, stride=stride)
+    return group_norm(y.astype(jnp.promote_types(y.dtype, jnp.float32)), groups, u.affine)
 
 
 def _ready(affine: GroupAffine | None) -> Affine | None:

@@ -99,6 +99,14 @@ class MDEQShape:
         """What height and width of an image must be multiples of."""
         return int(2 ** (self.downsample_times + len(self.channels) - 1))
 
+    def check_size(self, height: int, width: int) -> None:
+        """Raise a ValueError if images of this size cannot be down-sampled evenly."""
+        if height < 1 or width < 1 or height % self.multiple or width % self.multiple:
+            raise ValueError(
+                f"images of {height} x {width} cannot be down-sampled evenly; height and width "
+                f"must be multiples of {self.multiple}."
+            )
+
     def kernel_sizes(self, branch: int) -> tuple[int, int]:
         """Of the two convolutions in a branch's block."""
         big = self.big_kernels[branch] if self.big_kernels else 0

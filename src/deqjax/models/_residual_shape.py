@@ -40,6 +40,17 @@ class ResidualShape:
         """Feature maps between the two convolutions of a cell."""
         return round(self.hidden * self.channels[stage])
 
+    def check_size(self, height: int, width: int) -> None:
+        """Raise a ValueError if the head cannot divide the features of such images."""
+        halvings = len(self.channels) + self.stem_stride - 2
+        sizes = [-(-size // 2**halvings) for size in (height, width)]
+        if any(size < 1 or size % self.pooled_grid for size in sizes):
+            raise ValueError(
+                f"images of {height} x {width} become features of {sizes[0]} x {sizes[1]}, which "
+                f"cannot be divided into pooled_grid {self.pooled_grid} x {self.pooled_grid} equal "
+                "parts; give images of another size, or another grid."
+            )
+
     def __post_init__(self) -> None:
         if not self.channels:
             raise ValueError("channels must name at least one stage, got ().")
@@ -59,7 +70,10 @@ class ResidualShape:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"the dropout rate must lie in [0, 1), got {self.dropout}.")
-        if self.pooled_grid < 1:
-            raise ValueError(f"pooled_grid must be at least 1, got {self.pooled_grid}.")
+        for name in ("pooled_grid", "classes", "input_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is float32 or bfloat16, got {self.dtype!r}.")
         if self.stem_stride not in (1, 2):
             raise ValueError(f"stem_stride must be 1 or 2, got {self.stem_stride}.")

@@ -15,7 +15,13 @@ from flax import nnx
 from deqjax._types import Scalar
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.models._equilibrium import iterate
-from deqjax.models._image_model import ImageModel, ImagePrediction, prediction_of
+from deqjax.models._image_model import (
+    ImageModel,
+    ImagePrediction,
+    check_images,
+    check_probes,
+    prediction_of,
+)
 from deqjax.models._mdeq_cell import MDEQCell, MDEQInputs
 from deqjax.models._mdeq_head import ClassificationHead, SegmentationHead
 from deqjax.models._mdeq_shape import MDEQShape
@@ -70,7 +76,7 @@ class MDEQ(ImageModel):
         Raises:
             ValueError: height or width is no multiple of what down-sampling divides by.
         """
-        self._check_size(height, width)
+        self.shape.check_size(height, width)
         times = self.shape.downsample_times
         return tuple(
             jnp.zeros((batch, height >> (times + i), width >> (times + i), channels), self.dtype)
@@ -85,12 +91,8 @@ class MDEQ(ImageModel):
         Raises:
             ValueError: images of another form or size.
         """
-        if images.ndim != 4 or images.shape[-1] != self.shape.input_channels:
-            raise ValueError(
-                "images must have the shape (batch, height, width, "
-                f"{self.shape.input_channels}), got {images.shape}."
-            )
-        self._check_size(*images.shape[1:3])
+        check_images(images, self.shape.input_channels)
+        self.shape.check_size(*images.shape[1:3])
         cell = cast(MDEQCell, self.deq.cell)
         return cell.prepare(self.stem(images.astype(self.dtype)))
 
@@ -118,8 +120,7 @@ class MDEQ(ImageModel):
         Raises:
             ValueError: images of another form or size, or several probes.
         """
-        if len(probes) > self.stages:
-            raise ValueError(f"an MDEQ solves once and takes one probe, got {len(probes)}.")
+        check_probes(probes, self.stages)
         u = self.inputs(images)
         z, found = iterate(
             self.deq,
@@ -131,11 +132,3 @@ class MDEQ(ImageModel):
             layers=layers,
         )
         return prediction_of(self.head(z), [found])
-
-    def _check_size(self, height: int, width: int) -> None:
-        multiple = self.shape.multiple
-        if height < 1 or width < 1 or height % multiple or width % multiple:
-            raise ValueError(
-                f"images of {height} x {width} cannot be down-sampled evenly; height and width "
-                f"must be multiples of {multiple}."
-            )

@@ -15,10 +15,17 @@ from flax import nnx
 from deqjax._types import Scalar
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.models._equilibrium import Equilibrium, Unrolled, iterate
-from deqjax.models._image_model import ImageModel, ImagePrediction, check_images, prediction_of
+from deqjax.models._image_model import (
+    ImageModel,
+    ImagePrediction,
+    check_images,
+    check_probes,
+    prediction_of,
+)
 from deqjax.models._residual_shape import ResidualShape
 from deqjax.models._solver_settings import SolverSettings
 from deqjax.nn import (
+    Affine,
     ConvBatchNorm,
     ConvWeight,
     DropoutMask,
@@ -29,8 +36,6 @@ from deqjax.nn import (
     masked,
 )
 from deqjax.solvers import Solution
-
-Affine = tuple[jax.Array, jax.Array]
 
 
 class ResidualInputs(NamedTuple):
@@ -90,11 +95,16 @@ class ContractiveCell(nnx.Module):
     there is one fixed point, and plain iteration reaches it at the rate c: a fixed point network
     (Heaton, Wu Fung, Gibali & Yin, 2021, arXiv 2104.00810, section 3). There is no normalization of
     activations: it would stretch without bound.
+
+    Raises:
+        ValueError: the shape has no contraction.
     """
 
     def __init__(self, shape: ResidualShape, stage: int, *, rngs: nnx.Rngs) -> None:
         channels, hidden = shape.channels[stage], shape.hidden_channels(stage)
-        self.shape = shape
+        if shape.contraction is None:
+            raise ValueError("a contractive cell needs a contraction between 0 and 1, got None.")
+        self.shape, self.contraction = shape, shape.contraction
         self.inner = ConvWeight(channels, hidden, 3, deviation=(9 * channels) ** -0.5, rngs=rngs)
         self.outer = ConvWeight(hidden, channels, 3, deviation=(9 * hidden) ** -0.5, rngs=rngs)
         self.mask = DropoutMask(shape.dropout, rngs=rngs)
@@ -105,7 +115,7 @@ class ContractiveCell(nnx.Module):
         inner, outer = self.inner(), self.outer()
         mask = self.mask((len(injection), 1, 1, inner.shape[-1]), dtype)
         # a kept unit of the mask is stretched by 1 / (1 - rate)
-        factor = (self.shape.contraction or 0.0) * (1 - self.shape.dropout)
+        factor = self.contraction * (1 - self.shape.dropout)
         inner /= convolution_norm_bound(inner)
         outer *= factor / convolution_norm_bound(outer)
         return ResidualInputs(
@@ -168,7 +178,9 @@ class ResDEQ(ImageModel):
         layers: int | None = None,
     ) -> ImagePrediction:
         """Classify images; see :class:`ImageModel`."""
-        check_images(images, self.shape.input_channels, 1)
+        check_images(images, self.shape.input_channels)
+        self.shape.check_size(*images.shape[1:3])
+        check_probes(probes, self.stages)
         x, found = images, list[Equilibrium | Unrolled]()
         for stage, (entry, layer) in enumerate(zip(self.entries, self.layers, strict=True)):
             cell = cast(ResidualCell | ContractiveCell, layer.cell)
@@ -197,11 +209,7 @@ def entries(shape: ResidualShape, *, rngs: nnx.Rngs) -> nnx.List[ConvBatchNorm]:
 
 
 class PooledHead(nnx.Module):
-    """Linear(means of x over a grid of equal parts of the image), logits (batch, classes) float32.
-
-    Raises:
-        ValueError: the image cannot be divided so.
-    """
+    """Linear(means of x over a grid of equal parts), logits (batch, classes) float32."""
 
     def __init__(self, shape: ResidualShape, *, rngs: nnx.Rngs) -> None:
         self.grid = shape.pooled_grid
@@ -209,12 +217,7 @@ class PooledHead(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Of feature maps (batch, height, width, channels)."""
-        batch, height, width, channels = x.shape
-        if height % self.grid or width % self.grid:
-            raise ValueError(
-                f"feature maps of {height} x {width} cannot be divided into pooled_grid "
-                f"{self.grid} x {self.grid} equal parts; give images of another size."
-            )
+        batch, height, _, channels = x.shape
         parts = x.reshape(batch, self.grid, height // self.grid, self.grid, -1, channels)
         logits: jax.Array = self.linear(jnp.mean(parts, axis=(2, 4)).reshape(batch, -1))
         return logits

@@ -11,7 +11,7 @@ from flax import nnx
 
 from deqjax._types import Scalar
 from deqjax.adjoints import BackwardStats
-from deqjax.models._image_model import ImageModel, ImagePrediction, check_images
+from deqjax.models._image_model import ImageModel, ImagePrediction, check_images, check_probes
 from deqjax.models._residual_shape import ResidualShape
 from deqjax.models.resdeq import PooledHead, entries
 from deqjax.nn import ConvBatchNorm, DropoutMask, masked
@@ -67,7 +67,9 @@ class ResNet(ImageModel):
         layers: int | None = None,
     ) -> ImagePrediction:
         """Classify images; see :class:`ImageModel`. Nothing is solved: its options do nothing."""
-        check_images(images, self.shape.input_channels, 1)
+        check_images(images, self.shape.input_channels)
+        self.shape.check_size(*images.shape[1:3])
+        check_probes(probes, self.stages)
         x = images
         for entry, blocks in zip(self.entries, self.blocks, strict=True):
             x = jax.nn.relu(entry(x))

@@ -11,7 +11,7 @@ from deqjax.nn._conv_batch_norm import ConvBatchNorm
 from deqjax.nn._convolution import ConvWeight, convolve
 from deqjax.nn._deq import DEQ
 from deqjax.nn._freeze import CellStateError, freeze, reseed
-from deqjax.nn._group_norm import GroupAffine, group_norm
+from deqjax.nn._group_norm import Affine, GroupAffine, group_norm
 from deqjax.nn._masks import DropoutMask, masked
 from deqjax.nn._operator_norm import convolution_norm_bound
 from deqjax.nn._relative_attention import (
@@ -27,6 +27,7 @@ __all__ = [
     "DEQ",
     "AdaptiveEmbedding",
     "AdaptiveSoftmax",
+    "Affine",
     "CellStateError",
     "ConvBatchNorm",
     "ConvWeight",

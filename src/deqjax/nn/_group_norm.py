@@ -1,8 +1,13 @@
 """Group normalization as a function, and the parameters that may follow it."""
 
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+Affine: TypeAlias = tuple[jax.Array, jax.Array]
+"""Scale and shift, each (features,)."""
 
 
 class GroupAffine(nnx.Module):
@@ -17,14 +22,12 @@ class GroupAffine(nnx.Module):
         self.scale = nnx.Param(jnp.full(features, scale, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
 
-    def __call__(self) -> tuple[jax.Array, jax.Array]:
+    def __call__(self) -> Affine:
         """Scale and shift, each (features,)."""
         return self.scale[...], self.bias[...]
 
 
-def group_norm(
-    x: jax.Array, groups: int, affine: tuple[jax.Array, jax.Array] | None = None
-) -> jax.Array:
+def group_norm(x: jax.Array, groups: int, affine: Affine | None = None) -> jax.Array:
     """(x - mean) / sqrt(variance + 1e-5) per sample and group of channels, then scale and shift.
 
     Mean and biased variance are over the image and the group's channels, which lie side by side (Wu

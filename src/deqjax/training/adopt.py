@@ -1,13 +1,14 @@
 """Making a run of a model that was trained elsewhere."""
 
 from pathlib import Path
+from typing import Any
 
 from flax import nnx
 
 from deqjax.training.checkpoint import Checkpoints
 from deqjax.training.config import RunConfig, check
 from deqjax.training.loop import build
-from deqjax.training.state import split
+from deqjax.training.state import Weights, split
 from deqjax.training.stored_config import to_dict
 from deqjax.training.workdir import Workdir, prepare_workdir
 
@@ -15,7 +16,9 @@ from deqjax.training.workdir import Workdir, prepare_workdir
 def adopt_model(model: nnx.Module, config: RunConfig, workdir: Path | str) -> Workdir:
     """Make a folder a run whose first checkpoint, at step 0, holds the model's parameters.
 
-    From there on it is a run like any other: evaluate it, use it, or train on.
+    From there on it is a run like any other: evaluate it, use it, or train on. If the configuration
+    is of another task, as when a segmentation starts from weights of a classification, it has
+    everything of the model but the head, which is new.
 
     Args:
         model: the trained model.
@@ -30,7 +33,32 @@ def adopt_model(model: nnx.Module, config: RunConfig, workdir: Path | str) -> Wo
     check(config)
     run = build(config)
     folder = prepare_workdir(workdir, experiment=config.name, config=to_dict(config), resume=False)
-    state = run.state._replace(weights=split(nnx.clone(model))[1])
+    weights = split(nnx.clone(model))[1]
+    state = run.state._replace(weights=_fitted(weights, run.state.weights))
     with Checkpoints(folder.checkpoints, keep=config.keep_checkpoints) as checkpoints:
         checkpoints.save(0, state, run.task.batches.iterator, {"data": run.task.fingerprint})
     return folder
+
+
+def _fitted(own: Weights, fresh: Weights) -> Weights:
+    """The model's own weights, but a fresh head where that is of another form."""
+    head = "head"
+    if [_forms(part, head) for part in own] == [_forms(part, head) for part in fresh]:
+        return own
+
+    def joined(own: nnx.State, fresh: nnx.State) -> nnx.State:
+        kept = [(path, leaf) for path, leaf in nnx.to_flat_state(own) if path[0] != head]
+        new = [(path, leaf) for path, leaf in nnx.to_flat_state(fresh) if path[0] == head]
+        return nnx.from_flat_state(kept + new)
+
+    statistics = own.statistics
+    if statistics is not None and fresh.statistics is not None:
+        statistics = joined(statistics, fresh.statistics)
+    return Weights(joined(own.parameters, fresh.parameters), statistics)
+
+
+def _forms(part: nnx.State | None, name: str) -> dict[Any, tuple[int, ...]]:
+    """The shape of each array of one part of the model."""
+    if part is None:
+        return {}
+    return {path: leaf.shape for path, leaf in nnx.to_flat_state(part) if path[0] == name}

@@ -18,14 +18,15 @@ class OptimizerConfig:
     """AdamW or SGD with linear warm-up and cosine decay.
 
     Attributes:
-        kind: "adamw", or "sgd" with Nesterov momentum.
+        kind: "adamw", or "sgd" with momentum.
         learning_rate: peak.
         warmup_steps: steps from 0 to the peak.
         final_fraction: learning rate at the last step, as a fraction of the peak.
-        weight_decay: on matrices and kernels only; decoupled with adamw, added to the gradient
-            with sgd, as published recipes mean it.
+        weight_decay: with adamw decoupled, of matrices and kernels only; with sgd of all
+            parameters and added to the gradient, as published recipes of images mean it.
         beta2: decay of adamw's second moment.
         momentum: of sgd.
+        nesterov: whether sgd's momentum is Nesterov's.
         clip_norm: largest global norm of the gradient; longer ones are scaled down.
     """
 
@@ -36,6 +37,7 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     beta2: float = 0.999
     momentum: float = 0.9
+    nesterov: bool = True
     clip_norm: float = 1.0
 
 
@@ -47,7 +49,7 @@ class PenaltyConfig:
         weight: of ||J||_F^2 / dim(z) in the loss; 0 switches the penalty off.
         probability: share of the steps, drawn at random, on which it is applied.
         samples: Hutchinson probes per application.
-        increment: what the weight grows by, every ``increment_every`` steps.
+        increment: what the weight grows by, every ``increment_every`` steps after the warm-up.
         increment_every: see ``increment``.
         pretrain_weight: the weight during the warm-up stage, where the layers were applied to.
         last_step: step after which there is no penalty any more; None is never.
@@ -155,6 +157,7 @@ RESUMABLE_CHANGES = (
     "evaluation",
     "data.directory",
     "data.manual_directory",
+    "data.threads",
 )
 """Fields that may differ when a run goes on; longer training stretches the cosine decay."""
 

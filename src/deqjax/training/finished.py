@@ -10,7 +10,7 @@ from deqjax.models import GeneratedToken, LanguageModel, generate, reread
 from deqjax.solvers._validate import check_count, check_not_negative
 from deqjax.training import language, loop
 from deqjax.training.checkpoint import CheckpointError, Checkpoints
-from deqjax.training.config import ConfigError, check
+from deqjax.training.config import ConfigError, RunConfig, check
 from deqjax.training.step import SolveLimits
 from deqjax.training.stored_config import from_dict
 from deqjax.training.workdir import Workdir, read_config
@@ -54,8 +54,26 @@ def evaluate_run(
             limit makes no sense.
     """
     run = load_run(workdir)
-    solver = run.config.solver
-    if not run.config.solves and (max_steps is not None or tol is not None):
+    limits = solve_limits(run.config, max_steps=max_steps, tol=tol)
+    return run.task.evaluate(
+        run.steps,
+        run.steps.replicate(run.state.weights),
+        split,
+        batches=run.config.evaluation.final_batches,
+        limits=limits,
+    )
+
+
+def solve_limits(
+    config: RunConfig, *, max_steps: int | None = None, tol: float | None = None
+) -> SolveLimits:
+    """A configuration's limits of the forward solve, but for those that are given.
+
+    Raises:
+        ConfigError: a limit makes no sense, or the model solves nothing.
+    """
+    solver = config.solver
+    if not config.solves and (max_steps is not None or tol is not None):
         raise ConfigError("an explicit model solves nothing; drop --max-steps and --tol.")
     limits = SolveLimits(
         solver.tol if tol is None else tol, solver.max_steps if max_steps is None else max_steps
@@ -65,13 +83,7 @@ def evaluate_run(
         check_not_negative("--tol", limits.tol)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return run.task.evaluate(
-        run.steps,
-        run.steps.replicate(run.state.weights),
-        split,
-        batches=run.config.evaluation.final_batches,
-        limits=limits,
-    )
+    return limits
 
 
 class GeneratedText:

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +27,9 @@ from deqjax.training.parallel import DataParallel
 from deqjax.training.scoring import score
 from deqjax.training.state import Weights
 from deqjax.training.step import Forward, SolveLimits
-from deqjax.training.task import Task, TrainBatches
+from deqjax.training.task import Rows, Task, TrainBatches
 
 Tokens = NDArray[Any]
-Rows: TypeAlias = Any
-"""An array of a batch: NumPy's on the host, JAX's inside a step."""
 
 
 class Batch(NamedTuple):
@@ -240,7 +238,7 @@ class LanguageTask(Task):
         taken = list(evaluation_batches(config, tokens, rows=rows, batches=batches))
         scores = score(config, steps, weights, taken, memory=memory, limits=limits)
         found = scores.metrics | self.in_units(scores.loss)
-        found["tokens_scored"] = float(scores.counts["scored"])
+        found["tokens_scored"] = scores.scored
         if self.bigram is not None:
             own = [-self.bigram[x.tokens[:, :-1], x.tokens[:, 1:]][x.scored] for x in taken]
             nats = float(np.mean(np.concatenate(own))) * math.log(2)

@@ -78,8 +78,8 @@ def train(
         say: receives lines for the user.
 
     Raises:
-        ConfigError, WorkdirError, CheckpointError, ReplicaError: one sentence each, before the
-            first compilation.
+        ConfigError, WorkdirError, CheckpointError, ReplicaError, DataError: one sentence each,
+            before the first compilation.
     """
     check(config)
     folder = prepare_workdir(
@@ -163,6 +163,7 @@ def assemble(
         config.penalty,
         max_steps=config.solver.max_steps if config.solves else None,
         random_fewer_steps=config.random_fewer_steps,
+        pretrain_steps=config.pretrain_steps,
         pretrain_layers=config.pretrain_layers,
     )
     return problem, initial_state(weights, update, jax.random.key(config.seed), memory)

@@ -10,12 +10,19 @@ import numpy as np
 from deqjax import data
 from deqjax.nn import resize_bilinear
 from deqjax.training.config import ConfigError
-from deqjax.training.finished import load_run
+from deqjax.training.finished import load_run, solve_limits
+from deqjax.training.state import Weights
 from deqjax.training.vision import VisionTask
 
 
 def write_overlays(
-    workdir: Path | str, folder: Path | str, *, split: str = "validation", count: int = 8
+    workdir: Path | str,
+    folder: Path | str,
+    *,
+    split: str = "validation",
+    count: int = 8,
+    max_steps: int | None = None,
+    tol: float | None = None,
 ) -> list[Path]:
     """Write pictures of a split's first images: the image, the labels, the prediction.
 
@@ -24,12 +31,14 @@ def write_overlays(
         folder: for the PNG files; created.
         split: "train", "validation" or "test".
         count: images at most.
+        max_steps: forward steps at most, instead of the run's.
+        tol: relative tolerance, instead of the run's.
 
     Returns:
         The files, one an image, its three parts side by side.
 
     Raises:
-        ConfigError: the run's model does not segment images.
+        ConfigError: the run's model does not segment images, or a limit makes no sense.
         WorkdirError, ConfigError, CheckpointError, DataError: there is no readable run.
     """
     from PIL import Image
@@ -37,12 +46,13 @@ def write_overlays(
     run = load_run(workdir)
     if not isinstance(run.task, VisionTask) or run.task.images.task != "segmentation":
         raise ConfigError(f"{workdir} holds no model that segments images; leave --overlays out.")
-    images, weights = run.task.images, run.state.weights
-    architecture = run.steps.problem.architecture
+    images, architecture = run.task.images, run.steps.problem.architecture
+    limits = solve_limits(run.config, max_steps=max_steps, tol=tol)
 
     @jax.jit
-    def classes(pixels: jax.Array) -> jax.Array:
-        logits = architecture.build(weights, train=False)(pixels).logits
+    def classes(weights: Weights, pixels: jax.Array) -> jax.Array:
+        model = architecture.build(weights, train=False)
+        logits = model(pixels, tol=limits.tol, max_steps=limits.max_steps).logits
         return jnp.argmax(resize_bilinear(logits, *pixels.shape[1:3]), axis=-1)
 
     folder = Path(folder)
@@ -56,7 +66,9 @@ def write_overlays(
         parts = [
             pixels,
             overlay(pixels, batch.labels[0], colors),
-            overlay(pixels, np.asarray(classes(jnp.asarray(batch.images)))[0], colors),
+            overlay(
+                pixels, np.asarray(classes(run.state.weights, jnp.asarray(batch.images)))[0], colors
+            ),
         ]
         picture = np.clip(np.concatenate(parts, axis=1), 0, 1)
         files.append(folder / f"{split}_{len(files):04d}.png")

@@ -61,7 +61,7 @@ class DataParallel:
 
         def evaluate(
             weights: Weights, batch: Any, memory: SegmentMemory | None, limits: SolveLimits
-        ) -> tuple[Metrics, SegmentMemory | None]:
+        ) -> tuple[Metrics, Metrics, SegmentMemory | None]:
             return evaluate_step(problem, weights, batch, memory, limits, mean)
 
         def radius(
@@ -100,8 +100,10 @@ class DataParallel:
 
     def evaluate(
         self, weights: Weights, batch: Any, memory: SegmentMemory | None, limits: SolveLimits
-    ) -> tuple[Metrics, SegmentMemory | None]:
-        """Metrics of one batch, leaves (devices,), and the memory that it hands on.
+    ) -> tuple[Metrics, Metrics, SegmentMemory | None]:
+        """Metrics of one batch and counts of each device, and the memory that it hands on.
+
+        Their leaves are (devices, ...); metrics are the same for all devices.
 
         Args:
             weights: replicated.
@@ -109,7 +111,7 @@ class DataParallel:
             memory: shared, leaves (devices, rows, ...), or None.
             limits: of the solves.
         """
-        result: tuple[Metrics, SegmentMemory | None] = self._evaluate(
+        result: tuple[Metrics, Metrics, SegmentMemory | None] = self._evaluate(
             weights, self.share(batch), memory, limits
         )
         return result

@@ -19,7 +19,7 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW, or SGD with Nesterov momentum, behind a clip of the global gradient norm."""
+    """AdamW, or SGD with momentum, behind a clip of the global gradient norm."""
 
     def matrices(parameters: optax.Params) -> optax.Params:
         return jax.tree.map(lambda x: jnp.ndim(x) >= 2, parameters)
@@ -30,7 +30,7 @@ def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformati
             update = optax.adamw(rate, b2=config.beta2, weight_decay=decay, mask=matrices)
         case "sgd":
             update = optax.chain(
-                optax.add_decayed_weights(decay, mask=matrices),
-                optax.sgd(rate, momentum=config.momentum, nesterov=True),
+                optax.add_decayed_weights(decay),
+                optax.sgd(rate, momentum=config.momentum, nesterov=config.nesterov),
             )
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)

@@ -8,7 +8,7 @@ import numpy as np
 
 from deqjax.models import SegmentMemory
 from deqjax.training import parallel
-from deqjax.training.config import RunConfig
+from deqjax.training.config import ConfigError, RunConfig
 from deqjax.training.parallel import DataParallel
 from deqjax.training.state import Weights
 from deqjax.training.step import SolveLimits
@@ -19,11 +19,13 @@ class Scores(NamedTuple):
 
     Attributes:
         loss: mean over everything scored.
-        counts: sums over all batches and devices, "scored" among them.
+        scored: the number of targets.
+        counts: sums over all batches and devices.
         metrics: the solver's statistics, means over all rows, and the spectral radius.
     """
 
     loss: float
+    scored: float
     counts: dict[str, np.ndarray]
     metrics: dict[str, float]
 
@@ -46,17 +48,21 @@ def score(
         batches: on the host.
         memory: of the first batch's rows, shared out, or None.
         limits: tolerance and step limit of the solves; None is the configuration's.
+
+    Raises:
+        ConfigError: nothing counts.
     """
     if limits is None:
         limits = SolveLimits(config.solver.tol, config.solver.max_steps)
     key = jax.random.key(config.seed)
-    found, radii = [], []
+    found, counted, radii = [], [], []
     for index, batch in enumerate(batches):
         if config.solves and index < config.evaluation.radius_batches:
             own_key = jax.random.fold_in(key, index)
             radii.append(steps.radius(weights, batch, memory, limits, own_key))
-        metrics, memory = steps.evaluate(weights, batch, memory, limits)
+        metrics, counts, memory = steps.evaluate(weights, batch, memory, limits)
         found.append(parallel.first_replica(metrics))
+        counted.append({name: np.asarray(each) for name, each in counts.items()})
     rows = [metrics.pop("rows") for metrics in found]
     statistics = {
         name: float(np.average([metrics[name] for metrics in found], weights=rows))
@@ -66,12 +72,15 @@ def score(
     if radii:
         statistics["spectral_radius"] = float(np.mean(np.concatenate(radii)))
         statistics["spectral_radius_max"] = float(np.max(np.concatenate(radii)))
-    counts = {
-        # a replica's own share was averaged over them
-        name: steps.devices * np.sum([np.asarray(each[name], np.float64) for each in found], axis=0)
-        for name in found[0]
-        if name not in statistics and name != "loss"
+    sums = {
+        name: np.sum([each[name].sum(axis=0, dtype=np.int64) for each in counted], axis=0)
+        for name in counted[0]
     }
-    losses = np.array([metrics["loss"] * metrics["scored"] for metrics in found], np.float64)
-    loss = steps.devices * float(np.sum(losses)) / float(counts["scored"])
-    return Scores(loss, counts, statistics)
+    # a replica's own share was averaged over them
+    scored = np.array([metrics["scored"] for metrics in found], np.float64)
+    losses = np.array([metrics["loss"] for metrics in found], np.float64)
+    total = float(np.sum(scored))
+    if not total:
+        raise ConfigError("there is nothing to score in these batches: no target counts.")
+    loss = float(np.sum(losses * scored)) / total
+    return Scores(loss, steps.devices * total, sums, statistics)

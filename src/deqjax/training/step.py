@@ -75,6 +75,7 @@ class Problem(NamedTuple):
         max_steps: limit of a training step's solve, before ``random_fewer_steps``; None for a model
             that solves nothing.
         random_fewer_steps: how many steps fewer a training step's solve may take, at random.
+        pretrain_steps: length of the warm-up stage.
         pretrain_layers: applications of the cell in the warm-up stage.
     """
 
@@ -86,6 +87,7 @@ class Problem(NamedTuple):
     penalty: PenaltyConfig
     max_steps: int | None
     random_fewer_steps: int = 0
+    pretrain_steps: int = 0
     pretrain_layers: int = 2
 
 
@@ -117,7 +119,7 @@ def train_step(
     chosen_key, fewer_key, own_key = jax.random.split(key, 3)
     dropout_key, penalty_key = jax.random.split(jax.random.fold_in(own_key, replica))
     settings = problem.penalty
-    raised = state.step // settings.increment_every
+    raised = jnp.maximum(state.step - problem.pretrain_steps, 0) // settings.increment_every
     weight = jnp.asarray(settings.weight + settings.increment * raised, jnp.float32)
     if pretraining:
         weight = jnp.float32(settings.pretrain_weight)
@@ -141,19 +143,21 @@ def train_step(
         model = problem.architecture.build(weights, train=True)
         reseed(model, dropout_key)
         found = problem.forward(model, batch, state.memory, probes, **options)
-        metrics = {"loss": found.loss, **_forward_metrics(found)}
+        # the mean over all replicas' targets, however many of them each replica has
+        loss = found.loss * found.scored / jnp.maximum(mean(found.scored), 1e-9)
+        metrics = {"loss": loss, **_forward_metrics(found)}
         kept = statistics_of(model), found.memory
         points = [(each.f, each.solution.value, each.u) for each in found.equilibria]
         points += [(each.f, lax.stop_gradient(each.value), each.u) for each in found.unrolled]
         if never or not points:
-            return found.loss, (metrics, *kept)
+            return loss, (metrics, *kept)
         penalty = lax.cond(
             chosen,
             lambda: _penalty(points, penalty_key, settings.samples),
             lambda: jnp.float32(0),
         )
         metrics["penalty"] = jnp.where(chosen, penalty, jnp.nan)
-        return found.loss + weight * penalty, (metrics, *kept)
+        return loss + weight * penalty, (metrics, *kept)
 
     rows = len(jax.tree.leaves(batch)[0])
     probes = tuple(backward_probe(rows) for _ in range(problem.stages))
@@ -192,13 +196,13 @@ def evaluate_step(
     memory: SegmentMemory | None,
     limits: SolveLimits,
     mean: Mean,
-) -> tuple[Metrics, SegmentMemory | None]:
+) -> tuple[Metrics, Metrics, SegmentMemory | None]:
     """Loss and solver statistics on one batch, without dropout.
 
     Returns:
         Metrics, the same on every replica, with "scored", the number of targets that the loss
-        averages over, "rows", the number that the solver's statistics average over, and other
-        counts, all per replica; and the memory that its rows hand on.
+        averages over, and "rows", the number that the solver's statistics average over, both per
+        replica; the replica's own counts; and the memory that its rows hand on.
     """
     model = problem.architecture.build(weights, train=False)
     found = problem.forward(model, batch, memory, (), **_options(problem, limits))
@@ -209,7 +213,7 @@ def evaluate_step(
         for name, value in _forward_metrics(found).items()
     }
     metrics["loss"] = mean(found.loss * found.scored) / jnp.maximum(all_["scored"], 1)
-    return metrics | mean(found.counts) | all_, found.memory
+    return metrics | all_, found.counts, found.memory
 
 
 def radius_step(

@@ -2,11 +2,14 @@
 
 import abc
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 from deqjax.training.parallel import DataParallel
 from deqjax.training.state import Weights
 from deqjax.training.step import SolveLimits
+
+Rows: TypeAlias = Any
+"""An array of a batch: NumPy's on the host, JAX's inside a step."""
 
 
 class TrainBatches(abc.ABC):

@@ -1,7 +1,7 @@
 """From a configuration to the model, the data and the scores of an image model."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,8 @@ from deqjax.training.parallel import DataParallel
 from deqjax.training.scoring import score
 from deqjax.training.state import Weights
 from deqjax.training.step import Forward, Metrics, SolveLimits
-from deqjax.training.task import Task, TrainBatches
+from deqjax.training.task import Rows, Task, TrainBatches
 from deqjax.training.vision_config import ImageModelConfig, VisionConfig
-
-Rows: TypeAlias = Any
-"""An array of a batch: NumPy's on the host, JAX's inside a step."""
 
 
 class Batch(NamedTuple):
@@ -97,21 +94,49 @@ def forward(
 def _hits(logits: jax.Array, labels: jax.Array, counted: jax.Array) -> Metrics:
     """How often the label is the first, and among the first five."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)
-    ahead = jnp.sum(logits > own, axis=1)
+    # among equals the lower class is first, as argmax has it; nothing is behind a NaN
+    ties = (logits == own) & (jnp.arange(logits.shape[-1]) < labels[:, None])
+    ahead = jnp.sum(~(logits <= own) | ties, axis=1)
     return {
-        name: jnp.sum((ahead < places) & counted, dtype=jnp.float32)
+        name: jnp.sum((ahead < places) & counted, dtype=jnp.int32)
         for name, places in (("top1", 1), ("top5", 5))
     }
 
 
 def _confusion(logits: jax.Array, labels: jax.Array, counted: jax.Array) -> Metrics:
-    """(classes, classes) float32: pixels of the row's class that were taken for the column's."""
+    """(classes, classes + 1) int32: pixels of the row's class that were taken for the column's.
+
+    The last column counts pixels whose logits are not all finite, which are taken for nothing.
+    """
     classes = logits.shape[-1]
-    pairs = labels * classes + jnp.argmax(logits, axis=-1)
+    finite = jnp.all(jnp.isfinite(logits), axis=-1)
+    found = jnp.where(finite, jnp.argmax(logits, axis=-1), classes)
+    pairs = labels * (classes + 1) + found
     counts = jnp.bincount(
-        pairs.ravel(), weights=counted.ravel().astype(jnp.float32), length=classes**2
+        pairs.ravel(), weights=counted.ravel().astype(jnp.int32), length=classes * (classes + 1)
     )
-    return {"confusion": counts.reshape(classes, classes)}
+    return {"confusion": counts.reshape(classes, classes + 1)}
+
+
+def _check_images(config: VisionConfig, images: ImageSet) -> None:
+    """Raise a ConfigError unless the model takes the data's images."""
+    channels = images.shape[-1]
+    if channels_of(config.model) != channels:
+        raise ConfigError(
+            f"--data.images {config.data.images} has {channels} channel(s), but the model takes "
+            f"{channels_of(config.model)}; set its input_channels to {channels}."
+        )
+    shape = config.model.mdeq if config.model.kind == "mdeq" else config.model.residual
+    augmentation = config.data.augmentation
+    for height, width in {
+        augmentation.training_size(images.shape[:2]),
+        augmentation.evaluation_size(images.shape[:2]),
+    }:
+        try:
+            if height is not None and width is not None:
+                shape.check_size(height, width)
+        except ValueError as error:
+            raise ConfigError(f"--data: {error}") from error
 
 
 class ImageBatches(TrainBatches):
@@ -125,6 +150,7 @@ class ImageBatches(TrainBatches):
             augmentation=config.data.augmentation,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            threads=config.data.threads,
         )
 
     def __next__(self) -> Batch:
@@ -150,6 +176,7 @@ class VisionTask(Task):
             limit_seed=config.seed,
         )
         classes = len(self.images.class_names)
+        _check_images(config, self.images)
         if classes_of(config.model) != classes:
             raise ConfigError(
                 f"--data.images {chosen.images} has {classes} classes, but the model tells "
@@ -181,6 +208,7 @@ class VisionTask(Task):
             batch_size=rows,
             limit=batches,
             augmentation=self.config.data.augmentation,
+            threads=self.config.data.threads,
         ):
             yield Batch(found.images, found.labels, found.counted)
 
@@ -198,11 +226,12 @@ class VisionTask(Task):
         Found are "top1" and "top5" accuracy, or of segmentations "mean_iou" and for each class
         "iou/NAME", and "labels_scored".
         """
-        taken = self.evaluation_batches(split, rows=self.config.data.batch_size, batches=batches)
+        # every process scores the whole split, in batches as large as its own training batches
+        rows = self.config.data.batch_size // jax.process_count()
+        taken = self.evaluation_batches(split, rows=rows, batches=batches)
         scores = score(self.config, steps, weights, taken, limits=limits)
         found = scores.metrics | self.in_units(scores.loss)
-        total = float(scores.counts["scored"])
-        found["labels_scored"] = total
+        total = found["labels_scored"] = scores.scored
         if "confusion" in scores.counts:
             return found | intersections(scores.counts["confusion"], self.images.class_names)
         return found | {name: float(scores.counts[name]) / total for name in ("top1", "top5")}
@@ -212,11 +241,12 @@ def intersections(confusion: np.ndarray, names: tuple[str, ...]) -> dict[str, fl
     """Intersection over union of each class, and their mean over the classes that occur.
 
     Args:
-        confusion: (classes, classes), pixels of the row's class that were taken for the column's.
+        confusion: (classes, classes + 1), pixels of the row's class that were taken for the
+            column's; the last column is of those that were taken for nothing.
         names: of the classes.
     """
     hits = np.diag(confusion)
-    union = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
+    union = confusion.sum(axis=0)[:-1] + confusion.sum(axis=1) - hits
     values = hits / np.where(union > 0, union, np.nan)
     return {"mean_iou": float(np.nanmean(values))} | {
         f"iou/{name}": float(value) for name, value in zip(names, values, strict=True)

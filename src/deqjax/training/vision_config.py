@@ -38,6 +38,7 @@ class ImageDataConfig:
         batch_size: images per step, over all devices and processes.
         augmentation: what is done to training images at random.
         resolution: images are scaled to so many pixels a side; None leaves them.
+        threads: that prepare batches ahead of the training step; 0 is none.
         limit_train: so many training images, of all classes alike; None is all.
         directory: folder of prepared data sets; None is TFDS's default.
         manual_directory: folder of downloaded archives; None is TFDS's default.
@@ -47,6 +48,7 @@ class ImageDataConfig:
     batch_size: int = 64
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     resolution: int | None = None
+    threads: int = 0
     limit_train: int | None = None
     directory: str | None = None
     manual_directory: str | None = None
@@ -80,13 +82,27 @@ class VisionConfig(RunConfig):
         return self.data.batch_size
 
     def of_model(self, model: nnx.Module) -> Self:
-        """The configuration with the kind and the sizes of a model that was built elsewhere."""
+        """The configuration with the kind and the sizes of a model that was built elsewhere.
+
+        Dropout and compute type stay those of the configuration, and so does a head for another
+        task than the model's.
+        """
         if not isinstance(model, MDEQ):
             raise ConfigError(
                 f"a run of images adopts an MDEQ, not a {type(model).__name__}; give a recipe of "
                 "text."
             )
-        own = dataclasses.replace(self.model, kind="mdeq", mdeq=model.shape)
+        wanted = self.model.mdeq
+        shape = dataclasses.replace(model.shape, dropout=wanted.dropout, dtype=wanted.dtype)
+        if self.model.kind == "mdeq" and wanted.task != shape.task:
+            shape = dataclasses.replace(
+                shape,
+                task=wanted.task,
+                classes=wanted.classes,
+                head_channels=wanted.head_channels,
+                final_channels=wanted.final_channels,
+            )
+        own = dataclasses.replace(self.model, kind="mdeq", mdeq=shape)
         return dataclasses.replace(self, model=own)
 
     def ranges(self) -> Ranges:
@@ -96,7 +112,7 @@ class VisionConfig(RunConfig):
             value = getattr(self.data, name)
             if value is not None:
                 at_least_one[f"data.{name}"] = value
-        return Ranges(at_least_one, {}, {})
+        return Ranges(at_least_one, {"data.threads": self.data.threads}, {})
 
     def check_combinations(self) -> None:
         """Raise a ConfigError for values that do not go together."""
