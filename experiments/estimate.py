@@ -166,7 +166,9 @@ def flop_of_step(config: RunConfig, parts: dict[str, float]) -> float:
         coupled = 2 * solver.max_steps
         return fixed + coupled * parts["f"] + coupled * parts["gradient"]
     forward = (solver.max_steps + 1) * parts["f"]
-    return fixed + forward + (solver.backward_max_steps + 1) * parts["vjp"] + parts["gradient"]
+    # the Jacobian-free gradient is the one pull-back that every rule ends with
+    pulls = 0 if solver.adjoint == "jacobian_free" else solver.backward_max_steps + 1
+    return fixed + forward + pulls * parts["vjp"] + parts["gradient"]
 
 
 def timed_step(config: RunConfig, rows: int) -> dict[str, float]:

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -42,3 +43,38 @@ def test_long_gradients_are_clipped_before_adam():
     _, plain = update.update(unit, state, start)
     moments = [optax.tree_utils.tree_get(s, "mu")["w"] for s in (clipped, plain)]
     np.testing.assert_allclose(*moments, rtol=1e-5)
+
+
+def moved_by_sgd(nesterov, weight_decay):
+    """A matrix and a vector after two steps with gradients of ones, at a constant rate of 0.1."""
+    config = OptimizerConfig(
+        kind="sgd",
+        learning_rate=0.1,
+        warmup_steps=0,
+        final_fraction=1.0,
+        weight_decay=weight_decay,
+        momentum=0.9,
+        nesterov=nesterov,
+        clip_norm=1e9,
+    )
+    update = optimizer(config, 100)
+    parameters = {"matrix": jnp.full((2, 2), 3.0), "vector": jnp.full(2, 3.0)}
+    state = update.init(parameters)
+    for _ in range(2):
+        moves, state = update.update(jax.tree.map(jnp.ones_like, parameters), state, parameters)
+        parameters = optax.apply_updates(parameters, moves)
+    return parameters
+
+
+def test_momentum_of_sgd_is_nesterovs_or_not():
+    # velocities 1 and 1.9; Nesterov moves by 0.9 of the velocity and the gradient
+    for nesterov, way in ((False, 1 + 1.9), (True, 1.9 + 2.71)):
+        np.testing.assert_allclose(moved_by_sgd(nesterov, 0.0)["vector"], 3 - 0.1 * way, rtol=1e-5)
+
+
+def test_weight_decay_of_sgd_adds_every_parameter_to_its_gradient():
+    first = 1 + 0.5 * 3
+    second = 0.9 * first + 1 + 0.5 * (3 - 0.1 * first)
+    found = moved_by_sgd(False, 0.5)
+    for leaf in found.values():
+        np.testing.assert_allclose(leaf, 3 - 0.1 * (first + second), rtol=1e-5)

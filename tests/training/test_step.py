@@ -129,11 +129,13 @@ def test_the_step_limit_is_lowered_at_random():
     assert limits == {4.0, 5.0, 6.0}
 
 
-def test_the_penalty_grows_by_its_increment():
+def test_the_penalty_grows_by_its_increment_after_the_warm_up():
     problem, state = problem_and_state(penalty=1.0)
     plain = problem._replace(penalty=PenaltyConfig(3.0, 1.0))
-    grown = problem._replace(penalty=PenaltyConfig(1.0, 1.0, increment=1.0, increment_every=5))
-    state = state._replace(step=jax.numpy.int32(14))
+    grown = problem._replace(
+        penalty=PenaltyConfig(1.0, 1.0, increment=1.0, increment_every=5), pretrain_steps=6
+    )
+    state = state._replace(step=jax.numpy.int32(20))
     expected, found = (taken(p, state)[1]["gradient_norm"] for p in (plain, grown))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
