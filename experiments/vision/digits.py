@@ -25,7 +25,7 @@ def config() -> VisionConfig:
     """Small enough for a coffee break's first sip."""
     return VisionConfig(
         name="digits",
-        steps=300,
+        steps=500,
         model=ImageModelConfig(
             kind="resdeq",
             residual=ResidualShape(channels=(32,), classes=10, input_channels=1),

@@ -338,7 +338,7 @@ def test_images_that_do_not_fit_are_refused(images, sentence):
 
 
 def test_a_second_probe_is_refused():
-    with pytest.raises(ValueError, match="takes one probe, got 2"):
+    with pytest.raises(ValueError, match="takes as many probes, or none; got 2"):
         model_of(built())(images(), probes=[dq.backward_probe(BATCH)] * 2)
 
 

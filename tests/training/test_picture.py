@@ -160,3 +160,15 @@ def test_no_global_state(monkeypatch):
     monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
     rendered(draw_run(list(make_records()), title="tiny"))
     assert "matplotlib.pyplot" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("speed", "unit"), [("images_per_second", "label"), ("tokens_per_second", "token")]
+)
+def test_nats_are_per_label_or_per_token(speed, unit):
+    records = [
+        {"step": step, "split": "train", "loss": 1 / step, "tolerance": 1e-3, speed: 10.0}
+        for step in range(1, 9)
+    ]
+    axes = draw_run(records, title="run").axes[0]
+    assert axes.get_ylabel() == f"loss (nats per {unit})"

@@ -70,7 +70,9 @@ def save_run_picture(workdir: Workdir) -> Path:
 
 def _draw_loss(axes: "Axes", records: Sequence[Record]) -> None:
     in_nats = any("loss" in r and "bits_per_byte" not in r for r in records)
-    name, unit = ("loss", "nats per token") if in_nats else ("bits_per_byte", "bits per byte")
+    of_images = any("images_per_second" in record for record in records)
+    nats = "nats per label" if of_images else "nats per token"
+    name, unit = ("loss", nats) if in_nats else ("bits_per_byte", "bits per byte")
     _curve(axes, records, "train", name, _BLUE, "training")
     _points(axes, records, name, _ORANGE, "validation")
     _line(axes, records, f"bigram_{name}", "bigram baseline")
