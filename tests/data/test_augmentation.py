@@ -2,7 +2,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from image_samples import classification, numbered, segmentation
 
 from deqjax.data.augmentation import (
     Augmentation,
@@ -10,6 +9,7 @@ from deqjax.data.augmentation import (
     normalize,
     training_transform,
 )
+from image_samples import classification, numbered, segmentation
 
 
 def sizes_differ():

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from image_samples import cityscapes_example, encoded, write_prepared
 
 from deqjax.data._cityscapes import evaluated_classes
 from deqjax.data.image_sets import load_images
+from image_samples import cityscapes_example, encoded, write_prepared
 
 # The published table: number in the files -> number in training.
 TRAINED = {

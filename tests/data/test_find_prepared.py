@@ -1,9 +1,9 @@
 import shutil
 
 import pytest
-from image_samples import imagenet_example, write_prepared
 
 from deqjax.data._find_prepared import Download, open_prepared
+from image_samples import imagenet_example, write_prepared
 
 NAME = "imagenet2012"
 BY_HAND = Download("Pictures", "https://example.org/page", "3 GB", ("one.tar", "two.tar"))

@@ -4,10 +4,10 @@ import grain
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from image_samples import classification, segmentation
 
 from deqjax.data.augmentation import Augmentation
 from deqjax.data.image_batches import image_evaluation_batches, image_train_batches
+from image_samples import classification, segmentation
 
 # 23 images: 5 batches an epoch, 3 images left out. Labels are an image's number % 4.
 IMAGES = classification(23)

@@ -2,11 +2,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from image_samples import classification, numbered
 
 from deqjax.data._image_fingerprint import image_fingerprint
 from deqjax.data._images import Subset
 from deqjax.data.augmentation import Augmentation
+from image_samples import classification, numbered
 
 SETTINGS = {"batch_size": 4, "seed": 0, "augmentation": Augmentation("crop_flip")}
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from image_samples import imagenet_example, write_prepared
 
 from deqjax.data.image_sets import load_images
+from image_samples import imagenet_example, write_prepared
 
 
 @pytest.fixture(scope="module")

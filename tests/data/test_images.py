@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from image_samples import classification, numbered, segmentation
 
 from deqjax.data._images import Subset
+from image_samples import classification, numbered, segmentation
 
 
 def test_a_split_is_found_by_its_name():

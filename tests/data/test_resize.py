@@ -3,7 +3,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from image_samples import encoded
 
 from deqjax.data._resize import (
     decode,
@@ -12,6 +11,7 @@ from deqjax.data._resize import (
     scaled_labels,
     scaled_to_shorter_side,
 )
+from image_samples import encoded
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
 

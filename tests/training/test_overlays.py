@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_vision import tiny_vision
 
 from deqjax import cli, data, training
 from deqjax.training.overlays import overlay, palette
 from image_samples import cityscapes_example, write_prepared
+from tiny_vision import tiny_vision
 
 
 @pytest.fixture(scope="module")
