@@ -11,19 +11,16 @@ spectral radius of both runs side by side, and writes them with the curves as JS
 
 import argparse
 import dataclasses
-import datetime
 import json
-import platform
 import tempfile
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
-import jax
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from side_by_side import provenance
 
 from deqjax import training
 from deqjax._experiments import load_experiment
@@ -105,14 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show(results)
 
     options.out.mkdir(parents=True, exist_ok=True)
-    record = {
-        "command": f"python experiments/compare_penalty.py --steps {base.steps} --seed {base.seed}",
-        "date": datetime.date.today().isoformat(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("jax", "flax", "optax", "deqjax")},
-        },
+    command = f"python experiments/compare_penalty.py --steps {base.steps} --seed {base.seed}"
+    record = provenance(command) | {
         "penalty": dataclasses.asdict(base.penalty),
         "results": results,
         "validation_curves": curves,

@@ -20,6 +20,8 @@ from deqjax.training.step import train_step
 from deqjax.training.stored_config import to_dict
 from deqjax.training.workdir import differences, holds_run, read_config
 
+PLACES = ("data.directory", "data.manual_directory")
+
 
 class Trained(NamedTuple):
     """A finished run.
@@ -50,7 +52,7 @@ def trained(config: RunConfig, folder: Path) -> Trained:
         # what has to do with the place only may differ
         stored, wanted = read_config(folder)[1], to_dict(config)
         changes = differences(stored, wanted)
-        changes = {name: c for name, c in changes.items() if not name.startswith("data.direc")}
+        changes = {name: c for name, c in changes.items() if not name.startswith(PLACES)}
         if changes:
             listed = ", ".join(f"{name}: {change}" for name, change in changes.items())
             raise SystemExit(f"{folder} holds another run ({listed}); choose another --runs folder")

@@ -1,42 +1,32 @@
 """Explicit, implicit and reversible models of equal size on Shakespeare, in one table.
 
-Command:   python experiments/language/compare_tinyshakespeare.py FILE [--runs FOLDER]
+Command:   python experiments/compare_tinyshakespeare.py FILE [--runs FOLDER]
 Hardware:  two CPU cores, no GPU
 Time:      about an hour; a folder with finished runs is only measured again, about 3 minutes
 Expected:  see experiments/results/tinyshakespeare.json
 
-Trains tinyshakespeare_explicit.py, tinyshakespeare.py without and with the penalty, and
-tinyshakespeare_reversible.py, one seed each, on the text in FILE. Loss, forward steps, residual and
-radius are those on the whole validation text. Step times are taken in turns after training, at the
-trained parameters with both directions solved to 1e-2, and told as medians, with the backward solve
-of that step; memory is XLA's plan for a training step. A reversible backward residual is the error
-of the state that undoing all steps leads back to.
+Trains `language/`'s tinyshakespeare_explicit.py, tinyshakespeare.py without and with the penalty,
+and tinyshakespeare_reversible.py, one seed each, on the text in FILE. Loss, forward steps,
+residual and radius are those on the whole validation text. Step times are taken in turns after
+training, at the trained parameters with both directions solved to 1e-2, and told as medians, with
+the backward solve of that step; memory is XLA's plan for a training step. A reversible backward
+residual is the error of the state that undoing all steps leads back to.
 """
 
 import argparse
 import dataclasses
-import datetime
 import json
-import platform
-import statistics
-import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from side_by_side import Trained, Variant, provenance, step_costs, trained
 
-from deqjax import training
 from deqjax._experiments import load_experiment
 from deqjax.training import TrainConfig
-from deqjax.training.loop import assemble
-from deqjax.training.step import train_step
-from deqjax.training.workdir import holds_run
 
 HERE = Path(__file__).parent
 NAME = "tinyshakespeare"
@@ -66,7 +56,7 @@ def experiments(file: Path, steps: int | None, seed: int) -> dict[str, TrainConf
     """The four runs by name."""
 
     def load(name: str) -> TrainConfig:
-        config = load_experiment(HERE / f"{name}.py")
+        config = load_experiment(HERE / "language" / f"{name}.py")
         data = dataclasses.replace(config.data, file=str(file))
         return dataclasses.replace(config, data=data, seed=seed, steps=steps or config.steps)
 
@@ -76,50 +66,23 @@ def experiments(file: Path, steps: int | None, seed: int) -> dict[str, TrainConf
     return dict(zip(COLORS, runs, strict=True))
 
 
-def measure_steps(runs: dict[str, training.Run], repeats: int) -> dict[str, dict[str, float]]:
-    """Median seconds, planned bytes and backward solve of a training step at the end of each run.
+def measure_steps(runs: dict[str, Trained], repeats: int) -> dict[str, dict[str, float]]:
+    """What a training step costs at the end of each run, both directions solved to 1e-2.
 
-    Both directions are solved to 1e-2 here. "DEQ, penalty" is timed with the penalty on every step
-    and on none: what it costs at its probability is the mean of both.
+    "DEQ, penalty" is timed with the penalty on every step and on none: what it costs at its
+    probability is the mean of both.
     """
-    steps, found = {}, {}
-    for name, run in runs.items():
+    variants = {}
+    for name, (run, _) in runs.items():
         penalty = run.config.penalty
-        variants = {name: penalty}
         if name == "DEQ, penalty":
-            variants = {
-                "penalty off": dataclasses.replace(penalty, weight=0.0),
-                "penalty on": dataclasses.replace(penalty, probability=1.0),
-            }
-        solver = dataclasses.replace(run.config.model.solver, tol=1e-2, backward_tol=1e-2)
-        model = dataclasses.replace(run.config.model, solver=solver)
-        config = dataclasses.replace(run.config, model=model)
-        problem, _ = assemble(config, config.data.batch_size)
-        batch = next(run.task.batches)
-        for label, chosen in variants.items():
-            own = problem._replace(penalty=chosen)
-
-            def step(state, batch, own=own):
-                return train_step(own, state, batch, 0, lambda tree: tree)[1]
-
-            compiled = jax.jit(step).lower(run.state, batch).compile()
-            metrics = compiled(run.state, batch)
-            found[label] = {
-                key: float(metrics[key])
-                for key in ("backward_steps", "backward_residual")
-                if jnp.isfinite(metrics[key])
-            }
-            found[label]["bytes"] = compiled.memory_analysis().temp_size_in_bytes
-            steps[label] = (compiled, run.state, batch)
-    seconds: dict[str, list[float]] = {label: [] for label in steps}
-    for _ in range(repeats):
-        for label, (compiled, state, batch) in steps.items():
-            started = time.perf_counter()
-            jax.block_until_ready(compiled(state, batch))
-            seconds[label].append(time.perf_counter() - started)
-    for label, times in seconds.items():
-        found[label]["seconds"] = statistics.median(times)
-    return found
+            off = dataclasses.replace(penalty, weight=0.0)
+            on = dataclasses.replace(penalty, probability=1.0)
+            variants["penalty off"] = Variant(run, off, tol=1e-2)
+            variants["penalty on"] = Variant(run, on, tol=1e-2)
+        else:
+            variants[name] = Variant(run, penalty, tol=1e-2)
+    return step_costs(variants, repeats)
 
 
 def with_steps(results, measured, probability: float) -> float:
@@ -187,47 +150,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=None, help="default: the experiments'")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=21)
-    parser.add_argument("--out", type=Path, default=HERE.parent / "results")
+    parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args(arguments)
 
     configs = experiments(options.file, options.steps, options.seed)
-    results, curves, runs = {}, {}, {}
-    for name, config in configs.items():
-        folder = options.runs / name.replace(" ", "_").replace(",", "")
-        finished = holds_run(folder) and _last_step(folder) >= config.steps
-        if not finished:
-            training.train(config, folder, resume=holds_run(folder))
-        records = training.read_metrics(folder / "metrics.jsonl")
-        curves[name] = [r for r in records if r["split"] == "validation"]
-        runs[name] = training.load_run(folder)
-        results[name] = {k: v for k, v in curves[name][-1].items() if k not in ("step", "split")}
-        size = sum(x.size for x in jax.tree.leaves(runs[name].state.weights.parameters))
-        results[name]["parameters"] = size
+    runs = {
+        name: trained(config, options.runs / name.replace(" ", "_").replace(",", ""))
+        for name, config in configs.items()
+    }
+    results = {name: run.result for name, run in runs.items()}
+    curves = {name: run.validation for name, run in runs.items()}
     probability = configs["DEQ, penalty"].penalty.probability
     extra = with_steps(results, measure_steps(runs, options.repeats), probability)
     show(results, extra, probability)
 
     options.out.mkdir(parents=True, exist_ok=True)
-    record = {
-        "command": "python experiments/language/compare_tinyshakespeare.py FILE "
-        f"--steps {configs['explicit'].steps} --seed {options.seed}",
-        "date": datetime.date.today().isoformat(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("jax", "flax", "optax", "deqjax")},
-        },
+    command = (
+        "python experiments/compare_tinyshakespeare.py FILE "
+        f"--steps {configs['explicit'].steps} --seed {options.seed}"
+    )
+    record = provenance(command) | {
         "penalty_adds_to_step_time": extra,
         "results": results,
         "validation_curves": curves,
     }
     (options.out / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n")
     draw(curves).savefig(options.out / f"{NAME}.png")
-
-
-def _last_step(folder: Path) -> int:
-    records = training.read_metrics(folder / "metrics.jsonl")
-    return max((r["step"] for r in records if r["split"] == "validation"), default=0)
 
 
 if __name__ == "__main__":
