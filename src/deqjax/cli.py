@@ -1,4 +1,4 @@
-"""The command line: ``deqjax train | evaluate | generate | convert``."""
+"""The command line: ``deqjax train | inspect | evaluate | generate | convert``."""
 
 import dataclasses
 import difflib
@@ -19,6 +19,7 @@ _USAGE = """usage: deqjax COMMAND ...
 
 commands:
   train FILE       train the experiment that a Python file describes
+  inspect          report how well a run does, and redraw its picture
   evaluate         score a run's newest checkpoint
   generate         continue a prompt with a run's newest checkpoint
   convert          turn a published PyTorch checkpoint into a model
@@ -27,6 +28,19 @@ deqjax COMMAND --help lists the options of a command, deqjax train FILE --help e
 experiment, with its default."""
 
 Options = TypeVar("Options")
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectOptions:
+    """Report how well a run does, finished or under way, and redraw its picture.
+
+    Attributes:
+        workdir: folder of the run.
+        json: print the report as JSON.
+    """
+
+    workdir: Path
+    json: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": _train,
+        "inspect": _inspect,
         "evaluate": _evaluate,
         "generate": _generate,
         "convert": _convert,
@@ -179,6 +194,30 @@ def _train_options(experiment: "RunConfig") -> Any:
         devices: int | None = None
 
     return TrainOptions(experiment)
+
+
+def _inspect(arguments: list[str]) -> int:
+    options = _parse(InspectOptions, arguments, "deqjax inspect")
+    from rich.console import Console
+
+    from deqjax.training.picture import save_run_picture
+    from deqjax.training.report import inspect_run
+    from deqjax.training.report_text import as_json, print_report
+    from deqjax.training.workdir import Workdir, WorkdirError
+
+    report = inspect_run(options.workdir)
+    if options.json:
+        print(as_json(report))
+    else:
+        print_report(report, Console())
+    try:
+        picture = save_run_picture(Workdir(options.workdir))
+    except WorkdirError as error:  # somebody else's run may be inspected too
+        print(f"deqjax: {error}", file=sys.stderr)
+    else:
+        if not options.json:
+            print(f"picture: {picture}")
+    return 0
 
 
 def _evaluate(arguments: list[str]) -> int:

@@ -172,3 +172,65 @@ def test_nats_are_per_label_or_per_token(speed, unit):
     ]
     axes = draw_run(records, title="run").axes[0]
     assert axes.get_ylabel() == f"loss (nats per {unit})"
+
+
+def with_trouble():
+    records = list(make_records())
+    train = [record for record in records if record["split"] == "train"]
+    train[4] |= {"skipped": 2.0}
+    train[9] |= {"bits_per_byte": math.nan}
+    train[14] |= {"backward_diverged": 0.031}
+    train[15] |= {"backward_diverged": 0.01, "skipped": 0.0}
+    events = ["rolled back to step 10", "resumed after step 20", "rolled back to step 10"]
+    happened = [
+        {"step": step, "split": "event", "event": text}
+        for step, text in zip((12, 20, 30), events, strict=True)
+    ]
+    return [*records, *happened, {"step": 20, "split": "checkpoint", "state_hash": "ab"}]
+
+
+def marked(axes, label):
+    [line] = [line for line in axes.lines if line.get_label() == label]
+    return list(line.get_xdata())
+
+
+def test_trouble_is_marked():
+    figure = draw_run(with_trouble(), title="trouble")
+    loss, _, residual, _ = figure.axes
+    assert marked(loss, "skipped or not finite") == [5, 10]
+    assert marked(residual, "backward diverged,\nat most 3.1%") == [15, 16]
+    assert rendered(figure)
+
+
+def test_every_rollback_has_its_line_and_one_entry_in_the_legend():
+    loss, *others = draw_run(with_trouble(), title="trouble").axes
+    lines = [line for line in loss.lines if line.get_linestyle() == ":"]
+    assert [line.get_xdata()[0] for line in lines] == [12, 30]
+    assert legends(loss.figure)[0].count("rollback") == 1
+    assert not [line for axes in others for line in axes.lines if line.get_linestyle() == ":"]
+
+
+def test_marks_stand_clear_of_the_curves():
+    figure = draw_run(with_trouble(), title="trouble")
+    figure.canvas.draw()
+    [marks] = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
+    _, height = (
+        figure.axes[0]
+        .transAxes.inverted()
+        .transform(marks.get_transform().transform((5, marks.get_ydata()[0])))
+    )
+    assert 1 < height < 1.1
+
+
+def test_run_without_trouble_has_no_marks():
+    records = [record | {"skipped": 0.0, "backward_diverged": 0.0} for record in make_records()]
+    assert legends(draw_run(records, title="fine")) == legends(
+        draw_run(list(make_records()), title="fine")
+    )
+
+
+def test_full_disk_is_told_in_a_sentence(tmp_path, file_size_limit):
+    workdir = prepare_workdir(tmp_path, experiment="tiny", config={}, resume=False)
+    file_size_limit(1000)
+    with pytest.raises(WorkdirError, match=r"run.png cannot be written \(File too large\)"):
+        save_run_picture(workdir)

@@ -1,23 +1,24 @@
-"""What a run measures: a JSON line and TensorBoard scalars a record, and the progress shown."""
+"""What a run measures and what happens to it: a JSON line and TensorBoard scalars a record."""
 
+import contextlib
 import json
 import math
-import time
-from collections.abc import Mapping
-from datetime import timedelta
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from deqjax.training.workdir import Workdir, write_atomically
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from deqjax.training import event_file
+from deqjax.training.appended_file import AppendedFile
+from deqjax.training.progress import progress_bar as progress_bar  # noqa: PLC0414
+from deqjax.training.workdir import Workdir
 
 Split = Literal["train", "validation"]
-_RESERVED = ("step", "split")
-# Metric -> its short name in the progress display.
-_SHOWN = {"loss": "loss", "forward_steps": "steps", "forward_residual": "residual"}
+_TEXTS = ("state_hash", "event")  # the only values of a record that are no numbers
+_RESERVED = ("step", "split", *_TEXTS)
+_MEASUREMENT = re.compile(r".*_per_second|data_wait|.*_memory_gib")
+_ROLLBACK = re.compile(r"\broll(ed|ing|s)?[ -]?back", re.IGNORECASE)
 
 
 class MetricsError(ValueError):
@@ -28,30 +29,34 @@ class MetricsWriter:
     """Appends records to `metrics.jsonl` and to TensorBoard event files; a context manager.
 
     JSON knows no NaN and no infinity: they are written as the strings "nan", "inf" and "-inf",
-    which `read_metrics` turns back into floats. TensorBoard gets the finite values only.
+    which `read_metrics` turns back into floats. TensorBoard gets the finite scalars only.
+
+    A file that cannot be written, as on a full disk, ends no run: its records are kept in memory
+    and tried again at each later write and at the close. `say` hears of it when it begins, when
+    it is over, and at the close if records are lost.
 
     Args:
         workdir: the run's folder.
         resume_step: the step of the checkpoint the run goes on from: records of later steps,
-            written after that checkpoint and about to be made again, are dropped. None for a run
-            from step 0, which drops all.
+            written after that checkpoint and about to be made again, are dropped, but for events,
+            which are history. None for a new run, which drops all.
+        say: receives sentences for the user.
 
     Raises:
-        MetricsError: if a record already there is damaged.
+        MetricsError: if a record already there is damaged, or the file cannot be read.
     """
 
-    def __init__(self, workdir: Workdir, resume_step: int | None) -> None:
-        from tensorboardX import SummaryWriter
-
-        last = -1 if resume_step is None else resume_step
-        kept = [record for record in read_metrics(workdir.metrics) if record["step"] <= last]
-        write_atomically(workdir.metrics, "".join(map(_line, kept)).encode())
-        self._lines = workdir.metrics.open("a", encoding="utf-8")
-        # TensorBoard hides the events of earlier files from the purge step on.
-        self._events = SummaryWriter(str(workdir.events), purge_step=last + 1, flush_secs=10)
+    def __init__(
+        self, workdir: Workdir, resume_step: int | None, say: Callable[[str], None] = print
+    ) -> None:
+        self._say, self._failing = say, False
+        self._lines = AppendedFile(workdir.metrics)
+        self._events = event_file.new_event_file(workdir.events)
+        self._drop_after(resume_step)
+        self._flush()
 
     def write(self, step: int, split: Split, metrics: Mapping[str, float]) -> None:
-        """Writes one record; it is on disk for every reader when this returns.
+        """Writes one record of measurements; every reader sees it when this returns.
 
         Args:
             step: number of finished training steps.
@@ -59,22 +64,60 @@ class MetricsWriter:
             metrics: scalars by name, as floats or as 0-d arrays.
 
         Raises:
-            MetricsError: if a metric is called "step" or "split".
+            MetricsError: if a metric is called "step", "split", "event" or "state_hash".
         """
         for name in _RESERVED:
             if name in metrics:
                 raise MetricsError(f"A metric cannot be called {name!r}; give it another name.")
         values = {name: float(value) for name, value in metrics.items()}
-        self._lines.write(_line({"step": int(step), "split": split, **values}))
-        self._lines.flush()
-        for name, value in values.items():
-            if math.isfinite(value):
-                self._events.add_scalar(f"{split}/{name}", value, step)
+        self._append({"step": int(step), "split": split, **values})
+        tagged = {f"{split}/{name}": value for name, value in values.items()}
+        self._events.append(event_file.scalars(step, tagged))
+        self._flush()
+
+    def write_event(self, step: int, text: str) -> None:
+        """Writes what happened, in one sentence; a rollback says "rolled back".
+
+        Args:
+            step: number of finished training steps.
+            text: the sentence.
+        """
+        self._append({"step": int(step), "split": "event", "event": text})
+        self._flush()
+
+    def write_state_hash(self, step: int, state_hash: str) -> None:
+        """Writes the hash of the state that a checkpoint holds, and sees all records to the disk.
+
+        Args:
+            step: the checkpoint's step.
+            state_hash: in hexadecimal digits.
+        """
+        self._append({"step": int(step), "split": "checkpoint", "state_hash": state_hash})
+        self._flush(sync=True)
+
+    def rewind(self, step: int) -> None:
+        """Drops the records after a step but for events: the run was rolled back to it.
+
+        Args:
+            step: of the checkpoint that the run goes on from.
+
+        Raises:
+            MetricsError: if the records cannot be read.
+        """
+        self._drop_after(step)
+        self._flush()
 
     def close(self) -> None:
-        """Closes both files."""
-        self._lines.close()
-        self._events.close()
+        """Tries a last time to write what is still in memory, and says how much is lost."""
+        error = self._flush(sync=True)
+        lost = self._lines.waiting
+        if error is not None:
+            path = self._lines.path if lost else self._events.path
+            kind = "records" if lost else "records for TensorBoard"
+            self._tell(
+                f"{lost or self._events.waiting} {kind} are lost: {path} could not be written to "
+                f"({error.strerror or error})."
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -87,6 +130,41 @@ class MetricsWriter:
     ) -> None:
         self.close()
 
+    def _append(self, record: Mapping[str, Any]) -> None:
+        self._lines.append(_line(record))
+
+    def _drop_after(self, step: int | None) -> None:
+        try:
+            content = self._lines.content()
+        except OSError as error:
+            raise _unreadable(self._lines.path, error) from error
+        records = _parse(content, self._lines.path) if step is not None else []
+        kept = [r for r in records if r["split"] == "event" or r["step"] <= (step or 0)]
+        wanted = b"".join(map(_line, kept))
+        if wanted != content or not content:
+            self._lines.replace(wanted)
+        # TensorBoard hides the scalars of earlier files from the purge step on.
+        self._events.append(event_file.purge(0 if step is None else step + 1))
+
+    def _flush(self, *, sync: bool = False) -> OSError | None:
+        """Writes what can be written; tells when a period of failures begins and ends."""
+        files: tuple[AppendedFile, ...] = (self._lines, self._events)
+        failed = [(f.path, e) for f in files if (e := f.flush(sync=sync)) is not None]
+        if failed and not self._failing:
+            path, error = failed[0]
+            self._tell(
+                f"{path} cannot be written to ({error.strerror or error}); records are kept in "
+                "memory and tried again at every later one."
+            )
+        if self._failing and not failed:
+            self._tell(f"{self._lines.path} can be written to again; no record is missing.")
+        self._failing = bool(failed)
+        return failed[0][1] if failed else None
+
+    def _tell(self, sentence: str) -> None:
+        with contextlib.suppress(OSError):  # a log on the same full disk
+            self._say(sentence)
+
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     """The records of a `metrics.jsonl`, oldest first; none if there is no such file yet.
@@ -94,21 +172,48 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     A last line that was cut off, by a crash or because a run is just writing it, is left out.
 
     Returns:
-        One dict a record: "step" (int), "split" (str) and the metrics (floats).
+        One dict a record: "step" (int), "split" (str: "train", "validation", "checkpoint" or
+        "event") and the metrics (floats), "state_hash" (str) or "event" (str).
 
     Raises:
-        MetricsError: if any other line is not a record.
+        MetricsError: if any other line is not a record, or the file cannot be read.
     """
     file = Path(path)
-    content = file.read_bytes() if file.exists() else b""
+    try:
+        content = file.read_bytes() if file.exists() else b""
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    return _parse(content, file)
+
+
+def comparable(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The records as two equal runs must both write them.
+
+    Leaves out what measures the machine (names that end in "_per_second" or "_memory_gib", and
+    "data_wait") and the events, since a run that was interrupted has other ones.
+
+    Args:
+        records: of `read_metrics`.
+    """
+    return [
+        {name: value for name, value in record.items() if not _MEASUREMENT.fullmatch(name)}
+        for record in records
+        if record["split"] != "event"
+    ]
+
+
+def is_rollback(record: Mapping[str, Any]) -> bool:
+    """Whether a record is the event of a rollback."""
+    return record["split"] == "event" and bool(_ROLLBACK.search(record["event"]))
+
+
+def _parse(content: bytes, file: Path) -> list[dict[str, Any]]:
     lines = content.splitlines()
     complete = len(lines) if content.endswith(b"\n") else len(lines) - 1
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            found = json.loads(line)
-            values = {name: float(found[name]) for name in found if name not in _RESERVED}
-            records.append({"step": int(found["step"]), "split": str(found["split"]), **values})
+            records.append(_record(json.loads(line)))
         except (ValueError, TypeError, LookupError) as error:
             if number <= complete:
                 raise MetricsError(
@@ -118,79 +223,27 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     return records
 
 
-class ProgressBar:
-    """How far a run is, with its newest metrics; a context manager (see `progress_bar`)."""
-
-    def __init__(self, total: int, start: int, console: "Console", every: float) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as TimeRemaining
-
-        self._total, self._start, self._every = total, start, every
-        self._console = console
-        self._begun, self._printed = time.monotonic(), -math.inf
-        # A live display redraws itself with control characters, which would fill a log file.
-        self._live: Progress | None = None
-        if console.is_terminal and not console.is_dumb_terminal:
-            text = TextColumn("{task.fields[metrics]}", markup=False)
-            columns = (BarColumn(), MofNCompleteColumn(), TimeRemaining(), text)
-            self._live = Progress(*columns, console=console)
-            self._task = self._live.add_task("", total=total, completed=start, metrics="")
-
-    def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows the number of finished steps and the loss, solver steps and residual at hand."""
-        shown = [
-            f"{short} {float(metrics[name]):.4g}"
-            for name, short in _SHOWN.items()
-            if name in metrics
-        ]
-        if self._live is not None:
-            self._live.update(self._task, completed=step, metrics="  ".join(shown))
-            return
-        now = time.monotonic()
-        if now - self._printed >= self._every or step >= self._total:
-            self._printed = now
-            line = [f"step {step}/{self._total}", *shown, *self._remaining(step, now)]
-            print("  ".join(line), file=self._console.file, flush=True)
-
-    def _remaining(self, step: int, now: float) -> list[str]:
-        if not self._start < step < self._total:
-            return []
-        seconds = (now - self._begun) * (self._total - step) / (step - self._start)
-        return [f"{timedelta(seconds=round(seconds))} left"]
-
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
+def _record(found: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {"step": int(found["step"]), "split": str(found["split"])}
+    if values["split"] == "event" and "event" not in found:
+        raise LookupError("an event without its sentence")
+    for name, value in found.items():
+        if name in _TEXTS:
+            values[name] = str(value)
+        elif name not in values:
+            values[name] = float(value)
+    return values
 
 
-def progress_bar(
-    total: int, start: int = 0, *, console: "Console | None" = None, every: float = 30.0
-) -> ProgressBar:
-    """A bar with step, time left and metrics; plain lines where there is no terminal.
-
-    Args:
-        total: number of training steps of the whole run.
-        start: number of steps that are done already.
-        console: where to show it, by default standard output.
-        every: seconds between two plain lines; the last step is always shown.
-    """
-    from rich.console import Console
-
-    return ProgressBar(total, start, console or Console(), every)
+def _unreadable(path: Path, error: OSError) -> MetricsError:
+    return MetricsError(
+        f"{path} cannot be read ({error.strerror or error}); put its permissions right, or move "
+        "it away."
+    )
 
 
-def _line(record: Mapping[str, Any]) -> str:
+def _line(record: Mapping[str, Any]) -> bytes:
     def valid(value: Any) -> Any:
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
-    return json.dumps({name: valid(value) for name, value in record.items()}) + "\n"
+    return json.dumps({name: valid(value) for name, value in record.items()}).encode() + b"\n"

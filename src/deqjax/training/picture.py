@@ -1,6 +1,7 @@
 """One picture of a run: loss, solver steps, residuals and stability over the training steps."""
 
 import io
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deqjax.training.metrics import read_metrics
-from deqjax.training.workdir import Workdir, read_config, write_atomically
+from deqjax.training.metrics import is_rollback, read_metrics
+from deqjax.training.quantities import loss_unit
+from deqjax.training.workdir import Workdir, WorkdirError, read_config, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 # Of the palette of Okabe and Ito, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _GREEN, _GRAY = "#0072B2", "#D55E00", "#009E73", "#555555"
+_PINK = "#CC79A7"
 _WIDTH, _HEIGHT, _DPI = 1200, 750, 100  # pixels, pixels, pixels per inch
 _POINTS = 500  # of one curve that are drawn, at most
 
@@ -27,11 +30,13 @@ def draw_run(records: Sequence[Record], *, title: str) -> "Figure":
     """Draws the records of `read_metrics` in four panels; a panel without data says so.
 
     Args:
-        records: each with "step", "split" ("train" or "validation") and metrics. Drawn are
-            "bits_per_byte" or else "loss", "bigram_bits_per_byte" or "bigram_loss" (a baseline, as
-            a line), "forward_steps", "backward_steps", "forward_residual", "backward_residual",
-            "tolerance" (as a line), "spectral_radius" and "spectral_radius_max". Values that are
-            not finite are left out.
+        records: each with "step", "split" and metrics. Drawn are "bits_per_byte" or else "loss",
+            "bigram_bits_per_byte" or "bigram_loss" (a baseline, as a line), "forward_steps",
+            "backward_steps", "forward_residual", "backward_residual", "tolerance" (as a line),
+            "spectral_radius" and "spectral_radius_max". Values that are not finite are left out.
+            Marked in the panel of the loss are rollbacks, and the training records with skipped
+            updates or a loss that is not finite; in that of the residual, those with diverged
+            backward solves.
         title: stands above the panels.
 
     Returns:
@@ -57,25 +62,35 @@ def save_run_picture(workdir: Workdir) -> Path:
     """Draws the run in a folder into its `run.png`, and returns that file's path.
 
     Raises:
-        WorkdirError: if the folder holds no run.
+        WorkdirError: if the folder holds no run, or cannot be written to.
         MetricsError: if its metrics are damaged.
     """
     experiment, _ = read_config(workdir.path)
     figure = draw_run(read_metrics(workdir.metrics), title=experiment)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=_DPI, pil_kwargs={"optimize": True})
-    write_atomically(workdir.picture, content.getvalue())
+    try:
+        write_atomically(workdir.picture, content.getvalue())
+    except OSError as error:
+        raise WorkdirError(
+            f"{workdir.picture} cannot be written ({error.strerror or error}); make room there, "
+            "or put the permissions right."
+        ) from error
     return workdir.picture
 
 
 def _draw_loss(axes: "Axes", records: Sequence[Record]) -> None:
-    in_nats = any("loss" in r and "bits_per_byte" not in r for r in records)
-    of_images = any("images_per_second" in record for record in records)
-    nats = "nats per label" if of_images else "nats per token"
-    name, unit = ("loss", nats) if in_nats else ("bits_per_byte", "bits per byte")
+    name, unit = loss_unit([r for r in records if r["split"] in ("train", "validation")])
     _curve(axes, records, "train", name, _BLUE, "training")
     _points(axes, records, name, _ORANGE, "validation")
     _line(axes, records, f"bigram_{name}", "bigram baseline")
+    train = [record for record in records if record["split"] == "train"]
+    bad = [r for r in train if r.get("skipped", 0) > 0 or not math.isfinite(r.get(name, 0))]
+    _marks(axes, bad, "x", _GRAY, "skipped or not finite")
+    back = {record["step"] for record in records if is_rollback(record)}
+    for number, step in enumerate(sorted(back)):
+        label = "" if number else "rollback"
+        axes.axvline(step, color=_PINK, linestyle=":", linewidth=1.8, label=label)
     _finish(axes, "Loss", f"loss ({unit})")
 
 
@@ -93,6 +108,10 @@ def _draw_residual(axes: "Axes", records: Sequence[Record]) -> None:
     _curve(axes, records, "train", "backward_residual", _ORANGE, "backward", log=True)
     _points(axes, records, "forward_residual", _GREEN, "forward, validation")
     _line(axes, records, "tolerance", "tolerance")
+    diverged = [r for r in records if r["split"] == "train" and r.get("backward_diverged", 0) > 0]
+    if diverged:
+        most = max(record["backward_diverged"] for record in diverged)
+        _marks(axes, diverged, "v", _PINK, f"backward diverged,\nat most {most:.1%}")
     if axes.has_data():
         axes.set_yscale("log", nonpositive="mask")
     _finish(axes, "Accuracy of a solve", "relative residual (mean)")
@@ -151,6 +170,15 @@ def _line(axes: "Axes", records: Sequence[Record], name: str, label: str) -> Non
         axes.axhline(values[-1], color=_GRAY, linestyle="--", linewidth=1.2, label=label)
 
 
+def _marks(axes: "Axes", records: Sequence[Record], shape: str, color: str, label: str) -> None:
+    """A mark above the panel, clear of curves and legend, at the step of each record."""
+    steps = [record["step"] for record in records]
+    if steps:
+        edge = axes.get_xaxis_transform()  # steps along the axis, height in parts of the panel
+        (marks,) = axes.plot(steps, [1.025] * len(steps), shape, transform=edge, clip_on=False)
+        marks.set(color=color, markersize=6, label=label)
+
+
 def _smooth(values: np.ndarray) -> np.ndarray:
     """Centered moving mean over about a fortieth of the run, over less at the two ends."""
     half = values.size // 80
@@ -164,7 +192,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 def _finish(axes: "Axes", title: str, ylabel: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_title(title, fontsize=12)
+    axes.set_title(title, fontsize=12, pad=12)
     axes.set_xlabel("training step", fontsize=11)
     axes.set_ylabel(ylabel, fontsize=11)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))

@@ -1,0 +1,100 @@
+"""What a run's metrics are called and how they are written, wherever a person reads them."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+Values = Mapping[str, Any]
+"""Metrics by name, of a record of `read_metrics` or on their way to one."""
+
+
+class Quantity(NamedTuple):
+    """One line of a table: one metric, or two of a kind.
+
+    Attributes:
+        label: what is measured.
+        parts: metric -> what tells it from the other one on the line, "" where there is one only.
+        form: of a value, as `format` takes it.
+    """
+
+    label: str
+    parts: dict[str, str]
+    form: str
+
+
+class Row(NamedTuple):
+    """A line of a table, as text; a value that was not measured is ""."""
+
+    label: str
+    training: str
+    validation: str
+
+
+QUANTITIES = (
+    Quantity("perplexity", {"perplexity": ""}, ".4g"),
+    Quantity("accuracy", {"top1": ""}, ".2%"),
+    Quantity("label among the first five", {"top5": ""}, ".2%"),
+    Quantity("mean intersection over union", {"mean_iou": ""}, ".4f"),
+    Quantity("steps forward", {"forward_steps": "mean", "forward_steps_max": "largest"}, ".3g"),
+    Quantity("steps backward", {"backward_steps": "mean", "backward_steps_max": "largest"}, ".3g"),
+    Quantity("residual", {"forward_residual": "forward", "backward_residual": "backward"}, ".1e"),
+    Quantity(
+        "converged", {"forward_converged": "forward", "backward_converged": "backward"}, ".1%"
+    ),
+    Quantity("diverged", {"forward_diverged": "forward", "backward_diverged": "backward"}, ".1%"),
+    Quantity("penalty", {"penalty": ""}, ".3g"),
+    Quantity(
+        "spectral radius", {"spectral_radius": "mean", "spectral_radius_max": "largest"}, ".3f"
+    ),
+    Quantity("gradient norm", {"gradient_norm": ""}, ".3g"),
+    Quantity("learning rate", {"learning_rate": ""}, ".3g"),
+    Quantity("updates skipped", {"skipped": ""}, ".0f"),
+    Quantity("tokens per second", {"tokens_per_second": ""}, ",.0f"),
+    Quantity("images per second", {"images_per_second": ""}, ",.0f"),
+    Quantity("waiting for data", {"data_wait": ""}, ".1%"),
+    Quantity("memory, GiB", {"host_memory_gib": "host", "device_memory_gib": "device"}, ".3g"),
+)
+"""The lines of a table, in this order, below the loss."""
+
+
+def loss_unit(records: Iterable[Values]) -> tuple[str, str]:
+    """The metric that is a run's loss as people compare it, and its unit."""
+    found = list(records)
+    if any("loss" in each and "bits_per_byte" not in each for each in found):
+        of_images = any({"images_per_second", "labels_scored"} & set(each) for each in found)
+        return "loss", "nats per label" if of_images else "nats per token"
+    return "bits_per_byte", "bits per byte"
+
+
+def rows(training: Values, validation: Values) -> list[Row]:
+    """The lines of a table with the values of one record of each split.
+
+    Lines of which neither record has a value are left out; either record may be empty.
+    """
+    measured = [values for values in (training, validation) if values]
+    if not measured:
+        return []
+    name, unit = loss_unit(measured)
+    loss = Quantity(f"loss, {unit}", {name: ""}, ".4f")
+    return [row for q in (loss, *QUANTITIES) if (row := _row(q, training, validation))]
+
+
+def written(value: float, form: str) -> str:
+    """A value in its form; "nan", "inf" or "-inf" if it is not finite."""
+    return format(value, form) if math.isfinite(value) else str(value)
+
+
+def _row(quantity: Quantity, training: Values, validation: Values) -> Row | None:
+    parts = {n: word for n, word in quantity.parts.items() if n in training or n in validation}
+    if not parts:
+        return None
+    words = " / ".join(word for word in parts.values() if word)
+    cells = [_cell(values, parts, quantity.form) for values in (training, validation)]
+    return Row(f"{quantity.label}, {words}" if words else quantity.label, *cells)
+
+
+def _cell(values: Values, parts: Mapping[str, str], form: str) -> str:
+    if not any(name in values for name in parts):
+        return ""
+    found = [written(float(values[n]), form) if n in values else "-" for n in parts]
+    return " / ".join(found)

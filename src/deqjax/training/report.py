@@ -1,0 +1,94 @@
+"""How well a run does: its figures and what is wrong with it."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from deqjax.training import run_findings, solver_findings
+from deqjax.training.figures import LEAST_RECORDS, Figures, Record, measure
+from deqjax.training.finding import Finding, Options
+from deqjax.training.metrics import read_metrics
+from deqjax.training.workdir import Workdir, read_config
+
+Rule: TypeAlias = Callable[[Figures, Options], Iterator[Finding]]
+
+RULES: tuple[Rule, ...] = (
+    run_findings.not_finite,
+    run_findings.skipped,
+    run_findings.rolled_back,
+    run_findings.no_checkpoint,
+    solver_findings.forward_diverges,
+    solver_findings.backward_diverges,
+    solver_findings.step_limit,
+    solver_findings.backward_step_limit,
+    solver_findings.precision_lost,
+    solver_findings.residual_grows,
+    solver_findings.steps_grow,
+    solver_findings.no_contraction,
+    run_findings.overfitted,
+    run_findings.waits,
+    run_findings.slower,
+    run_findings.memory_grows,
+)
+"""What is looked for, the gravest first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """How well a run does.
+
+    Attributes:
+        figures: what its records add up to.
+        findings: what is wrong, the gravest first.
+    """
+
+    figures: Figures
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> str:
+        """The findings in a sentence."""
+        if self.findings:
+            return f"{len(self.findings)} finding(s):"
+        if self.figures.train is None:
+            return "There is nothing to judge yet."
+        if not self.figures.trends:
+            return (
+                f"Nothing is wrong so far; trends need {LEAST_RECORDS} records of training after "
+                "the warm-up."
+            )
+        return "Nothing is wrong."
+
+
+def build_report(
+    records: Sequence[Record],
+    config: Mapping[str, Any],
+    checkpoints: Sequence[int] | None = None,
+) -> Report:
+    """Judges a run by its records; each rule's module explains its thresholds.
+
+    Args:
+        records: of `read_metrics`; may be few or none, lack solver metrics (an explicit model), and
+            hold values that are not finite.
+        config: the run's config as it is stored; fields that are missing, as in runs of earlier
+            versions, are gone without.
+        checkpoints: steps that are on disk; None if that is not known.
+    """
+    figures = measure(records, config, checkpoints)
+    options = Options(config)
+    return Report(figures, tuple(found for rule in RULES for found in rule(figures, options)))
+
+
+def inspect_run(path: Path | str) -> Report:
+    """Judges the run in a folder, finished or under way.
+
+    Raises:
+        WorkdirError: if the folder holds no run.
+        MetricsError: if its metrics are damaged.
+    """
+    _, config = read_config(path)
+    folder = Workdir(Path(path))
+    names = [entry.name for entry in folder.checkpoints.glob("*")]
+    steps = [int(name) for name in names if name.isdigit()]
+    return build_report(read_metrics(folder.metrics), config, steps)
