@@ -29,7 +29,7 @@ from deqjax import jacobian_penalty
 from deqjax._experiments import load_experiment
 from deqjax.nn import DEQ
 from deqjax.training import RunConfig, TrainConfig, VisionConfig, language, vision
-from deqjax.training.loop import assemble
+from deqjax.training.run import assemble
 from deqjax.training.step import train_step
 
 HERE = Path(__file__).parent
@@ -66,7 +66,7 @@ def image_size(config: VisionConfig) -> tuple[int, int]:
 
 def take_step(problem, state, batch, *, pretraining=False):
     """One training step on one device."""
-    return train_step(problem, state, batch, 0, lambda tree: tree, pretraining=pretraining)
+    return train_step(problem, state, batch, pretraining=pretraining)[:2]
 
 
 def planned_memory(config: RunConfig, rows: int) -> dict[str, float]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from deqjax import training
 from deqjax.training import PenaltyConfig, Run, RunConfig
-from deqjax.training.loop import assemble
+from deqjax.training.run import assemble
 from deqjax.training.step import train_step
 from deqjax.training.stored_config import to_dict
 from deqjax.training.workdir import differences, holds_run, read_config
@@ -96,7 +96,7 @@ def step_costs(variants: Mapping[str, Variant], repeats: int) -> dict[str, dict[
         problem, batch = problem._replace(penalty=penalty), next(run.task.batches)
 
         def step(state, batch, problem=problem):
-            after, metrics = train_step(problem, state, batch, 0, lambda tree: tree)
+            after, metrics, _ = train_step(problem, state, batch)
             return after.weights, metrics
 
         compiled = jax.jit(step).lower(run.state, batch).compile()

@@ -15,7 +15,7 @@ from deqjax._experiments import load_experiment
 from deqjax.models import TransformerShape
 from deqjax.training import TrainConfig
 from deqjax.training.language import Batch
-from deqjax.training.loop import assemble
+from deqjax.training.run import assemble
 from deqjax.training.step import train_step
 from timing import interleaved, milliseconds, ratio
 
@@ -58,13 +58,13 @@ def penalty_share(quick: bool, repeats: int) -> dict[str, Any]:
 
     def runner(penalty):
         own = problem._replace(penalty=penalty)
-        step = jax.jit(partial(train_step, own, replica=0, mean=lambda x: x))
+        step = jax.jit(partial(train_step, own))
         taken = 0
 
         def run():
             nonlocal taken
             taken += 1
-            _, metrics = step(state._replace(step=jnp.int32(taken)), batch)
+            _, metrics, _ = step(state._replace(step=jnp.int32(taken)), batch)
             if penalty is settings["sometimes"]:
                 chosen.append(not np.isnan(metrics["penalty"]))
             return metrics

@@ -12,7 +12,7 @@ import dataclasses
 from pathlib import Path
 
 from deqjax._experiments import load_experiment
-from deqjax.training import PenaltyConfig, TrainConfig
+from deqjax.training import PenaltyConfig, StepLimitConfig, TrainConfig
 
 
 def config() -> TrainConfig:
@@ -27,7 +27,7 @@ def config() -> TrainConfig:
     return dataclasses.replace(
         plain,
         name="wikitext103_regularized",
-        random_fewer_steps=2,
+        step_limit=StepLimitConfig("uniform", least=10),
         model=dataclasses.replace(plain.model, shape=shape, solver=solver),
         penalty=PenaltyConfig(weight=1.9, probability=0.35, increment=0.1, increment_every=35_000),
     )

@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 
 from deqjax._experiments import load_experiment
-from deqjax.training import PenaltyConfig, VisionConfig
+from deqjax.training import PenaltyConfig, StepLimitConfig, VisionConfig
 
 EPOCH = 45_000 // 96  # steps
 
@@ -28,7 +28,7 @@ def config() -> VisionConfig:
         steps=220 * EPOCH,
         pretrain_steps=16_000,
         pretrain_layers=8,
-        random_fewer_steps=2,
+        step_limit=StepLimitConfig("uniform", least=6),
         checkpoint_every=EPOCH,
         model=dataclasses.replace(
             large.model, solver=solver, mdeq=dataclasses.replace(large.model.mdeq, dropout=0.22)

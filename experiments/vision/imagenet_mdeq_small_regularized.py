@@ -15,6 +15,7 @@ from deqjax.training import (
     ImageModelConfig,
     OptimizerConfig,
     PenaltyConfig,
+    StepLimitConfig,
     VisionConfig,
 )
 
@@ -28,7 +29,7 @@ def config() -> VisionConfig:
         steps=100 * EPOCH,
         pretrain_steps=510_000,
         pretrain_layers=5,
-        random_fewer_steps=2,
+        step_limit=StepLimitConfig("uniform", least=12),
         log_every=100,
         checkpoint_every=EPOCH,
         model=ImageModelConfig(

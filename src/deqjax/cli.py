@@ -51,6 +51,7 @@ class EvaluateOptions:
         workdir: folder of the run.
         split: which part of the data to score.
         overlays: folder for pictures of a segmentation's first images, labels and predictions.
+        checkpoint: "newest", "best" (lowest validation loss), or a step.
         max_steps: forward steps at most, instead of the run's.
         tol: relative tolerance of the solve, instead of the run's.
         devices: number of virtual CPU devices; without it, every device of the machine.
@@ -58,6 +59,7 @@ class EvaluateOptions:
 
     workdir: Path
     split: Literal["validation", "test"] = "validation"
+    checkpoint: Literal["newest", "best"] | int = "newest"
     max_steps: int | None = None
     tol: float | None = None
     devices: int | None = None
@@ -164,17 +166,31 @@ def _train(arguments: list[str]) -> int:
     _use_devices(options.devices)
     workdir = options.workdir
     if workdir is None:
+        if options.cluster.coordinator is not None:
+            raise UsageError("--coordinator needs --workdir, the same folder for all processes.")
         usual = Path("runs") / options.config.name
         workdir = newest_run(usual) if options.resume else next_free(usual)
-    outcome = training.train(options.config, workdir, resume=options.resume)
-    _report_training(outcome, options.config, file)
-    if outcome.stopped_by is None:
-        return 0
-    return 130 if outcome.stopped_by == signal.SIGINT else 0
+    peers = training.join(options.cluster)
+    training.keep_compiled_programs(workdir)
+    outcome = training.train(
+        options.config,
+        workdir,
+        resume=options.resume,
+        peers=peers,
+        profile=options.profile,
+    )
+    if peers.first:
+        _report_training(outcome, options.config, file)
+    status = 130 if outcome.stopped_by == signal.SIGINT else 0
+    status = 1 if outcome.rescued is not None else status
+    peers.exit(status)
+    return status
 
 
 def _train_options(experiment: "RunConfig") -> Any:
     """The options of ``train``: its own and, without prefix, every field of the experiment."""
+    from deqjax.training import ClusterOptions
+
     kind = type(experiment)
 
     @dataclasses.dataclass(frozen=True)
@@ -186,12 +202,18 @@ def _train_options(experiment: "RunConfig") -> Any:
             workdir: folder of the run; by default the first free one of runs/NAME, runs/NAME-2, ...
             resume: go on from the newest checkpoint in the folder.
             devices: number of virtual CPU devices; without it, every device of the machine.
+            profile: write a profiler's trace of five steps into the folder.
+            cluster: the processes that train together.
         """
 
         config: Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
         workdir: Path | None = None
         resume: bool = False
         devices: int | None = None
+        profile: bool = False
+        cluster: Annotated[ClusterOptions, tyro.conf.arg(name="")] = dataclasses.field(
+            default_factory=ClusterOptions
+        )
 
     return TrainOptions(experiment)
 
@@ -227,6 +249,7 @@ def _evaluate(arguments: list[str]) -> int:
 
     asked: dict[str, Any] = {
         "split": options.split,
+        "checkpoint": options.checkpoint,
         "max_steps": options.max_steps,
         "tol": options.tol,
     }
@@ -359,7 +382,9 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     from deqjax.training import (
         CheckpointError,
         ConfigError,
+        DivergenceError,
         MetricsError,
+        PeerError,
         ReplicaError,
         WorkdirError,
     )
@@ -369,8 +394,10 @@ def _expected_errors() -> tuple[type[Exception], ...]:
         ConfigError,
         ConversionError,
         DataError,
+        DivergenceError,
         ExperimentError,
         MetricsError,
+        PeerError,
         ReplicaError,
         WorkdirError,
     )
@@ -379,8 +406,11 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 def _report_training(outcome: "Outcome", config: "RunConfig", file: str) -> None:
     folder = outcome.workdir.path
     if outcome.metrics is None:
+        saved = "a checkpoint was saved"
+        if outcome.rescued is not None:
+            saved = f"its checkpoint lies in {outcome.rescued}: move it to {folder}/checkpoints"
         print(
-            f"stopped at step {outcome.step} of {config.steps}; a checkpoint was saved. Continue "
+            f"stopped at step {outcome.step} of {config.steps}; {saved}. Continue "
             f"with: deqjax train {file} --workdir {folder} --resume"
         )
         return
@@ -389,6 +419,11 @@ def _report_training(outcome: "Outcome", config: "RunConfig", file: str) -> None
         f"trained in {outcome.seconds:.0f} s; picture: {outcome.workdir.picture}, "
         f"records: {outcome.workdir.metrics}"
     )
+    if outcome.rescued is not None:
+        print(
+            f"the last checkpoint could not be saved there, and lies in {outcome.rescued}: move it "
+            f"to {folder}/checkpoints"
+        )
     if "tokens_scored" in outcome.metrics:
         print(f"try: deqjax generate --workdir {folder} --prompt 'the '")
     else:

@@ -64,12 +64,12 @@ def test_penalty_share_tells_penalized_steps_from_others(load, monkeypatch):
     module = load("penalty_share")
     real = module.train_step
 
-    def traced_only(problem, state, windows, replica, mean):
-        shapes = jax.eval_shape(partial(real, problem, mean=mean), state, windows, replica)
+    def traced_only(problem, state, windows):
+        shapes = jax.eval_shape(partial(real, problem), state, windows)
         assert ("penalty" in shapes[1]) == (problem.penalty.weight > 0)
         key = jax.random.fold_in(state.key, state.step)
         has_penalty = jax.random.bernoulli(key, problem.penalty.probability)
-        return state, {"penalty": jnp.where(has_penalty, 1.0, jnp.nan)}
+        return state, {"penalty": jnp.where(has_penalty, 1.0, jnp.nan)}, None
 
     monkeypatch.setattr(module, "train_step", traced_only)
     share = module.penalty_share(quick=True, repeats=12)

@@ -7,7 +7,7 @@ import pytest
 from deqjax import training
 from deqjax._experiments import load_experiment
 from deqjax.training.config import check
-from deqjax.training.loop import assemble
+from deqjax.training.run import assemble
 from tiny import tiny_config
 from tiny_vision import tiny_vision
 

@@ -2,7 +2,7 @@ import logging
 import os
 import re
 import resource
-import shutil
+import time
 
 import grain
 import jax
@@ -190,43 +190,6 @@ def test_step_that_is_not_there(tmp_path, step, what):
         restore(tmp_path, step=step)
 
 
-def empty(folder):
-    shutil.rmtree(folder)
-    folder.mkdir()
-
-
-def biggest(folder):
-    return max((folder / "state" / "d").iterdir(), key=lambda file: file.stat().st_size)
-
-
-DAMAGE = {
-    "empty folder": empty,
-    "no state": lambda folder: shutil.rmtree(folder / "state"),
-    "no data": lambda folder: shutil.rmtree(folder / "data"),
-    "no metadata": lambda folder: shutil.rmtree(folder / "meta"),
-    "no arrays": lambda folder: shutil.rmtree(folder / "state" / "d"),
-    "no index": lambda folder: (folder / "state" / "manifest.ocdbt").unlink(),
-    "no description": lambda folder: (folder / "state" / "_METADATA").unlink(),
-    "no position": lambda folder: (folder / "data" / "process_0-of-1.json").unlink(),
-    "emptied array": lambda folder: os.truncate(biggest(folder), 0),
-    "truncated array": lambda folder: os.truncate(biggest(folder), 200),
-    "truncated index": lambda folder: os.truncate(folder / "state" / "manifest.ocdbt", 50),
-    "truncated description": lambda folder: os.truncate(folder / "state" / "_METADATA", 50),
-    "truncated position": lambda folder: os.truncate(folder / "data" / "process_0-of-1.json", 5),
-    "truncated metadata": lambda folder: os.truncate(folder / "meta" / "metadata", 5),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_one_quiet_sentence(saved, damage, capfd):
-    DAMAGE[damage](saved / "7")
-    with pytest.raises(CheckpointError, match=f"The checkpoint in {saved}/7 is damaged") as error:
-        restore(saved, data_iterator=make_iterator())
-    assert "move that folder away" in str(error.value)
-    assert "\n" not in str(error.value)
-    assert capfd.readouterr() == ("", "")
-
-
 @pytest.fixture
 def full_disk():
     """Lets the system refuse files above 20 kB, as a full disk would; the value undoes it."""
@@ -240,6 +203,45 @@ def noise():
     return {"w": np.random.default_rng(0).normal(size=(300, 300))}
 
 
+def test_the_best_stay_beside_the_newest(tmp_path):
+    with Checkpoints(tmp_path, keep=1, keep_best=1) as checkpoints:
+        for step, score in ((1, 3.0), (2, 1.0), (3, np.nan), (4, 2.0), (5, None)):
+            checkpoints.save(step, {"w": np.ones(2)}, None, {}, score=score)
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 5]
+        assert checkpoints.best_step() == 2
+
+
+def test_no_score_no_best(saved):
+    with Checkpoints(saved) as checkpoints:
+        assert checkpoints.best_step() is None
+
+
+def test_the_hash_is_that_of_the_state(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        first = checkpoints.save(1, make_state(), None, {})
+        same = checkpoints.save(2, make_state(), None, {"other": "metadata"})
+        other = checkpoints.save(3, make_state(1), None, {})
+        checkpoints.wait()
+        assert first == same == checkpoints.state_hash(1)
+        assert other != first
+
+
+def test_a_reader_writes_nothing(saved):
+    before = sorted(path.name for path in saved.rglob("*"))
+    with Checkpoints(saved, read_only=True) as checkpoints:
+        assert checkpoints.restore(make_state(1))[0] == 7
+    assert sorted(path.name for path in saved.rglob("*")) == before
+
+
+def test_what_a_crash_left_half_written_is_cleared_away(saved):
+    half = saved / "8.orbax-checkpoint-tmp"
+    half.mkdir()
+    (half / "rest").write_text("")
+    assert restore(saved)[0] == 7
+    assert not half.exists()
+
+
 FAILED = "Step 1 could not be saved in .* check the free space"
 
 
@@ -249,6 +251,15 @@ def test_failed_save_raises_at_the_next_save(tmp_path, full_disk, capfd):
         with pytest.raises(CheckpointError, match=FAILED):
             checkpoints.save(2, noise(), None, {})
     assert capfd.readouterr() == ("", "")
+
+
+def test_failed_save_is_found_out_without_waiting(tmp_path, full_disk):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, noise(), None, {})
+        with pytest.raises(CheckpointError, match=FAILED):
+            for _ in range(1000):
+                checkpoints.poll()
+                time.sleep(0.01)
 
 
 def test_failed_save_raises_at_close(tmp_path, full_disk):

@@ -62,7 +62,7 @@ def test_width_must_be_a_multiple_of_heads(tmp_path):
     ("changes", "sentence"),
     [
         ({"model.shape.memory_length": 8}, "memory_length 8 needs --data.order streams"),
-        ({"random_fewer_steps": 6}, "--random_fewer_steps 6 would leave no step"),
+        ({"step_limit.least": 7}, "--step_limit.least 7 is above --model.solver.max_steps 6"),
         ({"data.corpus": "text_bytes"}, "--data.corpus text_bytes needs a text file"),
         ({"model.kind": "transformer_xl", "pretrain_steps": 5}, "--pretrain_steps warms up"),
         ({"model.solver.adjoint": "reversible"}, "needs the method 'reversible', got 'anderson'"),

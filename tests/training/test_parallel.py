@@ -9,9 +9,9 @@ import pytest
 from deqjax.training import ReplicaError, parallel
 from deqjax.training.config import PenaltyConfig
 from deqjax.training.language import Batch
-from deqjax.training.loop import assemble
+from deqjax.training.run import assemble
 from deqjax.training.parallel import DataParallel
-from deqjax.training.step import SolveLimits
+from deqjax.training.problem import SolveLimits
 from tiny import tiny_config
 
 
@@ -39,7 +39,7 @@ def run(devices, steps=3, **options):
     state = data_parallel.place(state)
     losses = []
     for step in range(steps):
-        state, metrics = data_parallel.train(state, batch(step))
+        state, metrics, _ = data_parallel.train(state, batch(step))
         losses.append(float(parallel.first_replica(metrics)["loss"]))
     return losses, state
 
@@ -88,7 +88,7 @@ def test_batch_that_cannot_be_shared_is_refused():
 
 def test_probe_reports_the_backward_solve():
     data_parallel, state = mapped(2)
-    _, metrics = data_parallel.train(data_parallel.place(state), batch())
+    _, metrics, _ = data_parallel.train(data_parallel.place(state), batch())
     metrics = parallel.first_replica(metrics)
     assert 1 <= metrics["backward_steps"] <= 4
     assert metrics["backward_residual"] > 0
@@ -97,7 +97,7 @@ def test_probe_reports_the_backward_solve():
 
 def test_explicit_model_has_no_solves():
     data_parallel, state = mapped(1, kind="transformer_xl")
-    _, metrics = data_parallel.train(data_parallel.place(state), batch())
+    _, metrics, _ = data_parallel.train(data_parallel.place(state), batch())
     assert "forward_steps" not in metrics
     assert "backward_steps" not in metrics
     assert np.isfinite(metrics["loss"]).all()
@@ -130,9 +130,12 @@ def test_first_replica_keeps_typed_keys():
 
 
 def test_rows_keep_their_memory_on_any_number_of_devices():
-    _, one = run(1, penalty=0.0, memory_length=6)
-    _, two = run(2, penalty=0.0, memory_length=6)
-    one, two = (parallel.on_host(state).memory for state in (one, two))
+    one, two = (
+        mapped(devices, penalty=0.0, memory_length=6)[0]
+        .on_host(run(devices, penalty=0.0, memory_length=6)[1])
+        .memory
+        for devices in (1, 2)
+    )
     assert one.states.shape == two.states.shape == (4, 6, 8)
     np.testing.assert_allclose(two.states, one.states, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(two.filled, [6, 6, 6, 6])
@@ -140,8 +143,9 @@ def test_rows_keep_their_memory_on_any_number_of_devices():
 
 def test_placing_and_fetching_a_state_change_nothing():
     data_parallel, _ = mapped(2, penalty=0.0, memory_length=6)
-    state = parallel.on_host(run(1, penalty=0.0, memory_length=6)[1])
-    again = parallel.on_host(data_parallel.place(state))
+    one, _ = mapped(1, penalty=0.0, memory_length=6)
+    state = one.on_host(run(1, penalty=0.0, memory_length=6)[1])
+    again = data_parallel.on_host(data_parallel.place(state))
     for a, b in zip(jax.tree.leaves(again.memory), jax.tree.leaves(state.memory), strict=True):
         np.testing.assert_array_equal(a, b)
 

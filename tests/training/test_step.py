@@ -7,10 +7,12 @@ from flax import nnx
 from test_parallel import batch, problem_and_state
 
 from deqjax import jacobian_penalty
-from deqjax.training.config import OptimizerConfig, PenaltyConfig
+from deqjax.training.config import OptimizerConfig, PenaltyConfig, StepLimitConfig
 from deqjax.training.language import Batch
 from deqjax.training.schedules import optimizer
-from deqjax.training.step import SolveLimits, evaluate_step, train_step
+from deqjax.training.evaluation import evaluate_step
+from deqjax.training.problem import SolveLimits
+from deqjax.training.step import train_step
 
 
 @functools.cache
@@ -22,7 +24,7 @@ def stepper(weight, probability):
 
     @jax.jit
     def step(state):
-        return train_step(problem, state, batch(), 0, lambda tree: tree)
+        return train_step(problem, state, batch())[:2]
 
     return step, state
 
@@ -101,7 +103,7 @@ def test_learning_rate_is_that_of_the_schedule():
 
 
 def taken(problem, state, **options):
-    step = jax.jit(lambda state: train_step(problem, state, batch(), 0, lambda t: t, **options))
+    step = jax.jit(lambda state: train_step(problem, state, batch(), **options)[:2])
     return step(state)
 
 
@@ -120,8 +122,8 @@ def test_a_step_of_the_warm_up_stage_solves_nothing_and_learns():
 
 def test_the_step_limit_is_lowered_at_random():
     problem, state = problem_and_state(penalty=0.0)
-    problem = problem._replace(random_fewer_steps=2, max_steps=6)
-    step = jax.jit(lambda state: train_step(problem, state, batch(), 0, lambda t: t)[1])
+    problem = problem._replace(step_limit=StepLimitConfig("uniform", least=4), max_steps=6)
+    step = jax.jit(lambda state: train_step(problem, state, batch())[1])
     limits = {
         round(float(step(state._replace(step=jax.numpy.int32(k)))["forward_steps"]), 3)
         for k in range(12)
@@ -149,15 +151,11 @@ def test_only_scored_targets_count():
     changed[:, 4:] = 0  # only targets from the fourth on, and inputs that earlier ones cannot see
     limits = SolveLimits(1e-6, 30)
     one, other = (
-        evaluate_step(problem, state.weights, Batch(t, whole.fresh, scored), None, limits, same)
+        evaluate_step(problem, state.weights, Batch(t, whole.fresh, scored), None, limits)
         for t in (whole.tokens, changed)
     )
     assert one[0]["scored"] == 12
     np.testing.assert_allclose(one[0]["loss"], other[0]["loss"], rtol=1e-3)
-
-
-def same(tree):
-    return tree
 
 
 def test_fresh_rows_forget_and_the_others_remember():
@@ -166,7 +164,7 @@ def test_fresh_rows_forget_and_the_others_remember():
 
     @jax.jit
     def step(batch, memory):
-        metrics, _, memory = evaluate_step(problem, state.weights, batch, memory, limits, same)
+        metrics, _, memory = evaluate_step(problem, state.weights, batch, memory, limits)
         return metrics, memory
 
     first, second = batch(0), batch(1)

@@ -13,11 +13,11 @@ from flax import nnx
 from deqjax import data, training
 from deqjax.training import ConfigError, parallel
 from deqjax.training.config import PenaltyConfig, check
-from deqjax.training.loop import assemble, build
+from deqjax.training.run import assemble, build
 from deqjax.training.parallel import DataParallel
 from deqjax.training.scoring import score
 from deqjax.training.state import split
-from deqjax.training.step import SolveLimits
+from deqjax.training.problem import SolveLimits
 from deqjax.training.stored_config import from_dict, to_dict
 from deqjax.training.vision import Batch, forward, intersections
 from tiny_vision import tiny_vision
@@ -136,7 +136,7 @@ def stepped(kind, devices):
     problem, state = assemble(config, 8, axis_name=parallel.AXIS)
     steps = DataParallel(problem, 8, jax.local_devices()[:devices])
     state, metrics = steps.train(steps.place(state), batch())
-    return parallel.on_host(state), parallel.first_replica(metrics)
+    return data_parallel.on_host(state), parallel.first_replica(metrics)
 
 
 @KINDS

@@ -7,7 +7,7 @@ from flax import nnx
 
 from deqjax.training.checkpoint import Checkpoints
 from deqjax.training.config import RunConfig, check
-from deqjax.training.loop import build
+from deqjax.training.run import build
 from deqjax.training.state import Weights, split
 from deqjax.training.stored_config import to_dict
 from deqjax.training.workdir import Workdir, prepare_workdir
@@ -34,9 +34,12 @@ def adopt_model(model: nnx.Module, config: RunConfig, workdir: Path | str) -> Wo
     run = build(config)
     folder = prepare_workdir(workdir, experiment=config.name, config=to_dict(config), resume=False)
     weights = split(nnx.clone(model))[1]
-    state = run.state._replace(weights=_fitted(weights, run.state.weights))
+    fitted = _fitted(weights, run.state.weights)
+    average = None if run.state.average is None else fitted
+    state = run.state._replace(weights=fitted, average=average)
     with Checkpoints(folder.checkpoints, keep=config.keep_checkpoints) as checkpoints:
-        checkpoints.save(0, state, run.task.batches.iterator, {"data": run.task.fingerprint})
+        meta = {"data": run.task.fingerprint, "window": [], "rollbacks": 0}
+        checkpoints.save(0, state, run.task.batches.iterator, meta)
     return folder
 
 

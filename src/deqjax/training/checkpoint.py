@@ -1,76 +1,121 @@
-"""Checkpoints of a run: state, data position and metadata in one atomic step of Orbax."""
+"""Checkpoints of a run: state, data position and metadata in one atomic step of Orbax.
+
+Orbax writes a step atomically, but tells no flipped bit: each leaf, the metadata and each file of a
+step have a checksum of their own here.
+"""
 
 import json
 import logging
+import math
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-_STATE, _DATA, _META = "state", "data", "meta"
-# What Orbax, Grain and TensorStore were seen to raise on full disks and on missing, emptied or
-# truncated files (TensorStore's own errors are ValueErrors, and so are those of json).
+from deqjax.training.digests import digest_of_json, digests_of_files, digests_of_leaves
+from deqjax.training.stored_state import (
+    CheckpointError,
+    as_asked,
+    as_stored,
+    form,
+    named_leaves,
+    to_host,
+)
+from deqjax.training.workdir import write_atomically
+
+_STATE, _META = "state", "meta"
+_FILES = "files.json"  # checksums of a step's files; written after them, and absent after a crash
+# What Orbax and TensorStore were seen to raise on full disks and on missing, emptied or truncated
+# files (TensorStore's own errors are ValueErrors, and so are those of json).
 _FAILURES = (ValueError, LookupError, OSError)
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written, or cannot be read, or does not fit the state asked for."""
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint does not hold what was saved."""
 
 
 class Checkpoints:
     """The checkpoints below one folder, one numbered folder a step; a context manager.
 
     Saving is asynchronous: `save` returns once the state is copied, and a save that failed later
-    raises at the next `save`, `wait` or `close`. A step counts as saved only after one of these.
+    raises at the next `save`, `poll`, `wait` or `close`. A step counts as saved only after one of
+    these.
 
     Args:
         directory: the folder of the checkpoints, created if absent.
         keep: how many of the newest steps stay on disk, at least 1.
+        keep_best: how many of those with the lowest score stay beside them.
+        read_only: nothing is written; so it must be for all processes but one.
+
+    Attributes:
+        directory: the folder, absolute.
 
     Raises:
         CheckpointError: if `keep` is below 1 or the folder cannot be created.
     """
 
-    def __init__(self, directory: Path | str, *, keep: int = 3) -> None:
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        keep: int = 3,
+        keep_best: int = 0,
+        read_only: bool = False,
+    ) -> None:
         if keep < 1:
             raise CheckpointError(f"keep={keep} would keep no checkpoint at all; use 1 or more.")
-        import grain
-        import orbax.checkpoint as ocp
-
-        self._directory = Path(directory).absolute()
+        self.directory = Path(directory).absolute()
+        self._read_only = read_only
         self._quiet = _NotFromOrbax()
         self._durable: int | None = None  # newest step that this object knows to be on disk
         self._pending: int | None = None  # step whose asynchronous save is under way
+        self._listing: threading.Thread | None = None  # writes the checksums of a step's files
         logging.getLogger("absl").addFilter(self._quiet)
         try:
-            self._manager = ocp.CheckpointManager(
-                self._directory,
-                # Named handlers: without them a fresh manager cannot read a step's metadata.
-                item_handlers={
-                    _STATE: ocp.StandardCheckpointHandler(),
-                    _DATA: grain.checkpoint.CheckpointHandler(),
-                    _META: ocp.JsonCheckpointHandler(),
-                },
-                options=ocp.CheckpointManagerOptions(max_to_keep=keep),
-            )
+            if not read_only:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            self._manager = _manager(self.directory, keep, keep_best, read_only)
         except OSError as error:
             logging.getLogger("absl").removeFilter(self._quiet)
             raise CheckpointError(
-                f"Checkpoints cannot be kept in {self._directory} ({error.strerror}); "
+                f"Checkpoints cannot be kept in {self.directory} ({error.strerror}); "
                 "choose another folder."
             ) from error
 
-    def latest_step(self) -> int | None:
-        """The newest step, or None; a step whose save is still under way does not count."""
-        steps = [int(step) for step in self._manager.all_steps() if step != self._pending]
-        return max(steps, default=None)
+    def steps(self) -> list[int]:
+        """The steps on disk, oldest first, in whatever condition; one under way does not count."""
+        if not self.directory.is_dir():
+            return []
+        found = [int(entry.name) for entry in self.directory.iterdir() if entry.name.isdigit()]
+        return sorted(step for step in found if step != self._pending)
 
-    def save(self, step: int, state_tree: Any, data_iterator: Any, meta: Mapping[str, Any]) -> None:
+    def latest_step(self) -> int | None:
+        """The newest of `steps`, or None."""
+        return max(self.steps(), default=None)
+
+    def best_step(self) -> int | None:
+        """The step with the lowest score, or None; steps without one do not count.
+
+        Raises:
+            CheckpointError: a step's metadata are damaged.
+        """
+        scores = {step: self._read_meta(step)["score"] for step in self.steps()}
+        scored = [(score, step) for step, score in scores.items() if score is not None]
+        return min(scored)[1] if scored else None
+
+    def save(
+        self,
+        step: int,
+        state_tree: Any,
+        data_iterator: Any,
+        meta: Mapping[str, Any],
+        *,
+        score: float | None = None,
+    ) -> str:
         """Saves one step, all of it or nothing.
 
         Does nothing if this object has just saved or restored this very step.
@@ -82,44 +127,60 @@ class Checkpoints:
                 may be donated or overwritten.
             data_iterator: Grain iterator whose position is saved, or None for none.
             meta: what JSON can hold, returned by `restore`.
+            score: by which the best are kept, lower is better; None or not finite is no score.
+
+        Returns:
+            A hash of the whole state, 64 hexadecimal digits.
 
         Raises:
             CheckpointError: if the save before this one failed, this one cannot be written, a leaf
                 is not an array, or the folder holds this step or a later one already.
             TypeError: if `meta` does not fit into JSON.
         """
-        import grain
         import orbax.checkpoint as ocp
 
         self.wait()
+        tree = to_host(state_tree)
+        leaves = named_leaves(tree)
+        digests = digests_of_leaves(leaves)
+        state_hash = digest_of_json(digests)
         if step == self._durable:
-            return
+            return state_hash
         latest = self.latest_step()
         if latest is not None and step <= latest:
             # Orbax would return False here and write nothing.
             raise CheckpointError(
-                f"Step {step} cannot be saved because {self._directory} already holds step "
+                f"Step {step} cannot be saved because {self.directory} already holds step "
                 f"{latest}; move the steps from {step} on away, or choose another folder."
             )
-        json.dumps(dict(meta))  # fails here and now, not in the thread that writes it
-        items: dict[str, Any] = {
-            _STATE: ocp.args.StandardSave(jax.tree_util.tree_map_with_path(_to_host, state_tree)),
-            _META: ocp.args.JsonSave(dict(meta)),
+        score = score if score is not None and math.isfinite(score) else None
+        content = {
+            "step": step,
+            "state_hash": state_hash,
+            "leaves": {name: [form(leaf), digests[name]] for name, leaf in leaves.items()},
+            "position": None if data_iterator is None else data_iterator.get_state(),
+            "score": score,
+            "meta": dict(meta),
         }
-        if data_iterator is not None:
-            items[_DATA] = grain.checkpoint.CheckpointSave(data_iterator)
+        sealed = {"content": content, "sha256": digest_of_json(content)}
+        items = ocp.args.Composite(
+            **{_STATE: ocp.args.StandardSave(tree), _META: ocp.args.JsonSave(sealed)}
+        )
         try:
-            started = self._manager.save(step, args=ocp.args.Composite(**items))
+            metrics = None if score is None else {"score": score}
+            started = self._manager.save(step, args=items, metrics=metrics)
         except _FAILURES as error:
+            self._manager.reload()
             raise self._failed_save(step, error) from error
         if not started:
-            raise CheckpointError(f"Orbax declined to save step {step} in {self._directory}.")
+            raise CheckpointError(f"Orbax declined to save step {step} in {self.directory}.")
         self._pending = step
+        return state_hash
 
     def restore(
         self, abstract_state_tree: Any, data_iterator: Any = None, step: int | None = None
     ) -> tuple[int, Any, dict[str, Any]]:
-        """Reads one step back, bit for bit.
+        """Reads one step back, bit for bit, and verifies every checksum.
 
         Args:
             abstract_state_tree: the tree to fill, with arrays or `jax.ShapeDtypeStruct` as leaves
@@ -133,42 +194,96 @@ class Checkpoints:
             shape and dtype, except that typed PRNG keys are JAX arrays on the default device.
 
         Raises:
-            CheckpointError: if there is no such step, a part of it is missing or damaged, or a
-                leaf's name, shape or dtype differs from the tree to fill.
+            DamagedCheckpointError: if the step does not hold what was saved.
+            CheckpointError: if there is no such step, or a leaf's name, shape or dtype differs from
+                the tree to fill.
         """
-        import grain
         import orbax.checkpoint as ocp
 
         self.wait()
+        self._finish_listing()
         step = self.latest_step() if step is None else step
-        if step is None or step not in self._manager.all_steps():
+        if step is None or step not in self.steps():
             wanted = "checkpoint" if step is None else f"step {step}"
             raise CheckpointError(
-                f"There is no {wanted} in {self._directory}; name a folder that holds one, or "
+                f"There is no {wanted} in {self.directory}; name a folder that holds one, or "
                 "start a new run."
             )
-        folder = self._directory / str(step)
-        plain = jax.tree.map(_as_stored, abstract_state_tree)
-        items: dict[str, Any] = {
-            _STATE: ocp.args.StandardRestore(plain),
-            _META: ocp.args.JsonRestore(),
-        }
-        if data_iterator is not None:
-            items[_DATA] = grain.checkpoint.CheckpointRestore(data_iterator)
+        folder = self.directory / str(step)
+        self._verify_files(folder)
+        content = self._read_meta(step)
+        plain = jax.tree.map(as_stored, abstract_state_tree)
+        _check_fit(folder, content["leaves"], plain)
         try:
             _read_through(folder / _STATE)
-            stored = self._manager.item_metadata(step)[_STATE]
-            if stored is None:
-                raise FileNotFoundError(f"{folder / _STATE} has no readable description")
-            _check_fit(folder, stored.tree, plain)
-            found = self._manager.restore(step, args=ocp.args.Composite(**items))
-        except _FAILURES as error:
-            raise CheckpointError(
-                f"The checkpoint in {folder} is damaged or incomplete ({_summary(error)}); move "
-                "that folder away to fall back to an older step."
-            ) from error
+            items = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(plain)})
+            tree = self._manager.restore(step, args=items)[_STATE]
+        except Exception as error:  # a damaged file makes its reader fail in any way
+            raise _damaged(folder, _summary(error)) from error
+        found = digests_of_leaves(named_leaves(tree))
+        for name, (_, digest) in content["leaves"].items():
+            if found[name] != digest:
+                raise _damaged(folder, f"leaf {name} of the state has another checksum")
+        if data_iterator is not None:
+            data_iterator.set_state(content["position"])
         self._durable = step
-        return step, jax.tree.map(_as_asked, abstract_state_tree, found[_STATE]), found[_META]
+        return step, jax.tree.map(as_asked, abstract_state_tree, tree), content["meta"]
+
+    def restore_newest(
+        self,
+        abstract_state_tree: Any,
+        data_iterator: Any = None,
+        *,
+        say: Callable[[str], None],
+        quarantine: Path | None = None,
+    ) -> tuple[int, Any, dict[str, Any]]:
+        """Reads the newest step that is undamaged; see `restore`.
+
+        Args:
+            abstract_state_tree: the tree to fill.
+            data_iterator: Grain iterator to move, or None.
+            say: is told of each damaged step.
+            quarantine: folder that damaged steps newer than the one found are moved to, so that
+                their numbers are free again; None leaves them where they are.
+
+        Raises:
+            CheckpointError: if there is no undamaged step (nothing is moved then), or the state
+                does not fit.
+        """
+        self.wait()
+        damaged: list[int] = []
+        for step in reversed(self.steps()):
+            try:
+                found = self.restore(abstract_state_tree, data_iterator, step)
+            except DamagedCheckpointError as error:
+                say(str(error))
+                damaged.append(step)
+                continue
+            if damaged and quarantine is not None:
+                self._move_away(damaged, quarantine, say)
+            return found
+        steps = ", ".join(map(str, damaged))
+        raise CheckpointError(
+            f"There is no undamaged checkpoint in {self.directory} (damaged: {steps or 'none'}); "
+            "put back a copy of one, or start a new run in another --workdir. Nothing was changed."
+        )
+
+    def state_hash(self, step: int) -> str:
+        """The hash of a saved state, as `save` returned it.
+
+        Raises:
+            DamagedCheckpointError: if the step's metadata are damaged.
+        """
+        return str(self._read_meta(step)["state_hash"])
+
+    def poll(self) -> None:
+        """Finds out, without waiting, whether the last save has ended.
+
+        Raises:
+            CheckpointError: if it has failed.
+        """
+        if self._pending is not None and not self._manager.is_saving_in_progress():
+            self.wait()
 
     def wait(self) -> None:
         """Returns once the last save is on disk.
@@ -182,7 +297,10 @@ class Checkpoints:
         except _FAILURES as error:
             self._manager.reload()  # forgets the step that was announced but never written
             raise self._failed_save(step, error) from error
-        self._durable = self._durable if step is None else step
+        if step is not None:
+            self._durable = step
+            self._listing = threading.Thread(target=_list_files, args=(self.directory / str(step),))
+            self._listing.start()
 
     def close(self) -> None:
         """Waits for the last save and lets go of the folder.
@@ -193,6 +311,7 @@ class Checkpoints:
         try:
             self.wait()
         finally:
+            self._finish_listing()
             self._manager.close()
             logging.getLogger("absl").removeFilter(self._quiet)
 
@@ -212,11 +331,101 @@ class Checkpoints:
                 raise
             error.add_note(str(failed))  # the first error stays the one that is raised
 
+    def _finish_listing(self) -> None:
+        if self._listing is not None:
+            self._listing.join()
+            self._listing = None
+
     def _failed_save(self, step: int | None, error: BaseException) -> CheckpointError:
         return CheckpointError(
-            f"Step {step} could not be saved in {self._directory} ({_summary(error)}); check the "
+            f"Step {step} could not be saved in {self.directory} ({_summary(error)}); check the "
             "free space and the permissions there."
         )
+
+    def _verify_files(self, folder: Path) -> None:
+        """Compares all files with their list, if the step has one."""
+        file = folder / _FILES
+        try:
+            if not file.exists():
+                return
+            listed = json.loads(file.read_text())
+            if listed["sha256"] != digest_of_json(listed["files"]):
+                raise _damaged(folder, f"{_FILES} has another checksum")
+            there, found = listed["files"], digests_of_files(folder, leave_out=[_FILES])
+        except (*_FAILURES, TypeError) as error:
+            raise _damaged(folder, f"{_FILES}: {_summary(error)}") from error
+        for name in sorted(there.keys() | found.keys()):
+            if name not in found:
+                raise _damaged(folder, f"{name} is missing")
+            if name in there and there[name] != found[name]:
+                raise _damaged(folder, f"{name} has another checksum")
+
+    def _read_meta(self, step: int) -> dict[str, Any]:
+        folder = self.directory / str(step)
+        try:
+            sealed = json.loads((folder / _META / "metadata").read_text())
+            content: dict[str, Any] = sealed["content"]
+            if sealed["sha256"] != digest_of_json(content) or content["step"] != step:
+                raise _damaged(folder, "its metadata are not those that were saved with it")
+        except (*_FAILURES, TypeError) as error:
+            raise _damaged(folder, _summary(error)) from error
+        return content
+
+    def _move_away(self, steps: list[int], quarantine: Path, say: Callable[[str], None]) -> None:
+        quarantine.mkdir(parents=True, exist_ok=True)
+        for step in steps:
+            target, number = quarantine / str(step), 1
+            while target.exists():
+                number += 1
+                target = quarantine / f"{step}-{number}"
+            os.rename(self.directory / str(step), target)
+            say(f"the damaged checkpoint of step {step} was moved to {target}")
+        self._manager.reload()
+
+
+def _manager(directory: Path, keep: int, keep_best: int, read_only: bool) -> Any:
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
+
+    policies: list[Any] = [preserve.LatestN(keep)]
+    if keep_best:
+        best = preserve.BestN(
+            get_metric_fn=lambda metrics: -metrics["score"],
+            n=keep_best,
+            keep_checkpoints_without_metrics=False,
+        )
+        policies.append(best)
+    options: dict[str, Any] = {}
+    if jax.process_count() > 1:  # one process writes, without waiting for the others
+        own = jax.process_index()
+        options["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"deqjax{own}"
+        )
+    return ocp.CheckpointManager(
+        directory,
+        # Named handlers: without them a fresh manager cannot read a step's metadata.
+        item_handlers={
+            _STATE: ocp.StandardCheckpointHandler(),
+            _META: ocp.JsonCheckpointHandler(),
+        },
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=preserve.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            create=False,
+            **options,
+        ),
+    )
+
+
+def _list_files(folder: Path) -> None:
+    try:
+        files = digests_of_files(folder)
+        listed = {"files": files, "sha256": digest_of_json(files)}
+        write_atomically(folder / _FILES, json.dumps(listed, indent=1).encode())
+    except OSError:
+        # a full disk, or the step is deleted already: its leaves have checksums without the list
+        return
 
 
 class _NotFromOrbax(logging.Filter):
@@ -226,48 +435,10 @@ class _NotFromOrbax(logging.Filter):
         return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def _to_host(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
-    """The leaf as a NumPy array: readable on any device, whatever it was saved from."""
-    if isinstance(leaf, jax.Array) and _is_key(leaf):
-        return np.asarray(jax.random.key_data(leaf))
-    if not isinstance(leaf, jax.Array | np.ndarray | np.generic) or leaf.dtype.kind in "OSU":
-        raise CheckpointError(
-            f"Leaf {_name(path)} of the state is {leaf!r}, which is not an array of numbers; "
-            "keep it in the metadata, or make it an array."
-        )
-    return np.asarray(leaf)
-
-
-def _as_stored(leaf: Any) -> jax.ShapeDtypeStruct:
-    if _is_key(leaf):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-
-
-def _as_asked(leaf: Any, value: np.ndarray) -> Any:
-    if not _is_key(leaf):
-        return value
-    implementation = jax.random.key_impl(jnp.empty(leaf.shape, leaf.dtype))
-    return jax.random.wrap_key_data(jnp.asarray(value), impl=implementation)
-
-
-def _check_fit(folder: Path, stored: Any, wanted: Any) -> None:
+def _check_fit(folder: Path, stored: Mapping[str, Any], wanted: Any) -> None:
     """Compares names, shapes and dtypes, because Orbax would cast without a word."""
-    there, here = (
-        {
-            _name(path): f"{leaf.dtype}{list(leaf.shape)}"
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
-        for tree in (stored, wanted)
-    )
+    there = {name: each[0] for name, each in stored.items()}
+    here = {name: form(leaf) for name, leaf in named_leaves(wanted).items()}
     names = [name for name in here | there if here.get(name) != there.get(name)]
     if names:
         first = names[0]
@@ -276,6 +447,13 @@ def _check_fit(folder: Path, stored: Any, wanted: Any) -> None:
             f"{there.get(first, 'absent')} there and {here.get(first, 'absent')} here "
             f"({len(names)} leaves differ); use the config it was saved with."
         )
+
+
+def _damaged(folder: Path, reason: str) -> DamagedCheckpointError:
+    return DamagedCheckpointError(
+        f"The checkpoint in {folder} is damaged or incomplete ({reason}); move that folder away to "
+        "fall back to an older step."
+    )
 
 
 def _read_through(folder: Path) -> None:

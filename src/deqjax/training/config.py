@@ -65,6 +65,42 @@ class PenaltyConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class StepLimitConfig:
+    """How the step limit of a training step's solves is drawn; it changes from step to step.
+
+    Attributes:
+        distribution: "fixed" is always the solver's ``max_steps``; "uniform" lies evenly between
+            ``least`` and ``max_steps`` (published: two fewer at most); "poisson" has a mean and is
+            cut off at both, for models that shall be right at any depth.
+        least: smallest limit.
+        mean: of "poisson".
+    """
+
+    distribution: Literal["fixed", "uniform", "poisson"] = "fixed"
+    least: int = 1
+    mean: float = 8.0
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardConfig:
+    """What happens when something goes wrong; see also ``keep_checkpoints``.
+
+    Attributes:
+        skips: updates that may be left out in a row, because loss or gradient is not finite, before
+            the run goes back to its last good checkpoint, with the data that come next.
+        rollbacks: how often a run may go back before it stops with an error.
+        diverged: share of solves that diverge above which a warning is given.
+        unfinished: share of solves that stop at the step limit, with a mean residual above ten
+            times the tolerance, above which a warning is given.
+    """
+
+    skips: int = 10
+    rollbacks: int = 2
+    diverged: float = 0.05
+    unfinished: float = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """What is measured on validation data.
 
@@ -93,10 +129,15 @@ class RunConfig(abc.ABC):
         pretrain_steps: first steps, in which the layer is not solved but applied
             ``pretrain_layers`` times.
         pretrain_layers: see ``pretrain_steps``.
-        random_fewer_steps: a training step's solve may take 0 to so many steps fewer, at random.
+        micro_batches: parts that each device's rows of a batch are worked off in, one after the
+            other, to save memory; batch normalizations see one part at a time.
+        average_decay: of the moving average of the weights, which is then evaluated instead of
+            them; 0 is no average.
         log_every: steps between two records of training metrics, which average over them.
         checkpoint_every: steps between checkpoints; the last step is always saved.
         keep_checkpoints: newest checkpoints that stay on disk.
+        keep_best: checkpoints with the lowest validation loss that stay beside them, of those
+            made at a step with an evaluation.
     """
 
     name: str
@@ -104,13 +145,17 @@ class RunConfig(abc.ABC):
     seed: int = 0
     pretrain_steps: int = 0
     pretrain_layers: int = 2
-    random_fewer_steps: int = 0
+    micro_batches: int = 1
+    average_decay: float = 0.0
     log_every: int = 10
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
+    keep_best: int = 1
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     penalty: PenaltyConfig = dataclasses.field(default_factory=PenaltyConfig)
+    step_limit: StepLimitConfig = dataclasses.field(default_factory=StepLimitConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
 
     @property
     @abc.abstractmethod
@@ -154,6 +199,8 @@ RESUMABLE_CHANGES = (
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "keep_best",
+    "guard",
     "evaluation",
     "data.directory",
     "data.manual_directory",
@@ -171,6 +218,9 @@ def check(config: RunConfig) -> None:
         "log_every": config.log_every,
         "checkpoint_every": config.checkpoint_every,
         "keep_checkpoints": config.keep_checkpoints,
+        "micro_batches": config.micro_batches,
+        "step_limit.least": config.step_limit.least,
+        "guard.skips": config.guard.skips,
         "pretrain_layers": config.pretrain_layers,
         "model.solver.max_steps": solver.max_steps,
         "model.solver.history": solver.history,
@@ -187,7 +237,9 @@ def check(config: RunConfig) -> None:
     not_negative: dict[str, float] = {
         "seed": config.seed,
         "pretrain_steps": config.pretrain_steps,
-        "random_fewer_steps": config.random_fewer_steps,
+        "keep_best": config.keep_best,
+        "step_limit.mean": config.step_limit.mean,
+        "guard.rollbacks": config.guard.rollbacks,
         "model.solver.tol": solver.tol,
         "model.solver.backward_tol": solver.backward_tol,
         "model.solver.backward_max_steps": solver.backward_max_steps,
@@ -208,6 +260,9 @@ def check(config: RunConfig) -> None:
         "optimizer.momentum": config.optimizer.momentum,
         "optimizer.final_fraction": config.optimizer.final_fraction,
         "penalty.probability": config.penalty.probability,
+        "average_decay": config.average_decay,
+        "guard.diverged": config.guard.diverged,
+        "guard.unfinished": config.guard.unfinished,
         **own.shares,
     }
     for name, value in at_least_one.items():
@@ -227,10 +282,15 @@ def check(config: RunConfig) -> None:
 
 
 def _check_combinations(config: RunConfig) -> None:
-    if config.random_fewer_steps >= config.solver.max_steps:
+    if config.step_limit.least > config.solver.max_steps:
         raise ConfigError(
-            f"--random_fewer_steps {config.random_fewer_steps} would leave no step of "
-            f"--model.solver.max_steps {config.solver.max_steps}."
+            f"--step_limit.least {config.step_limit.least} is above --model.solver.max_steps "
+            f"{config.solver.max_steps}."
+        )
+    if config.batch_size % config.micro_batches:
+        raise ConfigError(
+            f"--data.batch_size {config.batch_size} cannot be worked off in --micro_batches "
+            f"{config.micro_batches} equal parts."
         )
     config.check_combinations()
     try:

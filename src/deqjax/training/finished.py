@@ -1,23 +1,36 @@
 """Using a run that was trained: scores and text from its newest checkpoint."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import jax
 
 from deqjax.data import Vocabulary
 from deqjax.models import GeneratedToken, LanguageModel, generate, reread
 from deqjax.solvers._validate import check_count, check_not_negative
-from deqjax.training import language, loop
-from deqjax.training.checkpoint import CheckpointError, Checkpoints
+from deqjax.training import language
+from deqjax.training.checkpoint import Checkpoints
 from deqjax.training.config import ConfigError, RunConfig, check
-from deqjax.training.step import SolveLimits
+from deqjax.training.problem import SolveLimits
+from deqjax.training.run import Run, build
 from deqjax.training.stored_config import from_dict
+from deqjax.training.stored_state import CheckpointError
 from deqjax.training.workdir import Workdir, read_config
 
+Which: TypeAlias = Literal["newest", "best"] | int
+"""A checkpoint: the newest undamaged one, the one with the lowest validation loss, or a step's."""
 
-def load_run(workdir: Path | str) -> loop.Run:
-    """A run's parts with the state of its newest checkpoint.
+
+def load_run(
+    workdir: Path | str, checkpoint: Which = "newest", *, say: Callable[[str], None] = print
+) -> Run:
+    """A run's parts with the state of one of its checkpoints.
+
+    Args:
+        workdir: the run's folder.
+        checkpoint: which one.
+        say: is told of damaged checkpoints that are passed over.
 
     Raises:
         WorkdirError, ConfigError, CheckpointError, DataError: there is no readable run.
@@ -28,9 +41,19 @@ def load_run(workdir: Path | str) -> loop.Run:
     folder = Workdir(Path(workdir))
     if not folder.checkpoints.is_dir():
         raise CheckpointError(f"there is no checkpoint in {workdir}; train first.")
-    run = loop.build(config)
-    with Checkpoints(folder.checkpoints, keep=config.keep_checkpoints) as checkpoints:
-        _, state, _ = checkpoints.restore(run.state)
+    run = build(config)
+    with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
+        if checkpoint == "newest" and checkpoints.steps():
+            _, state, _ = checkpoints.restore_newest(run.state, say=say)
+        else:
+            step = checkpoints.best_step() if checkpoint == "best" else checkpoint
+            if step is None:
+                raise CheckpointError(
+                    f"no checkpoint in {workdir} was made at a step with an evaluation; choose the "
+                    "newest instead of the best."
+                )
+            number = None if isinstance(step, str) else step
+            _, state, _ = checkpoints.restore(run.state, step=number)
     return run._replace(state=state)
 
 
@@ -38,6 +61,7 @@ def evaluate_run(
     workdir: Path | str,
     *,
     split: str = "validation",
+    checkpoint: Which = "newest",
     max_steps: int | None = None,
     tol: float | None = None,
 ) -> dict[str, float]:
@@ -46,6 +70,7 @@ def evaluate_run(
     Args:
         workdir: the run's folder.
         split: "validation" or "test".
+        checkpoint: which one; see :func:`load_run`.
         max_steps: forward steps at most, instead of the run's.
         tol: relative tolerance, instead of the run's.
 
@@ -53,11 +78,11 @@ def evaluate_run(
         WorkdirError, ConfigError, CheckpointError, DataError: there is no readable run, or a
             limit makes no sense.
     """
-    run = load_run(workdir)
+    run = load_run(workdir, checkpoint)
     limits = solve_limits(run.config, max_steps=max_steps, tol=tol)
     return run.task.evaluate(
         run.steps,
-        run.steps.replicate(run.state.weights),
+        run.steps.replicate(run.state.evaluated),
         split,
         batches=run.config.evaluation.final_batches,
         limits=limits,
@@ -141,7 +166,7 @@ def generate_text(
     run = load_run(workdir)
     if not isinstance(run.task, language.LanguageTask):
         raise ConfigError(f"{workdir} holds no language model; there is no text to generate.")
-    model = run.steps.problem.architecture.build(run.state.weights, train=False)
+    model = run.steps.problem.architecture.build(run.state.evaluated, train=False)
     vocabulary = run.task.corpus.vocabulary
     tokens = vocabulary.encode(prompt).tolist()
     try:

@@ -8,7 +8,8 @@ from typing import Any, Self
 class StopRequest:
     """Remembers the first SIGINT or SIGTERM instead of breaking off; a context manager.
 
-    A second Ctrl-C acts at once, as it would without. On leaving, earlier handlers are restored.
+    A handler of the user's own is called as well, except that Python's own for Ctrl-C only is at
+    the second one, which acts at once. On leaving, earlier handlers are restored.
 
     Attributes:
         signal: the signal that asked to stop, or None.
@@ -33,7 +34,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
+        again, self.signal = self.signal is not None, self.signal or signal.Signals(number)
+        earlier = self._earlier[signal.Signals(number)]
+        if callable(earlier) and (again or earlier is not signal.default_int_handler):
+            earlier(number, frame)

@@ -24,9 +24,9 @@ from deqjax.models import (
 from deqjax.training.config import ConfigError
 from deqjax.training.language_config import ModelConfig, TrainConfig
 from deqjax.training.parallel import DataParallel
+from deqjax.training.problem import Forward, SolveLimits
 from deqjax.training.scoring import score
 from deqjax.training.state import Weights
-from deqjax.training.step import Forward, SolveLimits
 from deqjax.training.task import Rows, Task, TrainBatches
 
 Tokens = NDArray[Any]
@@ -46,6 +46,14 @@ class Batch(NamedTuple):
     scored: Rows | None = None
 
 
+def targets(batch: Batch) -> jax.Array:
+    """The number of targets that count, () float32."""
+    if batch.scored is None:
+        rows, tokens = batch.tokens.shape
+        return jnp.float32(rows * (tokens - 1))
+    return jnp.sum(batch.scored, dtype=jnp.float32)
+
+
 def forward(
     model: LanguageModel,
     batch: Batch,
@@ -57,10 +65,9 @@ def forward(
     before = None if memory is None else memory.cleared(batch.fresh)
     probe = probes[0] if probes else None
     prediction = model(batch.tokens[:, :-1], before, probe=probe, **options)
-    targets = batch.tokens[:, 1:]
-    nats = model.negative_log_likelihood(prediction.states, targets)
+    nats = model.negative_log_likelihood(prediction.states, batch.tokens[:, 1:])
     scored = jnp.ones_like(nats) if batch.scored is None else batch.scored.astype(jnp.float32)
-    total = jnp.sum(scored)
+    total = targets(batch)
     loss = jnp.sum(jnp.where(scored > 0, nats, 0)) / jnp.maximum(total, 1)
     kept = None if memory is None else prediction.memory
     solved, unrolled = prediction.equilibrium, prediction.unrolled
@@ -140,18 +147,24 @@ class TextBatches(TrainBatches):
 
 
 def evaluation_batches(
-    config: TrainConfig, tokens: Tokens, *, rows: int, batches: int
+    config: TrainConfig, tokens: Tokens, *, rows: int, batches: int, process: int, processes: int
 ) -> Iterator[Batch]:
-    """One pass over a split, in the order that the model was trained in."""
+    """One process's share of a pass over a split, in the order that the model was trained in."""
     length = config.model.shape.length
+    share: dict[str, Any] = {
+        "length": length,
+        "batch_size": rows,
+        "limit": batches,
+        "process_index": process,
+        "process_count": processes,
+    }
     if config.data.order == "streams":
-        for segment in data.stream_evaluation_batches(
-            tokens, length=length, batch_size=rows, limit=batches
-        ):
+        for segment in data.stream_evaluation_batches(tokens, **share):
             yield Batch(segment.tokens, segment.fresh, segment.scored)
         return
-    for windows in data.evaluation_batches(tokens, length=length, batch_size=rows, limit=batches):
-        yield Batch(windows, np.ones(rows, bool), np.ones((rows, length), bool))
+    for windows in data.evaluation_batches(tokens, **share):
+        own = len(windows)
+        yield Batch(windows, np.ones(own, bool), np.ones((own, length), bool))
 
 
 def data_fingerprint(config: TrainConfig, tokens: Tokens) -> str:
@@ -191,7 +204,7 @@ class LanguageTask(Task):
         self.config = config
         self.corpus = load_corpus(config)
         self.batches = TextBatches(config, self.corpus.train)
-        self.fingerprint = data_fingerprint(config, self.corpus.train)
+        self.fingerprint = {"hash": data_fingerprint(config, self.corpus.train)}
         self.examples = config.data.batch_size * config.model.shape.length
 
     @functools.cached_property
@@ -228,19 +241,22 @@ class LanguageTask(Task):
                 "score."
             )
         # a split with less text than a training batch is scored in fewer rows
+        devices = steps.devices * jax.process_count()
         rows = min(config.data.batch_size, tokens.size // (shape.length + 1))
-        rows = max(rows // steps.devices, 1) * steps.devices
+        rows = max(rows // devices, 1) * devices
         memory = None
         if shape.memory_length:
             # of the weights only their dtype is asked for
             model = steps.problem.architecture.build(weights, train=False)
-            memory = steps.share(model.initial_memory(rows))
-        taken = list(evaluation_batches(config, tokens, rows=rows, batches=batches))
-        scores = score(config, steps, weights, taken, memory=memory, limits=limits)
+            memory = steps.share(model.initial_memory(rows // jax.process_count()))
+        taken = functools.partial(evaluation_batches, config, tokens, rows=rows, batches=batches)
+        own_share = taken(process=jax.process_index(), processes=jax.process_count())
+        scores = score(config, steps, weights, own_share, memory=memory, limits=limits)
         found = scores.metrics | self.in_units(scores.loss)
         found["tokens_scored"] = scores.scored
         if self.bigram is not None:
-            own = [-self.bigram[x.tokens[:, :-1], x.tokens[:, 1:]][x.scored] for x in taken]
+            whole = taken(process=0, processes=1)
+            own = [-self.bigram[x.tokens[:, :-1], x.tokens[:, 1:]][x.scored] for x in whole]
             nats = float(np.mean(np.concatenate(own))) * math.log(2)
             found |= {f"bigram_{name}": value for name, value in self.in_units(nats).items()}
         return found

@@ -1,266 +1,311 @@
-"""The training loop: steps, records, evaluations, checkpoints, and a clean stop."""
+"""The training loop: steps, records, evaluations, checkpoints, guards, and a clean stop."""
 
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-from flax import nnx
-
-from deqjax.models import SegmentMemory
-from deqjax.training import language, parallel, vision
-from deqjax.training.checkpoint import CheckpointError, Checkpoints
-from deqjax.training.config import (
-    RESUMABLE_CHANGES,
-    ConfigError,
-    RunConfig,
-    check,
-)
+from deqjax.training import advice, parallel, resources
+from deqjax.training.checkpoint import Checkpoints
 from deqjax.training.interrupts import StopRequest
-from deqjax.training.language_config import TrainConfig
-from deqjax.training.metrics import MetricsWriter, progress_bar
-from deqjax.training.parallel import DataParallel
-from deqjax.training.picture import save_run_picture
-from deqjax.training.schedules import learning_rate, optimizer
-from deqjax.training.state import TrainState, initial_state, split
-from deqjax.training.step import ForwardPass, Problem
-from deqjax.training.stored_config import to_dict
-from deqjax.training.task import Task
-from deqjax.training.vision_config import VisionConfig
-from deqjax.training.workdir import Workdir, prepare_workdir
+from deqjax.training.parallel import ReplicaError
+from deqjax.training.peers import Peers
+from deqjax.training.records import Records
+from deqjax.training.rescue import save_elsewhere
+from deqjax.training.resuming import Place, restore
+from deqjax.training.run import Run
+from deqjax.training.step import Control
+from deqjax.training.stored_state import CheckpointError
+from deqjax.training.tracing import Trace
+from deqjax.training.window import Window
 
 
-class Outcome(NamedTuple):
-    """How a run ended.
+class DivergenceError(RuntimeError):
+    """The loss or the gradient stays not finite, whatever the run goes back to."""
+
+
+class End(NamedTuple):
+    """How the loop ended.
 
     Attributes:
-        workdir: where everything lies.
         step: finished steps.
-        parameters: number of trained parameters.
-        metrics: the last evaluation, None if the run was stopped before it.
-        seconds: wall-clock time of the training loop, compilation included.
-        stopped_by: the signal that ended the run early, or None.
+        metrics: the last evaluation, None if the loop was stopped before it.
+        state_hash: of the last state, None if it was not saved anew.
+        rescued: where the last state lies instead, if it could not be saved in the run's folder.
     """
 
-    workdir: Workdir
     step: int
-    parameters: int
     metrics: dict[str, float] | None
-    seconds: float
-    stopped_by: signal.Signals | None
+    state_hash: str | None
+    rescued: Path | None
 
 
-class Run(NamedTuple):
-    """The parts that a configuration builds."""
+class Loop:
+    """A run in progress.
 
-    config: RunConfig
-    steps: DataParallel
-    task: Task
-    state: TrainState
-
-
-def train(
-    config: RunConfig,
-    workdir: Path | str,
-    *,
-    resume: bool = False,
-    say: Callable[[str], None] = print,
-) -> Outcome:
-    """Train until ``config.steps``, or until Ctrl-C or SIGTERM, which leave a checkpoint.
+    The step after the next is handed to the devices before the last one's numbers are read: they
+    never wait for the host. What must be known of a step (:class:`Control`) is therefore known one
+    step later, and the same in all processes, which then do the same.
 
     Args:
-        config: the whole run.
-        workdir: folder of the run.
-        resume: go on from its newest checkpoint.
-        say: receives lines for the user.
-
-    Raises:
-        ConfigError, WorkdirError, CheckpointError, ReplicaError, DataError: one sentence each,
-            before the first compilation.
+        run: the parts.
+        place: where it begins or goes on.
+        checkpoints: of the run.
+        records: of the run.
+        request: whether this process was asked to stop.
+        peers: the processes that train together.
+        trace: of some steps, or of none.
+        quarantine: folder for damaged checkpoints.
     """
-    check(config)
-    folder = prepare_workdir(
-        workdir,
-        experiment=config.name,
-        config=to_dict(config),
-        resume=resume,
-        may_change=RESUMABLE_CHANGES,
-    )
-    run = build(config)
-    size = sum(x.size for x in jax.tree.leaves(run.state.weights.parameters))
-    say(
-        f"{config.name}: {size:,} parameters, {run.task.describe()}, "
-        f"{run.steps.devices} {jax.devices()[0].platform} device(s), run in {folder.path}"
-    )
-    started = time.perf_counter()
-    with Checkpoints(folder.checkpoints, keep=config.keep_checkpoints) as checkpoints:
-        state = _restored(run, checkpoints, say) if resume else run.state
-        first = int(state.step)
-        if first >= config.steps:
-            raise ConfigError(
-                f"the run in {folder.path} has finished its {first} steps; "
-                f"raise --steps above {first} to train on."
+
+    def __init__(
+        self,
+        run: Run,
+        place: Place,
+        *,
+        checkpoints: Checkpoints,
+        records: Records,
+        request: StopRequest,
+        peers: Peers,
+        trace: Trace,
+        quarantine: Path,
+    ) -> None:
+        self._run, self._config, self._steps = run, run.config, run.steps
+        self._checkpoints, self._records, self._request = checkpoints, records, request
+        self._peers, self._trace, self._quarantine = peers, trace, quarantine
+        self._warned: frozenset[str] = frozenset()
+        self._latest: dict[str, float] = {}
+        self._state_hash: str | None = None
+        self._rescued: Path | None = None
+        self._stop = 0  # the signal that some process got
+        self._waited, self._timed = 0.0, 0
+        self._clock = time.perf_counter()
+        self._go_to(place)
+
+    @property
+    def stopped_by(self) -> signal.Signals | None:
+        """The signal that some process was asked to stop by."""
+        return signal.Signals(self._stop) if self._stop else None
+
+    def run(self) -> End:
+        """Run until the last step or until some process is asked to stop.
+
+        Raises:
+            DivergenceError: loss or gradient stay not finite.
+            ReplicaError: the devices' copies of the state differ.
+        """
+        config = self._config
+        while self._step < config.steps and not self._stop:
+            self._take_step()
+            last = self._step == config.steps
+            logs, evaluates, saves = (
+                self._step % every == 0
+                for every in (config.log_every, config.evaluation.every, config.checkpoint_every)
             )
-        with (
-            MetricsWriter(folder, first if resume else None) as writer,
-            StopRequest() as request,
-        ):
-            step, metrics = _loop(run, state, first, checkpoints, writer, request)
-    save_run_picture(folder)
-    seconds = time.perf_counter() - started
-    return Outcome(folder, step, size, metrics, seconds, request.signal)
+            if logs or evaluates or saves or last or self._stop:
+                self._settle()
+            if self._skips >= config.guard.skips:
+                self._roll_back()
+                continue
+            if logs or last:
+                self._log()
+            self._records.show(self._step, self._latest)
+            score = None
+            if evaluates and not last and not self._stop:
+                score = self._evaluate(config.evaluation.batches)["loss"]
+            self._check_save()
+            if last or self._stop:
+                self._save_finally()
+            elif saves or (self._overdue and logs):
+                self._save(score)
+        if self._step < config.steps:
+            return End(self._step, None, self._state_hash, self._rescued)
+        metrics = self._evaluate(config.evaluation.final_batches)
+        return End(self._step, metrics, self._state_hash, self._rescued)
 
+    def catch_up(self, state_hash: str) -> None:
+        """Make the records of the step that the run goes on from which a crash has prevented.
 
-def build(config: RunConfig) -> Run:
-    """Make a run's parts, its state before the first step among them."""
-    task = open_task(config)
-    rows = config.batch_size // jax.process_count()
-    problem, state = assemble(config, rows, axis_name=parallel.AXIS)
-    if state.memory is not None and jax.process_count() > 1:
-        raise ConfigError(
-            "--model.shape.memory_length needs one process for now: a checkpoint would hold the "
-            f"memory of one of the {jax.process_count()} processes only."
+        Args:
+            state_hash: of the checkpoint of that step.
+        """
+        step, config = self._step, self._config
+        due = step % config.evaluation.every == 0 and step < config.steps
+        missing = due and not self._records.has(step, "validation")
+        if self._peers.hear("a missing evaluation", missing):
+            self._evaluate(config.evaluation.batches)
+        if not self._records.has(step, "checkpoint"):
+            self._records.checkpoint(step, state_hash)
+
+    def _go_to(self, place: Place) -> None:
+        self._state = self._steps.place(place.state)
+        self._step = place.step
+        self._window, self._rollbacks = Window(place.window), place.rollbacks
+        self._control: Control | None = None
+        self._skips = 0
+        self._overdue = False  # a checkpoint that was put off
+
+    def _take_step(self) -> None:
+        step = self._step + 1
+        batch = self._next_batch()
+        self._peers.at(f"step {step}")
+        self._trace.before(step)
+        self._state, metrics, control = self._steps.train(
+            self._state,
+            batch,
+            stop=int(self._request.signal or 0),
+            pretraining=step <= self._config.pretrain_steps,
         )
-    return Run(config, DataParallel(problem, rows), task, state)
+        self._step = step
+        self._window.add(metrics)
+        self._timed += 1
+        self._settle()  # of the step before
+        self._control = control
+        self._trace.after(step, control)
 
+    def _settle(self) -> None:
+        """Read what must be known of the newest step; waits for it."""
+        if self._control is not None:
+            control = parallel.first_replica(self._control)
+            self._stop = max(self._stop, int(control.stop))
+            self._skips = int(control.skips_in_a_row)
+            self._control = None
 
-def open_task(config: RunConfig) -> Task:
-    """The data of a run, prepared on first use.
+    def _next_batch(self) -> Any:
+        """The next batch; what the devices may have waited for it is added up."""
+        idle = self._is_idle()
+        started = time.perf_counter()
+        batch = next(self._run.task.batches)
+        if idle or self._is_idle():
+            self._waited += time.perf_counter() - started
+        return batch
 
-    Raises:
-        DataError, ConfigError: they are missing or damaged, or do not go with the model.
-    """
-    match config:
-        case TrainConfig():
-            return language.LanguageTask(config)
-        case VisionConfig():
-            return vision.VisionTask(config)
-    raise TypeError(f"there is no task for a {type(config).__name__}.")
+    def _is_idle(self) -> bool:
+        newest: Any = None if self._control is None else self._control.stop
+        return newest is None or bool(newest.is_ready())
 
+    def _log(self) -> None:
+        task = self._run.task
+        averages = self._window.averaged()
+        seconds = time.perf_counter() - self._clock
+        averages |= task.in_units(averages["loss"]) | resources.memory()
+        averages[task.speed] = self._timed * task.examples / seconds
+        averages["data_wait"] = self._waited / seconds
+        self._latest = averages
+        self._records.train(self._step, averages)
+        self._window = Window()
+        self._restart_clock()
+        found = advice.warnings(self._config, averages)
+        for name in sorted(found.keys() - self._warned):
+            self._records.event(self._step, f"warning: {found[name]}")
+        self._warned = frozenset(found)
 
-def assemble(
-    config: RunConfig, rows: int, *, axis_name: str | None = None
-) -> tuple[Problem, TrainState]:
-    """The problem that a configuration poses and the state before the first step; needs no data.
+    def _restart_clock(self) -> None:
+        self._waited, self._timed, self._clock = 0.0, 0, time.perf_counter()
 
-    Args:
-        config: the run.
-        rows: of each batch, for the model's memory.
-        axis_name: of the replicas, over which batch normalizations average.
-    """
-    model, forward, stages, memory = _model(config, rows)
-    architecture, weights = split(model, axis_name)
-    update = optimizer(config.optimizer, config.steps)
-    problem = Problem(
-        architecture,
-        forward,
-        stages,
-        update,
-        learning_rate(config.optimizer, config.steps),
-        config.penalty,
-        max_steps=config.solver.max_steps if config.solves else None,
-        random_fewer_steps=config.random_fewer_steps,
-        pretrain_steps=config.pretrain_steps,
-        pretrain_layers=config.pretrain_layers,
-    )
-    return problem, initial_state(weights, update, jax.random.key(config.seed), memory)
+    def _evaluate(self, batches: int) -> dict[str, float]:
+        self._peers.at(f"the evaluation after step {self._step}")
+        weights = self._state.evaluated
+        metrics = self._run.task.evaluate(self._steps, weights, "validation", batches=batches)
+        if self._config.solves:
+            metrics["tolerance"] = self._config.solver.tol
+        self._records.validation(self._step, metrics)
+        self._restart_clock()
+        return metrics
 
+    def _check_save(self) -> None:
+        """Find out whether the checkpoint under way has failed."""
+        try:
+            self._checkpoints.poll()
+        except CheckpointError as error:
+            self._put_off(error)
 
-def _model(
-    config: RunConfig, rows: int
-) -> tuple[nnx.Module, ForwardPass, int, SegmentMemory | None]:
-    """The model, its forward pass, its equilibrium layers, and the memory of its first batch."""
-    match config:
-        case TrainConfig():
-            reader = language.build_model(config.model, config.seed)
-            memory = reader.initial_memory(rows) if config.model.shape.memory_length else None
-            return reader, language.forward, int(config.solves), memory
-        case VisionConfig():
-            viewer = vision.build_model(config.model, config.seed)
-            return viewer, vision.forward, viewer.stages, None
-    raise TypeError(f"there is no model for a {type(config).__name__}.")
+    def _put_off(self, error: CheckpointError) -> None:
+        # together with others, all processes must save at the same step: at the next regular one
+        self._overdue = self._peers.count == 1
+        again = "at the next record" if self._overdue else "at the next checkpoint"
+        self._records.event(self._step, f"{error} Training goes on; saving is tried {again}.")
 
+    def _save(self, score: float | None) -> None:
+        # while updates are left out, the state may be the reason: it is no good state yet
+        self._overdue = self._skips > 0
+        if self._overdue:
+            return
+        state = self._on_host()
+        if not self._peers.first:
+            return
+        try:
+            state_hash = self._write(self._checkpoints, state, score)
+            self._records.checkpoint(self._step, state_hash)
+        except CheckpointError as error:
+            self._put_off(error)
 
-def _restored(run: Run, checkpoints: Checkpoints, say: Callable[[str], None]) -> TrainState:
-    if checkpoints.latest_step() is None:
-        say("the run stopped before its first checkpoint; starting over from step 0")
-        return run.state
-    step, state, meta = checkpoints.restore(run.state, run.task.batches.iterator)
-    if meta["data"] != run.task.fingerprint:
-        raise CheckpointError(
-            f"the checkpoint at step {step} was trained on other data (fingerprint {meta['data']}, "
-            f"now {run.task.fingerprint}): resume with the data that began the run (the corpus "
-            "stdlib differs between Python versions)."
+    def _save_finally(self) -> None:
+        """Save and wait until it is done; if that is not possible in the folder, then elsewhere."""
+        state = self._on_host()
+        if not self._peers.first:
+            return
+        for attempt in range(3):
+            try:
+                state_hash = self._write(self._checkpoints, state, None)
+                self._checkpoints.wait()
+                self._records.checkpoint(self._step, state_hash)
+                return
+            except CheckpointError as error:
+                self._records.event(self._step, str(error))
+                time.sleep(attempt)
+        self._rescued = save_elsewhere(lambda other: self._write(other, state, None))
+        self._records.event(self._step, f"the state was saved in {self._rescued} instead")
+
+    def _on_host(self) -> Any:
+        self._peers.at(f"the checkpoint of step {self._step}")
+        difference = self._steps.differing(self._state)
+        if difference != 0:
+            raise ReplicaError(
+                f"the devices' copies of the training state differ by up to {difference:g} at step "
+                f"{self._step}: some hardware is faulty; resume from the last checkpoint on other "
+                "hardware."
+            )
+        return self._steps.on_host(self._state)
+
+    def _write(self, checkpoints: Checkpoints, state: Any, score: float | None) -> str:
+        meta = {
+            "data": self._run.task.fingerprint,
+            "window": self._window.values(),
+            "rollbacks": self._rollbacks,
+        }
+        iterator = self._run.task.batches.iterator
+        self._state_hash = checkpoints.save(self._step, state, iterator, meta, score=score)
+        return self._state_hash
+
+    def _roll_back(self) -> None:
+        """Go back to the last good checkpoint, but not in the data: they may be the reason."""
+        guard, step = self._config.guard, self._step
+        what = f"loss or gradient were not finite in {self._skips} steps up to step {step}"
+        if self._rollbacks >= guard.rollbacks:
+            raise DivergenceError(
+                f"{what}, and the run has gone back {self._rollbacks} times already; its "
+                f"checkpoints in {self._checkpoints.directory} are good. Lower "
+                "--optimizer.learning-rate, raise --penalty.weight, or look at the data there."
+            )
+        try:
+            self._checkpoints.wait()
+        except CheckpointError as error:
+            self._put_off(error)
+        place = restore(
+            self._run,
+            self._checkpoints,
+            self._peers,
+            quarantine=self._quarantine,
+            say=lambda line: self._records.event(step, line),
+            with_data=False,
         )
-    say(f"resuming after step {step}")
-    restored: TrainState = state
-    return restored
-
-
-def _loop(
-    run: Run,
-    start: TrainState,
-    first: int,
-    checkpoints: Checkpoints,
-    writer: MetricsWriter,
-    request: StopRequest,
-) -> tuple[int, dict[str, float] | None]:
-    """Run the steps after ``first``; return the last step and the last evaluation."""
-    config, steps = run.config, run.steps
-    state = steps.place(start)
-    window, clock = [], time.perf_counter()
-    latest: dict[str, float] = {}
-    with progress_bar(config.steps, first) as bar:
-        for step in range(first + 1, config.steps + 1):
-            pretraining = step <= config.pretrain_steps
-            state, metrics = steps.train(state, next(run.task.batches), pretraining=pretraining)
-            window.append(metrics)
-            # read once: a signal between two readings would stop the run without its checkpoint
-            stopping = request.signal is not None
-            last = step == config.steps or stopping
-            if step % config.log_every == 0 or last:
-                latest = _averaged(window, run.task)
-                now = time.perf_counter()
-                latest[run.task.speed] = len(window) * run.task.examples / (now - clock)
-                writer.write(step, "train", latest)
-                window, clock = [], now
-            bar.update(step, latest)
-            if step % config.checkpoint_every == 0 or last:
-                meta = {"data": run.task.fingerprint}
-                checkpoints.save(step, parallel.on_host(state), run.task.batches.iterator, meta)
-            if stopping and step < config.steps:
-                return step, None
-            if step % config.evaluation.every == 0 and not last:
-                found = _evaluate(run, state, config.evaluation.batches)
-                writer.write(step, "validation", found)
-                clock = time.perf_counter()
-    final = _evaluate(run, state, config.evaluation.final_batches)
-    writer.write(config.steps, "validation", final)
-    return config.steps, final
-
-
-def _evaluate(run: Run, state: TrainState, batches: int) -> dict[str, float]:
-    metrics = run.task.evaluate(run.steps, state.weights, "validation", batches=batches)
-    if run.config.solves:
-        metrics["tolerance"] = run.config.solver.tol
-    return metrics
-
-
-def _averaged(window: list[Any], task: Task) -> dict[str, float]:
-    """Mean of each metric over some steps, leaving out the steps on which it is NaN by design.
-
-    The loss is never left out: if it is not finite, the record says so. Steps of the warm-up stage
-    have fewer metrics.
-    """
-    fetched = [parallel.first_replica(metrics) for metrics in window]
-    averages = {}
-    for name in sorted({name for metrics in fetched for name in metrics}):
-        values = np.asarray([metrics[name] for metrics in fetched if name in metrics], np.float64)
-        if name == "penalty" or name.startswith("backward_"):
-            values = values[~np.isnan(values)]
-        if values.size:
-            averages[name] = float(values.mean())
-    return averages | task.in_units(averages["loss"])
+        rollbacks = self._rollbacks + 1
+        self._go_to(place._replace(rollbacks=rollbacks))
+        self._records.rewind(place.step)
+        self._records.event(
+            step,
+            f"{what}; rolled back to step {place.step}, and on with the data that come next "
+            f"({rollbacks} of at most {guard.rollbacks} times)",
+        )
+        self._restart_clock()

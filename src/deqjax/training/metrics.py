@@ -11,7 +11,6 @@ from typing import Any, Literal, Self
 
 from deqjax.training import event_file
 from deqjax.training.appended_file import AppendedFile
-from deqjax.training.progress import progress_bar as progress_bar  # noqa: PLC0414
 from deqjax.training.workdir import Workdir
 
 Split = Literal["train", "validation"]

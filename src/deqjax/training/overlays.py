@@ -10,7 +10,7 @@ import numpy as np
 from deqjax import data
 from deqjax.nn import resize_bilinear
 from deqjax.training.config import ConfigError
-from deqjax.training.finished import load_run, solve_limits
+from deqjax.training.finished import Which, load_run, solve_limits
 from deqjax.training.state import Weights
 from deqjax.training.vision import VisionTask
 
@@ -21,6 +21,7 @@ def write_overlays(
     *,
     split: str = "validation",
     count: int = 8,
+    checkpoint: Which = "newest",
     max_steps: int | None = None,
     tol: float | None = None,
 ) -> list[Path]:
@@ -31,6 +32,7 @@ def write_overlays(
         folder: for the PNG files; created.
         split: "train", "validation" or "test".
         count: images at most.
+        checkpoint: which one; see :func:`deqjax.training.load_run`.
         max_steps: forward steps at most, instead of the run's.
         tol: relative tolerance, instead of the run's.
 
@@ -43,7 +45,7 @@ def write_overlays(
     """
     from PIL import Image
 
-    run = load_run(workdir)
+    run = load_run(workdir, checkpoint)
     if not isinstance(run.task, VisionTask) or run.task.images.task != "segmentation":
         raise ConfigError(f"{workdir} holds no model that segments images; leave --overlays out.")
     images, architecture = run.task.images, run.steps.problem.architecture
@@ -67,7 +69,9 @@ def write_overlays(
             pixels,
             overlay(pixels, batch.labels[0], colors),
             overlay(
-                pixels, np.asarray(classes(run.state.weights, jnp.asarray(batch.images)))[0], colors
+                pixels,
+                np.asarray(classes(run.state.evaluated, jnp.asarray(batch.images)))[0],
+                colors,
             ),
         ]
         picture = np.clip(np.concatenate(parts, axis=1), 0, 1)

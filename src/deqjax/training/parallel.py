@@ -5,21 +5,23 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from deqjax.models import SegmentMemory
+from deqjax.training.evaluation import evaluate_step, radius_step
+from deqjax.training.problem import Metrics, Problem, Replicas, SolveLimits
 from deqjax.training.state import TrainState, Weights
-from deqjax.training.step import (
-    Metrics,
-    Problem,
-    SolveLimits,
-    evaluate_step,
-    radius_step,
-    train_step,
-)
+from deqjax.training.step import Control, train_step
 
 AXIS = "devices"
+_REDUCTIONS = Replicas(
+    0,
+    mean=functools.partial(lax.pmean, axis_name=AXIS),
+    total=functools.partial(lax.psum, axis_name=AXIS),
+    largest=functools.partial(lax.pmax, axis_name=AXIS),
+)
 Tree = TypeVar("Tree")
 
 
@@ -28,15 +30,22 @@ class ReplicaError(RuntimeError):
 
 
 class DataParallel:
-    """The steps of a problem, mapped over all local devices.
+    """The steps of a problem, mapped over all devices of all processes.
 
     Each device solves its own share of the batch and stops on its own: there are no collectives
-    inside the solver loop, only the average of the gradient after it.
+    inside the solver loop, only the average of the gradient after it. Of the rows of a batch each
+    process has every so manieth (its data are dealt out that way), and of these each of its devices
+    again every so manieth: a row is seen by a device with the same number, hence with the same
+    random numbers, however many processes share the devices.
 
     Args:
         problem: what is trained.
-        batch_size: rows per step on this host; a multiple of the number of devices.
-        devices: local devices to use; None takes all.
+        batch_size: rows per step of this process; a multiple of the number of its devices.
+        devices: local devices to use; None takes all, and those of the other processes.
+
+    Attributes:
+        problem: what is trained.
+        devices: number of this process's devices.
 
     Raises:
         ReplicaError: the batch cannot be shared evenly.
@@ -46,23 +55,27 @@ class DataParallel:
         self, problem: Problem, batch_size: int, devices: Sequence[jax.Device] | None = None
     ) -> None:
         self.problem = problem
-        devices = jax.local_devices() if devices is None else list(devices)
-        self.devices = len(devices)
-        if batch_size % self.devices:
+        self.devices = jax.local_device_count() if devices is None else len(devices)
+        self._processes = jax.process_count() if devices is None else 1
+        self._process = jax.process_index() if devices is None else 0
+        if batch_size % (self.devices * problem.micro_batches):
+            parts = self.devices * self._processes * problem.micro_batches
             raise ReplicaError(
-                f"--data.batch_size {batch_size} cannot be shared evenly by {self.devices} "
-                f"devices; choose a multiple of {self.devices}."
+                f"--data.batch_size {batch_size * self._processes} cannot be shared evenly by "
+                f"{self.devices * self._processes} devices in {problem.micro_batches} part(s) "
+                f"each; choose a multiple of {parts}."
             )
-        mean = functools.partial(lax.pmean, axis_name=AXIS)
 
-        def train(pretraining: bool, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-            index = lax.axis_index(AXIS)
-            return train_step(problem, state, batch, index, mean, pretraining=pretraining)
+        def train(
+            pretraining: bool, state: TrainState, batch: Any, number: jax.Array, stop: jax.Array
+        ) -> tuple[TrainState, Metrics, Control]:
+            own = _REDUCTIONS._replace(number=number)
+            return train_step(problem, state, batch, own, stop=stop, pretraining=pretraining)
 
         def evaluate(
             weights: Weights, batch: Any, memory: SegmentMemory | None, limits: SolveLimits
         ) -> tuple[Metrics, Metrics, SegmentMemory | None]:
-            return evaluate_step(problem, weights, batch, memory, limits, mean)
+            return evaluate_step(problem, weights, batch, memory, limits, _REDUCTIONS)
 
         def radius(
             weights: Weights,
@@ -71,7 +84,7 @@ class DataParallel:
             limits: SolveLimits,
             key: jax.Array,
         ) -> tuple[jax.Array, jax.Array]:
-            return radius_step(problem, weights, batch, memory, limits, key)
+            return _gathered(radius_step(problem, weights, batch, memory, limits, key))
 
         mapped = functools.partial(jax.pmap, axis_name=AXIS, devices=devices)
         self._train = mapped(functools.partial(train, False), donate_argnums=0)
@@ -79,35 +92,49 @@ class DataParallel:
         self._evaluate = mapped(evaluate, in_axes=(0, 0, 0, None))
         self._radius = mapped(radius, in_axes=(0, 0, 0, None, None))
         self._copy = mapped(lambda tree: tree)
+        self._gather = mapped(_gathered)
+        self._spread = mapped(_spread)
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """(devices,) int32, which share of each batch's rows this process's devices see."""
+        own = self._process + self._processes * np.arange(self.devices)
+        result: np.ndarray = own.astype(np.int32)
+        return result
 
     def train(
-        self, state: TrainState, batch: Any, *, pretraining: bool = False
-    ) -> tuple[TrainState, Metrics]:
+        self, state: TrainState, batch: Any, *, stop: int = 0, pretraining: bool = False
+    ) -> tuple[TrainState, Metrics, Control]:
         """One step; ``state`` is given away and must not be used again.
 
         Args:
             state: placed, leaves (devices, ...).
             batch: of all local devices, on the host.
+            stop: number of the signal that asked this process to stop, or 0.
             pretraining: whether the step belongs to the warm-up stage.
 
         Returns:
-            The next placed state and replicated metrics, leaves (devices,).
+            The next placed state, replicated metrics, leaves (devices,), and what the loop must
+            know, replicated as well.
         """
         self._check(state)
         step = self._pretrain if pretraining else self._train
-        result: tuple[TrainState, Metrics] = step(state, self.share(batch))
+        asked = np.full(self.devices, stop, np.int32)
+        result: tuple[TrainState, Metrics, Control] = step(
+            state, self.share(batch), self.numbers, asked
+        )
         return result
 
     def evaluate(
         self, weights: Weights, batch: Any, memory: SegmentMemory | None, limits: SolveLimits
     ) -> tuple[Metrics, Metrics, SegmentMemory | None]:
-        """Metrics of one batch and counts of each device, and the memory that it hands on.
+        """Metrics and counts of one batch over all processes, and the memory that it hands on.
 
-        Their leaves are (devices, ...); metrics are the same for all devices.
+        Their leaves are (devices, ...); metrics and counts are the same for all devices.
 
         Args:
             weights: replicated.
-            batch: on the host.
+            batch: this process's rows, on the host.
             memory: shared, leaves (devices, rows, ...), or None.
             limits: of the solves.
         """
@@ -124,29 +151,58 @@ class DataParallel:
         limits: SolveLimits,
         key: jax.Array,
     ) -> np.ndarray:
-        """Spectral radius of each row that counts, (rows,) float32 on the host."""
+        """Spectral radius of each row that counts, of all processes, (rows,) float32, on the host.
+
+        The rows are in no particular order.
+        """
         found = self._radius(weights, self.share(batch), memory, limits, key)
-        radii, counted = (np.asarray(leaf).ravel() for leaf in found)
+        radii, counted = (first_replica(leaf).ravel() for leaf in found)
         result: np.ndarray = radii[counted]
         return result
+
+    def differing(self, state: TrainState) -> float:
+        """Largest difference between two devices' copies of the state, memory aside; NaN if any is.
+
+        Zero unless some hardware failed or a step was not the same everywhere.
+        """
+        if self.devices * self._processes == 1:
+            return 0.0
+        return float(first_replica(self._spread(state._replace(memory=None))))
+
+    def on_host(self, state: TrainState) -> TrainState:
+        """The inverse of :meth:`place`: one copy of the state, and the memory of all rows."""
+        rest = first_replica(state._replace(memory=None))
+        if state.memory is None:
+            return rest
+        return rest._replace(memory=jax.tree.map(self._joined, self._gather(state.memory)))
+
+    def _joined(self, leaf: jax.Array) -> np.ndarray:
+        """(devices, all devices, rows, ...) on the devices to (all rows, ...) in their order."""
+        shares = first_replica(leaf)
+        # gathered by process, then device; a row's number is that of its share plus a multiple
+        own = self._processes * np.arange(self.devices)
+        numbers = np.concatenate([process + own for process in range(self._processes)])
+        ordered = shares[np.argsort(numbers)]
+        return np.swapaxes(ordered, 0, 1).reshape(-1, *ordered.shape[2:])
 
     def place(self, state: TrainState) -> TrainState:
         """A state on the host, placed: copied to every device, its memory's rows shared out."""
         copies = self.replicate(state._replace(memory=None))
         if state.memory is None:
             return copies
-        return copies._replace(memory=self._copy(self.share(state.memory)))
+        own = jax.tree.map(lambda leaf: leaf[self._process :: self._processes], state.memory)
+        return copies._replace(memory=self._copy(self.share(own)))
 
     def replicate(self, tree: Tree) -> Tree:
         """Copy a tree to every local device; leaves get a leading axis (devices, ...)."""
         copies: Tree = jax.tree.map(
-            lambda x: jax.numpy.broadcast_to(x, (self.devices, *jax.numpy.shape(x))), tree
+            lambda x: jnp.broadcast_to(x, (self.devices, *jnp.shape(x))), tree
         )
         mapped: Tree = self._copy(copies)
         return mapped
 
     def share(self, tree: Tree) -> Tree:
-        """Deal the rows of every leaf (rows, ...) out: (devices, rows / devices, ...).
+        """Deal the rows of every leaf (rows, ...) out in turn: (devices, rows / devices, ...).
 
         Raises:
             ReplicaError: the rows cannot be shared evenly.
@@ -158,7 +214,7 @@ class DataParallel:
                     f"a batch of {leaf.shape[0]} cannot be shared evenly by {self.devices} devices."
                 )
             rows = leaf.shape[0] // self.devices
-            return leaf.reshape(self.devices, rows, *leaf.shape[1:])
+            return leaf.reshape(rows, self.devices, *leaf.shape[1:]).swapaxes(0, 1)
 
         shared: Tree = jax.tree.map(split, tree)
         return shared
@@ -179,27 +235,34 @@ class DataParallel:
                 )
 
 
-def on_host(state: TrainState) -> TrainState:
-    """The inverse of :meth:`DataParallel.place`: one copy of the state, and all rows' memory."""
-    rest = first_replica(state._replace(memory=None))
-    return rest._replace(memory=jax.tree.map(_joined, state.memory))
-
-
 def first_replica(tree: Tree) -> Tree:
     """One device's copy of a replicated tree, moved to the host; keys become unbound arrays."""
     copy: Tree = jax.tree.map(_fetch, tree)
     return copy
 
 
-def _joined(leaf: jax.Array) -> np.ndarray:
-    rows = leaf.shape[0] * leaf.shape[1]
-    return np.asarray(leaf).reshape(rows, *leaf.shape[2:])
+def _gathered(tree: Tree) -> Tree:
+    """Of all devices, on every one: leaves (all devices, ...)."""
+    result: Tree = lax.all_gather(tree, AXIS)
+    return result
+
+
+def _spread(tree: Any) -> jax.Array:
+    """() float32, the largest difference between devices over all leaves."""
+
+    def differ(leaf: jax.Array) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        value = leaf.astype(jnp.float32)
+        return jnp.max(jnp.abs(lax.pmax(value, AXIS) - lax.pmin(value, AXIS)), initial=0)
+
+    return jnp.max(jnp.stack([differ(leaf) for leaf in jax.tree.leaves(tree)]))
 
 
 def _fetch(leaf: jax.Array) -> Any:
-    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         # through the host: a key bound to some devices could not be placed on others
         data = np.asarray(jax.random.key_data(leaf))[0]
-        return jax.random.wrap_key_data(jax.numpy.asarray(data), impl=jax.random.key_impl(leaf))
+        return jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(leaf))
     # a shard's own data: indexing the whole array would first gather it
     return np.asarray(leaf.addressable_shards[0].data)[0]

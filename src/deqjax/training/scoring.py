@@ -10,8 +10,9 @@ from deqjax.models import SegmentMemory
 from deqjax.training import parallel
 from deqjax.training.config import ConfigError, RunConfig
 from deqjax.training.parallel import DataParallel
+from deqjax.training.problem import SolveLimits
+from deqjax.training.solve_metrics import is_largest
 from deqjax.training.state import Weights
-from deqjax.training.step import SolveLimits
 
 
 class Scores(NamedTuple):
@@ -20,7 +21,7 @@ class Scores(NamedTuple):
     Attributes:
         loss: mean over everything scored.
         scored: the number of targets.
-        counts: sums over all batches and devices.
+        counts: sums over all batches and processes.
         metrics: the solver's statistics, means over all rows, and the spectral radius.
     """
 
@@ -62,10 +63,10 @@ def score(
             radii.append(steps.radius(weights, batch, memory, limits, own_key))
         metrics, counts, memory = steps.evaluate(weights, batch, memory, limits)
         found.append(parallel.first_replica(metrics))
-        counted.append({name: np.asarray(each) for name, each in counts.items()})
-    rows = [metrics.pop("rows") for metrics in found]
+        counted.append(parallel.first_replica(counts))
+    rows = [float(metrics.pop("rows")) for metrics in found]
     statistics = {
-        name: float(np.average([metrics[name] for metrics in found], weights=rows))
+        name: _over_batches(name, [float(metrics[name]) for metrics in found], rows)
         for name in found[0]
         if name.startswith("forward_")
     }
@@ -73,14 +74,17 @@ def score(
         statistics["spectral_radius"] = float(np.mean(np.concatenate(radii)))
         statistics["spectral_radius_max"] = float(np.max(np.concatenate(radii)))
     sums = {
-        name: np.sum([each[name].sum(axis=0, dtype=np.int64) for each in counted], axis=0)
+        name: np.sum([each[name] for each in counted], axis=0, dtype=np.int64)
         for name in counted[0]
     }
-    # a replica's own share was averaged over them
     scored = np.array([metrics["scored"] for metrics in found], np.float64)
     losses = np.array([metrics["loss"] for metrics in found], np.float64)
     total = float(np.sum(scored))
     if not total:
         raise ConfigError("there is nothing to score in these batches: no target counts.")
     loss = float(np.sum(losses * scored)) / total
-    return Scores(loss, steps.devices * total, sums, statistics)
+    return Scores(loss, total, sums, statistics)
+
+
+def _over_batches(name: str, values: list[float], rows: list[float]) -> float:
+    return max(values) if is_largest(name) else float(np.average(values, weights=rows))

@@ -22,6 +22,18 @@ class Weights(NamedTuple):
     statistics: nnx.State[Any, Any] | None = None
 
 
+class Skips(NamedTuple):
+    """Updates that were left out because something in them was not finite.
+
+    Attributes:
+        total: () int32, since the run began.
+        in_a_row: () int32, up to the last step.
+    """
+
+    total: jax.Array
+    in_a_row: jax.Array
+
+
 class TrainState(NamedTuple):
     """Everything that a step changes, and the key that its randomness derives from.
 
@@ -32,6 +44,8 @@ class TrainState(NamedTuple):
         key: () typed PRNG key of the run; step k uses ``fold_in(key, k)``.
         memory: what the rows of the next batch remember, leaves (rows, ...); None for a model
             without memory.
+        skips: updates left out.
+        average: moving average of the weights, or None.
     """
 
     step: jax.Array
@@ -39,6 +53,13 @@ class TrainState(NamedTuple):
     optimizer: optax.OptState
     key: jax.Array
     memory: SegmentMemory | None
+    skips: Skips
+    average: Weights | None = None
+
+    @property
+    def evaluated(self) -> Weights:
+        """What is evaluated and used: the moving average if there is one."""
+        return self.weights if self.average is None else self.average
 
 
 class Architecture(NamedTuple):
@@ -91,7 +112,20 @@ def initial_state(
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     memory: SegmentMemory | None = None,
+    *,
+    averages: bool = False,
 ) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step.
+
+    Args:
+        weights: of the model.
+        optimizer: whose state it holds.
+        key: of the run.
+        memory: of the first batch's rows.
+        averages: whether it holds a moving average of the weights.
+    """
     moments = optimizer.init(weights.parameters)
-    return TrainState(jnp.int32(0), weights, moments, key, memory)
+    # a copy: a buffer that is in the state twice cannot be donated
+    average = jax.tree.map(jnp.copy, weights) if averages else None
+    skips = Skips(jnp.int32(0), jnp.int32(0))
+    return TrainState(jnp.int32(0), weights, moments, key, memory, skips, average)

@@ -1,12 +1,12 @@
 """What a kind of model brings to a run: its data, and how it is scored."""
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from deqjax.training.parallel import DataParallel
+from deqjax.training.problem import SolveLimits
 from deqjax.training.state import Weights
-from deqjax.training.step import SolveLimits
 
 Rows: TypeAlias = Any
 """An array of a batch: NumPy's on the host, JAX's inside a step."""
@@ -16,10 +16,10 @@ class TrainBatches(abc.ABC):
     """This process's endless, resumable batches.
 
     Attributes:
-        iterator: Grain's iterator, which holds the position.
+        iterator: Grain's iterator, which holds the position: `get_state` and `set_state`.
     """
 
-    iterator: Iterator[Any]
+    iterator: Any
 
     @abc.abstractmethod
     def __next__(self) -> Any:
@@ -31,13 +31,13 @@ class Task(abc.ABC):
 
     Attributes:
         batches: of the training split.
-        fingerprint: what the batches depend on, as a short hash.
+        fingerprint: what the batches depend on, as JSON values.
         speed: name of the metric that counts examples a second.
         examples: of one step, over all devices and processes.
     """
 
     batches: TrainBatches
-    fingerprint: str
+    fingerprint: Mapping[str, Any]
     speed: str
     examples: int
 

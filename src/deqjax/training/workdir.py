@@ -37,6 +37,21 @@ class Workdir:
         return self.path / _CHECKPOINTS
 
     @property
+    def quarantine(self) -> Path:
+        """Folder of checkpoints that were found to be damaged."""
+        return self.path / "quarantine"
+
+    @property
+    def profile(self) -> Path:
+        """Folder of a profiler's traces."""
+        return self.path / "profile"
+
+    @property
+    def compilation_cache(self) -> Path:
+        """Folder of compiled programs, shared by all runs beside this one."""
+        return self.path.parent / "compilation-cache"
+
+    @property
     def metrics(self) -> Path:
         """One JSON record a line."""
         return self.path / "metrics.jsonl"

@@ -1,0 +1,200 @@
+"""Starting a run or going on with one, alone or together with other processes."""
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from deqjax.training.checkpoint import Checkpoints
+from deqjax.training.config import RESUMABLE_CHANGES, ConfigError, RunConfig, check
+from deqjax.training.interrupts import StopRequest
+from deqjax.training.loop import End, Loop
+from deqjax.training.peers import Peers
+from deqjax.training.picture import save_run_picture
+from deqjax.training.records import Records
+from deqjax.training.resuming import Place, beginning, restore
+from deqjax.training.run import Run, build
+from deqjax.training.stored_config import to_dict
+from deqjax.training.tracing import Trace
+from deqjax.training.workdir import Workdir, WorkdirError, prepare_workdir
+
+
+class Outcome(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        workdir: where everything lies.
+        step: finished steps.
+        parameters: number of trained parameters.
+        metrics: the last evaluation, None if the run was stopped before it.
+        seconds: wall-clock time of the training loop, compilation included.
+        stopped_by: the signal that ended the run early, or None.
+        state_hash: of the last state, 64 hexadecimal digits.
+        rescued: where the last state lies, if it could not be saved in the workdir; else None.
+    """
+
+    workdir: Workdir
+    step: int
+    parameters: int
+    metrics: dict[str, float] | None
+    seconds: float
+    stopped_by: signal.Signals | None
+    state_hash: str | None = None
+    rescued: Path | None = None
+
+
+def train(
+    config: RunConfig,
+    workdir: Path | str,
+    *,
+    resume: bool = False,
+    peers: Peers | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    profile: bool = False,
+    say: Callable[[str], None] = print,
+) -> Outcome:
+    """Train until ``config.steps``, or until Ctrl-C or SIGTERM, which leave a checkpoint.
+
+    Of several processes all must call this alike. If one of them fails, it and the others end with
+    a sentence and status 1, without returning.
+
+    Args:
+        config: the whole run.
+        workdir: folder of the run, on a file system that all processes share.
+        resume: go on from its newest undamaged checkpoint.
+        peers: the processes that train together, from :func:`deqjax.training.join`.
+        devices: local devices to use; None takes all, and those of the other processes.
+        profile: write a trace of five steps into the folder.
+        say: receives lines for the user.
+
+    Raises:
+        ConfigError, WorkdirError, CheckpointError, ReplicaError, DataError: one sentence each,
+            before the first compilation.
+        DivergenceError, ReplicaError: later on; see :class:`deqjax.training.loop.Loop`.
+    """
+    peers = peers or Peers()
+    try:
+        outcome = _train(config, Workdir(Path(workdir)), resume, peers, devices, profile, say)
+    except BaseException as error:
+        if peers.count == 1:
+            raise
+        peers.abandon(error)
+    peers.leave()
+    return outcome
+
+
+def _train(
+    config: RunConfig,
+    folder: Workdir,
+    resume: bool,
+    peers: Peers,
+    devices: Sequence[jax.Device] | None,
+    profile: bool,
+    say: Callable[[str], None],
+) -> Outcome:
+    check(config)
+    peers.agree("configuration", {**to_dict(config), "resume": resume})
+    _prepare(folder, config, resume, peers)
+    run = build(config, devices)
+    peers.agree("training data", run.task.fingerprint)
+    size = sum(x.size for x in jax.tree.leaves(run.state.weights.parameters))
+    if peers.first:
+        say(
+            f"{config.name}: {size:,} parameters, {run.task.describe()}, "
+            f"{_devices(run, devices)}, run in {folder.path}"
+        )
+    started = time.perf_counter()
+    with Checkpoints(
+        folder.checkpoints,
+        keep=config.keep_checkpoints,
+        keep_best=config.keep_best,
+        read_only=not peers.first,
+    ) as checkpoints:
+        place = _place(run, folder, checkpoints, peers, say) if resume else beginning(run)
+        end, stopped_by = _run(run, place, folder, checkpoints, peers, profile, resume, say)
+    if peers.first:
+        save_run_picture(folder)
+    seconds = time.perf_counter() - started
+    return Outcome(
+        folder, end.step, size, end.metrics, seconds, stopped_by, end.state_hash, end.rescued
+    )
+
+
+def _prepare(folder: Workdir, config: RunConfig, resume: bool, peers: Peers) -> None:
+    if peers.first:
+        prepare_workdir(
+            folder.path,
+            experiment=config.name,
+            config=to_dict(config),
+            resume=resume,
+            may_change=RESUMABLE_CHANGES,
+        )
+    peers.meet("the run's folder")
+    if not folder.config.exists():
+        raise WorkdirError(
+            f"process {peers.index} does not see {folder.path}, which process 0 has made; choose "
+            "a --workdir on a file system that all processes share."
+        )
+
+
+def _place(
+    run: Run, folder: Workdir, checkpoints: Checkpoints, peers: Peers, say: Callable[[str], None]
+) -> Place:
+    place = restore(run, checkpoints, peers, quarantine=folder.quarantine, say=say)
+    if peers.first and place.state_hash is None:
+        say("the run stopped before its first checkpoint; starting over from step 0")
+    elif peers.first:
+        say(f"resuming after step {place.step}, state {place.state_hash}")
+    return place
+
+
+def _run(
+    run: Run,
+    place: Place,
+    folder: Workdir,
+    checkpoints: Checkpoints,
+    peers: Peers,
+    profile: bool,
+    resume: bool,
+    say: Callable[[str], None],
+) -> tuple[End, signal.Signals | None]:
+    steps = run.config.steps
+    resumed = place.step if resume else None
+    trace = Trace(folder.profile if profile else None, place.step)
+    with (
+        Records(folder, first=peers.first, steps=steps, resumed=resumed, say=say) as records,
+        StopRequest() as request,
+    ):
+        finished = place.step == steps and records.has(steps, "validation")
+        if place.step > steps or peers.hear("whether there is anything to do", finished):
+            raise ConfigError(
+                f"the run in {folder.path} has finished its {place.step} steps; "
+                f"raise --steps above {place.step} to train on."
+            )
+        loop = Loop(
+            run,
+            place,
+            checkpoints=checkpoints,
+            records=records,
+            request=request,
+            peers=peers,
+            trace=trace,
+            quarantine=folder.quarantine,
+        )
+        try:
+            if place.state_hash is not None:
+                loop.catch_up(place.state_hash)
+            return loop.run(), loop.stopped_by
+        finally:
+            trace.close()
+
+
+def _devices(run: Run, devices: Sequence[jax.Device] | None) -> str:
+    platform = jax.devices()[0].platform
+    if devices is None and jax.process_count() > 1:
+        count = jax.device_count()
+        return f"{count} {platform} device(s) in {jax.process_count()} processes"
+    return f"{run.steps.devices} {platform} device(s)"

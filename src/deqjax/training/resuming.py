@@ -1,0 +1,93 @@
+"""Where a run begins or goes on: from its configuration, or from its newest good checkpoint."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from deqjax.training import parallel
+from deqjax.training.checkpoint import Checkpoints
+from deqjax.training.peers import PeerError, Peers
+from deqjax.training.run import Run, assemble
+from deqjax.training.state import TrainState
+from deqjax.training.stored_state import CheckpointError
+from deqjax.training.workdir import differences
+
+
+class Place(NamedTuple):
+    """A point of a run.
+
+    Attributes:
+        state: on the host, with the memory of all rows.
+        step: finished steps.
+        window: metrics of the steps since the last record.
+        rollbacks: how often the run has gone back.
+        state_hash: of the checkpoint, None at the beginning.
+    """
+
+    state: TrainState
+    step: int = 0
+    window: Sequence[dict[str, float]] = ()
+    rollbacks: int = 0
+    state_hash: str | None = None
+
+
+def beginning(run: Run) -> Place:
+    """The place before the first step."""
+    return Place(assemble(run.config, run.config.batch_size, axis_name=parallel.AXIS)[1])
+
+
+def restore(
+    run: Run,
+    checkpoints: Checkpoints,
+    peers: Peers,
+    *,
+    quarantine: Path,
+    say: Callable[[str], None],
+    with_data: bool = True,
+) -> Place:
+    """The place of the newest undamaged checkpoint, the beginning if there was none yet.
+
+    Process 0 chooses it and moves damaged ones away; the others read what it chose.
+
+    Args:
+        run: its parts; the data are moved to the saved position.
+        checkpoints: of the run.
+        peers: the processes that train together.
+        quarantine: folder for damaged checkpoints.
+        say: is told of them.
+        with_data: whether the data are moved.
+
+    Raises:
+        CheckpointError: all are damaged, of another model, or of other data.
+        PeerError: this process sees another checkpoint than process 0.
+    """
+    iterator = run.task.batches.iterator if with_data else None
+    found: tuple[int, Any, dict[str, Any]] | None = None
+    chosen: dict[str, Any] | None = None
+    if peers.first and checkpoints.steps():
+        found = checkpoints.restore_newest(run.state, iterator, say=say, quarantine=quarantine)
+        chosen = {"step": found[0], "state_hash": checkpoints.state_hash(found[0])}
+    chosen = peers.hear("the checkpoint to go on from", chosen)
+    if chosen is None:
+        return beginning(run)
+    if found is None:
+        found = checkpoints.restore(run.state, iterator, chosen["step"])
+        if checkpoints.state_hash(chosen["step"]) != chosen["state_hash"]:
+            raise PeerError(
+                f"process {peers.index} sees another checkpoint of step {chosen['step']} in "
+                f"{checkpoints.directory} than process 0; --workdir must lie on a file system that "
+                "all processes share."
+            )
+    step, state, meta = found
+    _check_data(step, meta["data"], run.task.fingerprint)
+    return Place(state, step, meta["window"], meta["rollbacks"], chosen["state_hash"])
+
+
+def _check_data(step: int, stored: Any, now: Any) -> None:
+    changes = differences(stored, now)
+    if changes:
+        listed = ", ".join(f"{name}: {change}" for name, change in changes.items())
+        raise CheckpointError(
+            f"the checkpoint at step {step} was trained on other data ({listed}): resume with the "
+            "data that began the run (the corpus stdlib differs between Python versions)."
+        )

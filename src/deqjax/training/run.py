@@ -1,0 +1,110 @@
+"""From a configuration to the parts of a run."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from deqjax.models import SegmentMemory
+from deqjax.training import language, parallel, vision
+from deqjax.training.config import RunConfig
+from deqjax.training.language_config import TrainConfig
+from deqjax.training.parallel import DataParallel
+from deqjax.training.problem import ForwardPass, Problem
+from deqjax.training.schedules import learning_rate, optimizer
+from deqjax.training.state import TrainState, initial_state, split
+from deqjax.training.task import Task
+from deqjax.training.vision_config import VisionConfig
+
+
+class Run(NamedTuple):
+    """The parts that a configuration builds."""
+
+    config: RunConfig
+    steps: DataParallel
+    task: Task
+    state: TrainState
+
+
+def build(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> Run:
+    """Make a run's parts, its state before the first step among them.
+
+    Args:
+        config: the run.
+        devices: local devices to use; None takes all, and those of the other processes.
+    """
+    task = open_task(config)
+    problem, state = assemble(config, config.batch_size, axis_name=parallel.AXIS)
+    rows = config.batch_size // jax.process_count()
+    return Run(config, DataParallel(problem, rows, devices), task, state)
+
+
+def open_task(config: RunConfig) -> Task:
+    """The data of a run, prepared on first use.
+
+    Raises:
+        DataError, ConfigError: they are missing or damaged, or do not go with the model.
+    """
+    match config:
+        case TrainConfig():
+            return language.LanguageTask(config)
+        case VisionConfig():
+            return vision.VisionTask(config)
+    raise TypeError(f"there is no task for a {type(config).__name__}.")
+
+
+def assemble(
+    config: RunConfig, rows: int, *, axis_name: str | None = None
+) -> tuple[Problem, TrainState]:
+    """The problem that a configuration poses and the state before the first step; needs no data.
+
+    Args:
+        config: the run.
+        rows: of each batch over all processes, for the model's memory.
+        axis_name: of the replicas, over which batch normalizations average.
+    """
+    parts = _parts(config, rows)
+    architecture, weights = split(parts.model, axis_name)
+    update = optimizer(config.optimizer, config.steps)
+    problem = Problem(
+        architecture,
+        parts.forward,
+        parts.targets,
+        parts.stages,
+        update,
+        learning_rate(config.optimizer, config.steps),
+        config.penalty,
+        max_steps=config.solver.max_steps if config.solves else None,
+        step_limit=config.step_limit,
+        pretrain_steps=config.pretrain_steps,
+        pretrain_layers=config.pretrain_layers,
+        micro_batches=config.micro_batches,
+        average_decay=config.average_decay,
+    )
+    averages = config.average_decay > 0
+    key = jax.random.key(config.seed)
+    return problem, initial_state(weights, update, key, parts.memory, averages=averages)
+
+
+class _Parts(NamedTuple):
+    """The model, what it makes of batches, its equilibrium layers, and its first memory."""
+
+    model: nnx.Module
+    forward: ForwardPass
+    targets: Callable[[Any], jax.Array]
+    stages: int
+    memory: SegmentMemory | None
+
+
+def _parts(config: RunConfig, rows: int) -> _Parts:
+    match config:
+        case TrainConfig():
+            reader = language.build_model(config.model, config.seed)
+            memory = reader.initial_memory(rows) if config.model.shape.memory_length else None
+            stages = int(config.solves)
+            return _Parts(reader, language.forward, language.targets, stages, memory)
+        case VisionConfig():
+            viewer = vision.build_model(config.model, config.seed)
+            return _Parts(viewer, vision.forward, vision.targets, viewer.stages, None)
+    raise TypeError(f"there is no model for a {type(config).__name__}.")

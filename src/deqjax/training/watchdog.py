@@ -1,0 +1,158 @@
+"""Notices a process of a run that died or is stuck, and ends this one with a sentence."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any, NoReturn
+
+_ALIVE, _FAILED = "deqjax/alive/", "deqjax/failed/"
+_INTERVAL = 1.0  # seconds between two signs of life
+
+
+class Watchdog(threading.Thread):
+    """Shows the others that this process lives and moves, and looks after them.
+
+    Each process writes a counter and its place every second. One whose counter stands still is
+    dead, or its whole machine is; one that stays at a place for too long is stuck. Those that only
+    wait for it stay where they are as well: the one furthest behind is to blame.
+
+    Args:
+        store: key-value store of `jax.distributed`.
+        index: this process's number.
+        count: how many there are.
+        heartbeat: seconds without a sign of life after which a process counts as dead.
+        deadline: seconds without progress after which a process counts as stuck.
+    """
+
+    def __init__(
+        self, store: Any, index: int, count: int, heartbeat: float, deadline: float
+    ) -> None:
+        super().__init__(name="watchdog", daemon=True)
+        self._store, self._index, self._count = store, index, count
+        self._heartbeat, self._deadline = heartbeat, deadline
+        self._moves, self._place = 0, "its start"
+        self._ended = threading.Event()
+        self._handler = explain_aborts(index) if index else None
+        now = time.monotonic()
+        # of each process: what it showed last and since when; its moves and since when
+        self._shown: dict[int, tuple[str, float]] = dict.fromkeys(range(count), ("", now))
+        self._moved: dict[int, tuple[int, str, float]] = dict.fromkeys(
+            range(count), (0, self._place, now)
+        )
+
+    def progress(self, place: str) -> None:
+        """Note that this process came to a new place."""
+        self._moves, self._place = self._moves + 1, place
+
+    def stop(self) -> None:
+        """End watching: from now on the others may go."""
+        self._ended.set()
+
+    def run(self) -> None:
+        """Look after the others until `stop`."""
+        beats = 0
+        while not self._ended.wait(_INTERVAL):
+            beats += 1
+            try:
+                self._store.key_value_set(
+                    f"{_ALIVE}{self._index}",
+                    f"{beats}|{self._moves}|{self._place}",
+                    allow_overwrite=True,
+                )
+                failures = dict(self._store.key_value_dir_get(_FAILED))
+                shown = dict(self._store.key_value_dir_get(_ALIVE))
+            except Exception as error:  # whatever the store raises: it lives in process 0
+                if not self._ended.is_set():
+                    self._end(f"process 0, which coordinates the run, is gone ({_line(error)})")
+                return
+            self._judge(failures, shown)
+
+    def leave(self, error: BaseException) -> NoReturn:
+        """Tell the others why this process ends, if it is to blame, and end it."""
+        if _may_be_of_the_connection(error):
+            # perhaps some other process is gone: its silence will soon tell which
+            self._ended.wait(self._heartbeat + 3 * _INTERVAL)
+        text = _line(error)
+        try:
+            self._store.key_value_set(f"{_FAILED}{self._index}", text, allow_overwrite=True)
+            time.sleep(3 * _INTERVAL)  # the store may end with this process
+        except Exception as unreachable:  # whatever the store raises, the end is the same
+            text = f"{text} (the others could not be told: {_line(unreachable)})"
+        end_with(text.removesuffix("."))
+
+    def _judge(self, failures: dict[str, str], shown: dict[str, str]) -> None:
+        now = time.monotonic()
+        for key, text in failures.items():
+            failed = int(key.removeprefix(_FAILED))
+            if failed != self._index:
+                self._end(f"process {failed} ended with an error: {text}")
+        for key, text in shown.items():
+            number = int(key.removeprefix(_ALIVE))
+            if text == self._shown[number][0]:
+                continue
+            self._shown[number] = (text, now)
+            _, moves, place = text.split("|", 2)
+            if int(moves) != self._moved[number][0]:
+                self._moved[number] = (int(moves), place, now)
+        for number, (_, since) in self._shown.items():
+            if number != self._index and now - since > self._heartbeat:
+                self._end(f"process {number} gave no sign of life for {self._heartbeat:g} s")
+        late = [n for n, (_, _, since) in self._moved.items() if now - since > self._deadline]
+        if late:
+            behind = min(self._moved[n][0] for n in late)
+            stuck = [n for n in late if self._moved[n][0] == behind]
+            names = " and ".join(f"process {n}" for n in stuck)
+            self._end(
+                f"{names} made no progress for {self._deadline:g} s, stuck at "
+                f"{self._moved[stuck[0]][1]}"
+            )
+
+    def _end(self, text: str) -> NoReturn:
+        end_with(f"{text}; process {self._index} ends too")
+
+
+def explain_aborts(index: int) -> Any:
+    """Let an abort of this process say what is behind it, and end it with status 1.
+
+    When process 0 is gone, the runtime's client in every other one aborts at once, from a thread
+    of its own and without an exception; Python's own handlers of signals would never come to run.
+
+    Returns:
+        What must be kept alive as long as this shall hold.
+    """
+    line = (
+        "deqjax: error: the runtime broke off, as it does when process 0, which coordinates the "
+        f"run, is gone (see its message above); process {index} ends too.\n"
+    ).encode()
+
+    def end(number: int) -> None:
+        del number
+        os.write(2, line)
+        os._exit(1)
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
+    return handler
+
+
+def end_with(text: str) -> NoReturn:
+    """End this process with a sentence, at once.
+
+    A plain exit would wait in the runtime's shutdown for processes that wait for this one.
+    """
+    print(f"deqjax: error: {text}.", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _may_be_of_the_connection(error: BaseException) -> bool:
+    """Whether an error may say no more than that some other process is gone."""
+    import jax
+
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:500]
