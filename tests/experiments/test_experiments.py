@@ -1,21 +1,30 @@
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from deqjax import training
 from deqjax._experiments import load_experiment
 from deqjax.training.config import check
-from deqjax.training.run import assemble
+from deqjax.training.evaluation import evaluate_step, radius_step
+from deqjax.training.problem import SolveLimits
+from deqjax.training.run import assemble, open_task
+from deqjax.training.step import train_step
 from tiny import tiny_config
 from tiny_vision import tiny_vision
 
 ROOT = Path(__file__).parents[2] / "experiments"
 EXPERIMENTS = sorted(p for p in ROOT.rglob("*.py") if "def config(" in p.read_text())
-# one of each kind of step: each compiles for seconds
-TRAINED_ON_IMAGES = ("cifar10_mdeq_tiny", "cifar10_reversible")
-TRAINED = ("stdlib_lm", "tinyshakespeare_reversible", "wikitext103_preln_regularized")
+# one of each kind of step: each compiles for seconds; stdlib_lm is trained in tests/test_cli.py
+STEPPED_ON_IMAGES = ("cifar10_mdeq_tiny", "cifar10_reversible")
+STEPPED = (
+    *STEPPED_ON_IMAGES,
+    "tinyshakespeare_reversible",
+    "wikitext103_preln_regularized",
+)
 
 
 def name(file):
@@ -78,7 +87,7 @@ def small_images(config):
 
 
 def test_there_are_experiments():
-    assert {*TRAINED, *TRAINED_ON_IMAGES} <= set(map(name, EXPERIMENTS))
+    assert set(STEPPED) <= set(map(name, EXPERIMENTS))
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=name)
@@ -95,18 +104,31 @@ def test_experiment_is_a_config_that_can_work(file):
     assert config.name == file.stem
 
 
-@pytest.mark.parametrize("file", [f for f in EXPERIMENTS if f.stem in TRAINED], ids=name)
-def test_experiment_trains_one_tiny_step(file, tmp_path):
-    config = small(load_experiment(file), tmp_path / "datasets")
-    outcome = training.train(config, tmp_path / "run", say=lambda line: None)
-    assert outcome.step == 1
+@pytest.fixture(scope="module")
+def data_directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("datasets")
 
 
-@pytest.mark.parametrize("file", [f for f in EXPERIMENTS if f.stem in TRAINED_ON_IMAGES], ids=name)
-def test_experiment_on_images_trains_one_tiny_step(file, tmp_path):
-    config = small_images(load_experiment(file))
-    outcome = training.train(config, tmp_path / "run", say=lambda line: None)
-    assert outcome.step == 1
+@pytest.mark.parametrize("file", [f for f in EXPERIMENTS if f.stem in STEPPED], ids=name)
+def test_experiment_takes_one_tiny_step_and_its_evaluation_traces(file, data_directory):
+    """The loop around the steps is tested with the loop, and compiles as long again."""
+    config = load_experiment(file)
+    if name(file) in STEPPED_ON_IMAGES:
+        config = small_images(config)
+    else:
+        config = small(config, data_directory)
+    problem, state = assemble(config, config.batch_size)
+    batch = next(open_task(config).batches)
+    state, metrics, _ = jax.jit(partial(train_step, problem))(state, batch)
+    assert state.step == 1
+    assert np.isfinite(metrics["loss"])
+    assert 0 < metrics["gradient_norm"] < np.inf
+    limits = SolveLimits(jnp.float32(1e-3), jnp.int32(4))
+    given = (state.weights, batch, state.memory, limits)
+    scores, *_ = jax.eval_shape(partial(evaluate_step, problem), *given)
+    assert {"loss", "forward_steps"} < scores.keys()
+    radii, _ = jax.eval_shape(partial(radius_step, problem), *given, state.key)
+    assert radii.shape == (config.batch_size,)
 
 
 def count_parameters(name):

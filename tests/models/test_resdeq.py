@@ -125,7 +125,8 @@ def test_the_jacobian_of_the_contractive_cell_is_below_its_constant():
     cell = ContractiveCell(CONTRACTIVE, 0, rngs=nnx.Rngs(0))
     x = 5 + jnp.asarray(random(1, 5, 5, 4, seed=0))  # no ReLU is shut: nothing else contracts
     u = cell.prepare(x)
-    norm = dq.spectral_norm(cell, jnp.ones_like(x), u, key=jax.random.key(0), iterations=30)
+    norm_of = jax.jit(lambda z, u: dq.spectral_norm(cell, z, u, key=jax.random.key(0)))
+    norm = norm_of(jnp.ones_like(x), u)
     assert 0.05 < norm[0] <= 0.8001
 
 
@@ -150,9 +151,8 @@ def test_dropout_leaves_the_contraction():
 
 # the solve and its gradients
 
-EACH = pytest.mark.parametrize(
-    "shape", [SHAPE, STAGES, CONTRACTIVE], ids=["one stage", "two stages", "contractive"]
-)
+# the contractive one has one stage
+EACH = pytest.mark.parametrize("shape", [STAGES, CONTRACTIVE], ids=["two stages", "contractive"])
 
 
 @EACH
@@ -229,11 +229,11 @@ def test_it_learns_with_every_adjoint(name):
 
 def test_the_mask_is_held_for_a_solve_and_none_in_evaluation():
     model = ResDEQ(dataclasses.replace(SHAPE, dropout=0.5), SETTINGS, rngs=nnx.Rngs(0))
-    u = model(images()).equilibria[0].u
-    assert u.mask.shape == (BATCH, 1, 1, 4)
-    np.testing.assert_allclose(np.unique(u.mask), [0, 2])
+    mask = nnx.jit(lambda model: model(images(), max_steps=1).equilibria[0].u.mask)(model)
+    assert mask.shape == (BATCH, 1, 1, 4)
+    np.testing.assert_allclose(np.unique(mask), [0, 2])
     model.eval()
-    assert model(images()).equilibria[0].u.mask is None
+    assert nnx.eval_shape(lambda model: model(images()).equilibria[0].u.mask, model) is None
 
 
 def test_bfloat16_is_inside_of_the_cell_only():

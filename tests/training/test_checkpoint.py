@@ -1,5 +1,4 @@
 import logging
-import os
 import re
 import resource
 import time

@@ -9,9 +9,9 @@ import pytest
 from deqjax.training import ReplicaError, parallel
 from deqjax.training.config import PenaltyConfig
 from deqjax.training.language import Batch
-from deqjax.training.run import assemble
 from deqjax.training.parallel import DataParallel
 from deqjax.training.problem import SolveLimits
+from deqjax.training.run import assemble
 from tiny import tiny_config
 
 

@@ -8,10 +8,10 @@ from test_parallel import batch, problem_and_state
 
 from deqjax import jacobian_penalty
 from deqjax.training.config import OptimizerConfig, PenaltyConfig, StepLimitConfig
-from deqjax.training.language import Batch
-from deqjax.training.schedules import optimizer
 from deqjax.training.evaluation import evaluate_step
+from deqjax.training.language import Batch
 from deqjax.training.problem import SolveLimits
+from deqjax.training.schedules import optimizer
 from deqjax.training.step import train_step
 
 
