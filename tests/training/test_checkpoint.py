@@ -252,13 +252,17 @@ def test_failed_save_raises_at_the_next_save(tmp_path, full_disk, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def poll_for_ten_seconds(checkpoints):
+    for _ in range(1000):
+        checkpoints.poll()
+        time.sleep(0.01)
+
+
 def test_failed_save_is_found_out_without_waiting(tmp_path, full_disk):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, noise(), None, {})
         with pytest.raises(CheckpointError, match=FAILED):
-            for _ in range(1000):
-                checkpoints.poll()
-                time.sleep(0.01)
+            poll_for_ten_seconds(checkpoints)
 
 
 def test_failed_save_raises_at_close(tmp_path, full_disk):
