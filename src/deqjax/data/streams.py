@@ -100,13 +100,7 @@ def stream_batches(
 
 
 def stream_evaluation_batches(
-    tokens: NDArray[np.integer],
-    *,
-    length: int,
-    batch_size: int,
-    limit: int | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    tokens: NDArray[np.integer], *, length: int, batch_size: int, limit: int | None = None
 ) -> Iterator[EvaluationBatch]:
     """One pass over the rows of `stream_batches`, to the very end of each.
 
@@ -133,7 +127,6 @@ def stream_evaluation_batches(
         if limit < 1:
             raise DataError(f"limit must be at least 1 batch, or None for all; got {limit}")
         count = min(count, limit)
-    rows = rows[process_index::process_count]
     return (_padded_segment(rows, index * length, length) for index in range(count))
 
 

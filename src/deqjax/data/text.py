@@ -100,13 +100,7 @@ def train_batches(
 
 
 def evaluation_batches(
-    tokens: NDArray[np.integer],
-    *,
-    length: int,
-    batch_size: int,
-    limit: int | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    tokens: NDArray[np.integer], *, length: int, batch_size: int, limit: int | None = None
 ) -> Iterator[NDArray[np.int32]]:
     """One pass over the windows in their order; those that fill no whole batch are left out.
 
@@ -135,9 +129,7 @@ def evaluation_batches(
         if limit < count:
             count = limit
             chosen = np.arange(count * batch_size) * len(windows) // (count * batch_size)
-    return (
-        windows[rows[process_index::process_count]] for rows in chosen.reshape(count, batch_size)
-    )
+    return (windows[rows] for rows in chosen.reshape(count, batch_size))
 
 
 def _check_enough(windows: Windows, batch_size: int) -> None:
