@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 
+from deqjax.data import DataError
 from deqjax.data._find_prepared import Download, open_prepared
 from image_samples import imagenet_example, write_prepared
 
@@ -80,6 +81,27 @@ def test_an_incomplete_data_set_is_refused(copied, file):
     root, folder = copied
     (folder / file).unlink()
     with pytest.raises(ValueError, match=r"5\.1\.0' is incomplete: delete that folder, and prepar"):
+        open_prepared(NAME, BY_HAND, directory=root)
+
+
+def truncated(text):
+    return text[: len(text) // 2]
+
+
+def emptied(text):
+    return ""
+
+
+def misspelled(text):
+    return text.replace("name", "nbme").replace("Class", "Cl!ss")
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("damage", [truncated, emptied, misspelled])
+def test_a_damaged_description_is_refused(copied, file, damage):
+    root, folder = copied
+    (folder / file).write_text(damage((folder / file).read_text()))
+    with pytest.raises(DataError, match=r"5\.1\.0' is damaged \(.*\): delete that .* `python -c"):
         open_prepared(NAME, BY_HAND, directory=root)
 
 

@@ -104,21 +104,6 @@ def test_the_same_seed_gives_the_same_batches(images, augmentation):
     assert not np.array_equal(first[0], other[0])
 
 
-@pytest.mark.parametrize("process_count", [2, 4])
-def test_processes_share_each_batch_of_the_single_process(process_count):
-    whole = train(7, **AUGMENTED)
-    parts = [
-        train(7, **AUGMENTED, process_index=i, process_count=process_count)
-        for i in range(process_count)
-    ]
-    # Dealt out in turn: row r of the batch is row r // count of process r % count.
-    joined = [
-        np.stack(leaves, axis=2).reshape(leaf.shape)
-        for leaves, leaf in zip(zip(*parts, strict=True), whole, strict=True)
-    ]
-    assert_same(joined, whole)
-
-
 @pytest.mark.parametrize(("images", "augmentation"), KINDS)
 @pytest.mark.parametrize("done", [0, 3, 5, 13])  # before the first, amid, between and amid epochs
 def test_a_state_resumes_at_the_very_next_batch(images, augmentation, done):
@@ -156,17 +141,6 @@ def test_a_position_holds_for_any_number_of_threads():
     resumed = image_train_batches(IMAGES, seed=0, **AUGMENTED)
     resumed.set_state(batches.get_state())
     assert_same(take(resumed, 5), take(batches, 5))
-
-
-def test_workers_change_no_batch_and_resume():
-    batches = image_train_batches(IMAGES, seed=0, **AUGMENTED, workers=1)
-    first, state, then = take(batches, 3), batches.get_state(), take(batches, 4)
-    batches.set_state(state)
-    again = take(batches, 4)
-    batches.close()
-    assert_same(then, again)
-    whole = [np.concatenate(leaves) for leaves in zip(first, then, strict=True)]
-    assert_same(whole, train(7, **AUGMENTED))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import tempfile
 import pytest
 import tensorflow_datasets as tfds
 
-from deqjax.data import _stdlib_corpus
+from deqjax.data import DataError, _stdlib_corpus
 from deqjax.data._prepare import prepared
 from deqjax.data._stdlib_corpus import StdlibCorpus, split_of
 
@@ -130,3 +130,21 @@ def test_an_incomplete_data_set_is_refused(tmp_path):
     tfds.core.Path(folder).mkdir(parents=True)
     with pytest.raises(ValueError, match="is incomplete: delete that folder"):
         prepared(StdlibCorpus, directory=tmp_path)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("content", ["", "{", '{"nbme": 1}', '{"version": "2.0.0"}'])
+def test_a_damaged_description_is_refused(tmp_path, content):
+    folder = prepared(StdlibCorpus, directory=tmp_path).data_path
+    (folder / "dataset_info.json").write_text(content)
+    with pytest.raises(DataError, match=r"is damaged \(.*\): delete that folder, and the next"):
+        prepared(StdlibCorpus, directory=tmp_path)
+
+
+@pytest.mark.usefixtures("library")
+def test_a_damaged_description_is_named_by_its_folder(tmp_path):
+    folder = prepared(StdlibCorpus, directory=tmp_path).data_path
+    (folder / "dataset_info.json").write_text("{")
+    with pytest.raises(DataError) as caught:
+        prepared(StdlibCorpus, directory=tmp_path)
+    assert f"the data set in {str(folder)!r} is damaged" in str(caught.value)

@@ -53,21 +53,6 @@ def test_the_second_epoch_is_the_first_again(tokens):
     np.testing.assert_array_equal(batches[BATCHES:], batches[:BATCHES])
 
 
-@pytest.mark.parametrize("process_count", [2, 4])
-def test_processes_share_each_batch_of_the_single_process(tokens, process_count):
-    whole = take(stream_batches(tokens, **SIZES), 7)
-    parts = [
-        take(stream_batches(tokens, **SIZES, process_index=i, process_count=process_count), 7)
-        for i in range(process_count)
-    ]
-    # Dealt out in turn: row r of the batch is row r // count of process r % count.
-    joined = [
-        np.stack(leaves, axis=2).reshape(leaf.shape)
-        for leaves, leaf in zip(zip(*parts, strict=True), whole, strict=True)
-    ]
-    assert_same(joined, whole)
-
-
 def test_rows_of_a_process_continue_themselves(tokens):
     shared = stream_batches(tokens, **SIZES, process_index=1, process_count=2)
     batches, _ = take(shared, BATCHES)

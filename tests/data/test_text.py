@@ -69,6 +69,24 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
         load_bytes("train", directory=tmp_path / "data")
 
 
+@pytest.mark.usefixtures("library")
+def test_a_missing_file_is_refused(tmp_path):
+    load_bytes("train", directory=tmp_path / "data")
+    (file,) = (tmp_path / "data").rglob("*-train.array_record*")
+    file.unlink()
+    with pytest.raises(ValueError, match=r"is damaged .*: delete that folder"):
+        load_bytes("train", directory=tmp_path / "data")
+
+
+@pytest.mark.usefixtures("library")
+def test_a_damaged_name_of_the_files_is_refused(tmp_path):
+    load_bytes("train", directory=tmp_path / "data")
+    (description,) = (tmp_path / "data").rglob("dataset_info.json")
+    description.write_text(description.read_text().replace("{SPLIT}", "{SPLYT}"))
+    with pytest.raises(ValueError, match=r"is damaged \(Could not format .*: delete that folder"):
+        load_bytes("train", directory=tmp_path / "data")
+
+
 @pytest.fixture(scope="session")
 def real_corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     directory = tmp_path_factory.mktemp("prepared")
@@ -121,19 +139,6 @@ def test_epochs_are_shuffled_anew_and_leave_out_other_windows(tokens):
     epochs = window_numbers(take(train_batches(tokens, **SIZES, seed=0), 15)).reshape(3, 20)
     assert len({tuple(epoch) for epoch in epochs.tolist()}) == 3
     assert len({frozenset(epoch) for epoch in epochs.tolist()}) == 3
-
-
-@pytest.mark.parametrize("process_count", [2, 4])
-def test_processes_share_each_batch_of_the_single_process(tokens, process_count):
-    whole = take(train_batches(tokens, **SIZES, seed=3), 12)
-    parts = [
-        take(
-            train_batches(tokens, **SIZES, seed=3, process_index=i, process_count=process_count), 12
-        )
-        for i in range(process_count)
-    ]
-    # Dealt out in turn: row r of the batch is row r // count of process r % count.
-    np.testing.assert_array_equal(np.stack(parts, axis=2).reshape(whole.shape), whole)
 
 
 @pytest.mark.parametrize("done", [0, 3, 5, 13])  # before the first, amid, between and amid epochs

@@ -11,7 +11,8 @@ Images likewise: `load_images` gives the splits of an image data set, `image_tra
 """
 
 from deqjax.data._errors import DataError
-from deqjax.data._fingerprint import fingerprint
+from deqjax.data._evaluation_rows import ImageEvaluationBatch
+from deqjax.data._fingerprint import Fingerprint, fingerprint
 from deqjax.data._image_fingerprint import image_fingerprint
 from deqjax.data._images import IGNORE_LABEL, ImageExample, ImageSet, ImageSource
 from deqjax.data._vocabulary import TextDecoder, Vocabulary
@@ -21,7 +22,6 @@ from deqjax.data.bigram import bits_per_byte, fit_bigram
 from deqjax.data.corpus import CORPORA, Corpus, load_corpus
 from deqjax.data.image_batches import (
     ImageBatch,
-    ImageEvaluationBatch,
     image_evaluation_batches,
     image_train_batches,
 )
@@ -42,6 +42,7 @@ __all__ = [
     "Corpus",
     "DataError",
     "EvaluationBatch",
+    "Fingerprint",
     "ImageBatch",
     "ImageEvaluationBatch",
     "ImageExample",

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deqjax.data._damaged import damaged, metadata_errors
 from deqjax.data._errors import DataError
 from deqjax.data._prepare import data_root
 
@@ -40,7 +41,8 @@ def open_prepared(
             downloads/manual in the folder of all prepared data sets.
 
     Raises:
-        DataError: the data are not there, incomplete, or in a format that needs TensorFlow.
+        DataError: the data are not there, incomplete or described by damaged files, or in a
+            format that needs TensorFlow.
     """
     root = Path(data_root(directory))
     manual = Path(data_root(manual_directory or root / "downloads" / "manual"))
@@ -56,7 +58,10 @@ def open_prepared(
         )
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(folder)
+    try:
+        builder = tfds.builder_from_directory(folder)
+    except metadata_errors() as error:
+        raise damaged(folder, error, f"prepare it again with `{command}`") from error
     if builder.info.file_format.value != "array_record":
         raise DataError(
             f"the data set in {str(folder)!r} is stored as {builder.info.file_format.value}, which "

@@ -1,16 +1,15 @@
-"""A name for everything that decides the training batches of images."""
+"""What decides the training batches of images, as named values."""
 
 import dataclasses
 import hashlib
-import json
-from typing import Any
 
 import numpy as np
 
-from deqjax.data._images import ImageSet
+from deqjax.data._fingerprint import Fingerprint
+from deqjax.data._images import ImageSet, ImageSource
 from deqjax.data.augmentation import Augmentation
 
-# Part of the fingerprint: raise it whenever the same arguments begin to give other batches.
+# Raise it whenever the same arguments begin to give other batches.
 _PIPELINE_VERSION = 1
 _SAMPLES = 8
 
@@ -21,30 +20,33 @@ def image_fingerprint(
     batch_size: int,
     seed: int,
     augmentation: Augmentation,
-    process_count: int = 1,
     workers: int = 0,
-) -> str:
-    """Names what decides the training batches of images, in 16 hexadecimal digits.
+) -> Fingerprint:
+    """Names what decides the training batches of images.
 
     A position in the batches means something only in the same batches: training keeps this beside
-    the position and refuses to resume when it differs. Hashed are the arguments, the data set's
-    name, version and `load_images` arguments (its `identity`), the number of training images, mean
-    and deviation, and eight training images spread evenly over the split, decoded, with their
-    labels. A change of other images alone goes unnoticed: hashing all of ImageNet takes longer than
-    a resumed run may.
+    the position, and refuses to resume when a value differs. How many processes share a batch does
+    not count: a position is valid for any number of them. Of the images only eight are looked at,
+    spread evenly over the training split: hashing all of ImageNet takes longer than a resumed run
+    may, so a change of other images alone goes unnoticed.
 
     Args:
         images: from `load_images`.
         batch_size: images in a batch, over all processes together.
         seed: of order and augmentation.
         augmentation: how images are changed.
-        process_count: how many processes share each batch.
         workers: as in `image_train_batches`; it changes no batch, but the form of the position.
+
+    Returns:
+        "version" (of this pipeline), "name", "identity" (the data set's version and the arguments
+        of `load_images`), "count" of training images, "mean", "std", "batch_size", "seed",
+        "augmentation" (its attributes), "workers", and "images": 16 hexadecimal digits of the
+        SHA-256 of the eight decoded images with their labels.
 
     Raises:
         DataError: an image is damaged.
     """
-    values: dict[str, Any] = {
+    return {
         "version": _PIPELINE_VERSION,
         "name": images.name,
         "identity": images.identity,
@@ -53,13 +55,19 @@ def image_fingerprint(
         "std": images.std.tolist(),
         "batch_size": batch_size,
         "seed": seed,
-        "augmentation": dataclasses.asdict(augmentation),
-        "process_count": process_count,
+        "augmentation": {
+            name: list(value) if isinstance(value, tuple) else value  # as JSON gives it back
+            for name, value in dataclasses.asdict(augmentation).items()
+        },
         "workers": workers,
+        "images": _digest(images.train),
     }
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
-    for index in np.arange(_SAMPLES) * len(images.train) // _SAMPLES:
-        example = images.train[int(index)]
+
+
+def _digest(source: ImageSource) -> str:
+    digest = hashlib.sha256()
+    for index in np.arange(_SAMPLES) * len(source) // _SAMPLES:
+        example = source[int(index)]
         digest.update(repr((example.image.shape, example.label.shape)).encode())
         digest.update(np.ascontiguousarray(example.image).data)
         digest.update(np.ascontiguousarray(example.label).data)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from deqjax.data._damaged import damaged, metadata_errors
 from deqjax.data._errors import DataError
 
 
@@ -33,13 +34,13 @@ def prepared(
 
     Raises:
         DataError: `directory` cannot be written, and the data are not prepared in it yet.
-        DataError: the data in `directory` are incomplete.
+        DataError: the data in `directory` are incomplete, or the files that describe them damaged.
     """
     root = data_root(directory)
-    builder = builder_class(data_dir=root, **arguments)
+    builder = _open(builder_class, arguments, root)
     if not Path(builder.data_dir).exists():
         _prepare(builder_class, arguments, Path(root), Path(builder.data_dir))
-        builder = builder_class(data_dir=root, **arguments)
+        builder = _open(builder_class, arguments, root)
     if not builder.info.splits:
         raise DataError(
             f"the data set in {str(builder.data_dir)!r} is incomplete: delete that folder, and the "
@@ -55,6 +56,19 @@ def data_root(directory: str | os.PathLike[str] | None) -> str:
     import tensorflow_datasets as tfds
 
     return os.path.expanduser(str(tfds.core.constants.DATA_DIR))
+
+
+def _open(builder_class: type[Any], arguments: dict[str, Any], root: str) -> Any:
+    try:
+        return builder_class(data_dir=root, **arguments)
+    except DataError:
+        raise
+    except metadata_errors() as error:
+        # No builder says where the data lie, but one that finds nothing to read does.
+        with tempfile.TemporaryDirectory() as empty:
+            found = Path(builder_class(data_dir=empty, **arguments).data_dir)
+        folder = Path(root) / found.relative_to(empty)
+        raise damaged(folder, error, "the next run prepares it again") from error
 
 
 def _prepare(builder_class: type[Any], arguments: dict[str, Any], root: Path, target: Path) -> None:

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
+from deqjax.data._damaged import damaged, metadata_errors
 from deqjax.data._errors import DataError
 
 SPLITS = ("train", "validation", "test")
+_REMEDY = "the next run prepares it again"
 
 
 def read_texts(builder: Any, split: str) -> Iterator[bytes]:
@@ -26,18 +28,14 @@ def read_texts(builder: Any, split: str) -> Iterator[bytes]:
 def _read(builder: Any, split: str) -> Iterator[bytes]:
     try:
         source = builder.as_data_source(split)
+    except metadata_errors() as error:
+        raise damaged(builder.data_dir, error, _REMEDY) from error
+    try:
         for index in range(len(source)):
             text = source[index]["text"]
             # A file cut at the end of a block reads without an error, as examples without a text.
             if text is None:
-                raise _damaged(builder, "examples are empty")
+                raise damaged(builder.data_dir, "examples are empty", _REMEDY)
             yield text
     except RuntimeError as error:  # what array_record raises for a file it cannot read
-        raise _damaged(builder, str(error)) from error
-
-
-def _damaged(builder: Any, reason: str) -> DataError:
-    return DataError(
-        f"the data set in {str(builder.data_dir)!r} is damaged ({reason}): delete that folder, and "
-        "the next run prepares it again"
-    )
+        raise damaged(builder.data_dir, error, _REMEDY) from error

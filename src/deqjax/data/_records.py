@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from deqjax.data._damaged import damaged, metadata_errors
 from deqjax.data._errors import DataError
 from deqjax.data._images import ImageExample
 from deqjax.data._resize import decode, resize_image, scaled_labels, scaled_to_shorter_side
@@ -40,7 +41,8 @@ class RecordedImages:
             resolution: the shorter side of every image, scaled to it; None leaves images alone.
 
         Raises:
-            DataError: the data set was prepared without that split.
+            DataError: the data set was prepared without that split or without the fields, or the
+                files that describe it are damaged.
         """
         import tensorflow_datasets as tfds
 
@@ -55,9 +57,15 @@ class RecordedImages:
                 f"the data set in {str(builder.data_dir)!r} has too few examples for the part "
                 f"{split!r}: delete that folder, and prepare it again from all of its files"
             )
+        for name in (fields.image, fields.label):
+            if name not in builder.info.features:
+                raise damaged(builder.data_dir, f"no feature {name!r}", "prepare it again")
         skip = tfds.decode.SkipDecoding()
         encoded = (fields.image, fields.label) if fields.encoded_label else (fields.image,)
-        self.records = builder.as_data_source(split, decoders=dict.fromkeys(encoded, skip))
+        try:
+            self.records = builder.as_data_source(split, decoders=dict.fromkeys(encoded, skip))
+        except metadata_errors() as error:
+            raise damaged(builder.data_dir, error, "prepare it again") from error
         self.split = split
         self.folder = str(builder.data_dir)
         self.fields = fields
@@ -72,7 +80,7 @@ class RecordedImages:
             image = decode(record[self.fields.image], channels=3)
             label = self.fields.read_label(record[self.fields.label])
         except DataError as error:
-            raise self._damaged(str(error)) from error
+            raise self._damaged(error) from error
         if self.resolution is None:
             return ImageExample(image, label)
         height, width, _ = image.shape
@@ -94,14 +102,11 @@ class RecordedImages:
         try:
             record = self.records[index]
         except RuntimeError as error:  # what array_record raises for a file it cannot read
-            raise self._damaged(str(error)) from error
+            raise self._damaged(error) from error
         # A file cut at the end of a block reads without an error, as examples without an image.
         if record[self.fields.image] is None:
             raise self._damaged("examples are empty")
         return record
 
-    def _damaged(self, reason: str) -> DataError:
-        return DataError(
-            f"the data set in {self.folder!r} is damaged ({reason}): delete that folder, and "
-            "prepare it again"
-        )
+    def _damaged(self, reason: object) -> DataError:
+        return damaged(self.folder, reason, "prepare it again")

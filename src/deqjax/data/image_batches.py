@@ -1,13 +1,15 @@
 """Batches of normalized images, for training and for evaluation."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deqjax.data._errors import DataError
+from deqjax.data._evaluation_rows import EvaluationRows, ImageEvaluationBatch, Padding
 from deqjax.data._images import ImageExample, ImageSet, Subset
+from deqjax.data._prefetch import prefetched
 from deqjax.data._shares import check_shares
 from deqjax.data.augmentation import (
     Augmentation,
@@ -27,14 +29,6 @@ class ImageBatch(NamedTuple):
     labels: NDArray[np.int32]  # (rows,), or (rows, height, width): the class of every pixel
 
 
-class ImageEvaluationBatch(NamedTuple):
-    """Images to evaluate on."""
-
-    images: NDArray[np.float32]  # (rows, height, width, channels), normalized; zeros in padding
-    labels: NDArray[np.int32]  # (rows,) or (rows, height, width)
-    counted: NDArray[np.bool_]  # (rows,): False where the row only pads the last batch
-
-
 def image_train_batches(
     images: ImageSet,
     *,
@@ -52,13 +46,15 @@ def image_train_batches(
     images that fill no whole batch are left out, other ones in each epoch. The rows of a batch are
     dealt out to the processes in turn, and step k sees the same images, augmented alike, however
     many processes share them. The iterator's state is the position: `get_state` and `set_state`,
-    or `grain.checkpoint.CheckpointSave` in an Orbax checkpoint, resume at the very next batch.
+    or `grain.checkpoint.CheckpointSave` in an Orbax checkpoint, resume at the very next batch. It
+    counts whole batches and survives JSON: every process has the same, and any other number of
+    processes may continue from it.
 
     Threads and workers prepare batches ahead, and change none. A position saved with one number
     of workers cannot be read with another; with another number of threads it can. Workers are
     processes of their own, for when the interpreter's lock holds threads back: a script that uses
-    them needs the `if __name__ == "__main__":` of `multiprocessing`, and should `close()` the
-    iterator at its end.
+    them needs the `if __name__ == "__main__":` of `multiprocessing`. They end with the program,
+    even a killed one, or before that by the iterator's `close()`.
 
     Args:
         images: from `load_images`.
@@ -76,7 +72,8 @@ def image_train_batches(
 
     Raises:
         DataError: there are fewer images than a batch, the processes cannot share a batch evenly,
-            the augmentation does not suit the data set, or a number is out of its range.
+            the augmentation does not suit the data set, or a number is out of its range; later,
+            from the iterator, an image is damaged or a worker was killed.
     """
     check_shares(batch_size, process_index, process_count)
     count = len(images.train)
@@ -100,7 +97,8 @@ def image_train_batches(
         .map(partial(_normalized, mean=images.mean, std=images.std))
         .repeat()
     )
-    return _iterate(batches, threads, workers)
+    iterator: grain.DatasetIterator[ImageBatch] = prefetched(batches, threads, workers)
+    return iterator
 
 
 def image_evaluation_batches(
@@ -110,29 +108,38 @@ def image_evaluation_batches(
     batch_size: int,
     augmentation: Augmentation | None = None,
     limit: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
     threads: int = 0,
     workers: int = 0,
 ) -> "grain.DatasetIterator[ImageEvaluationBatch]":
     """One pass over a split in its order, every image once and unchanged but for its size.
 
+    The rows of a batch are dealt out to the processes as in training. All have equally many
+    batches, each reads only its own images, and the last batch may be all padding for some.
+
     Args:
         images: from `load_images`.
         split: "train", "validation" or "test".
-        batch_size: rows in a batch; the last one is padded with rows that are not counted.
+        batch_size: rows in a batch, over all processes together; the last one is padded with rows
+            that are not counted.
         augmentation: that of training: "resized_crop" says what is cut out of the middle of each
             image; others change nothing here. None is "none".
         limit: at most so many batches. Their images are spread evenly over the whole split.
+        process_index: which process this is.
+        process_count: how many processes share each batch.
         threads: as in training.
         workers: as in training.
 
     Returns:
-        An iterator over `ImageEvaluationBatch` with `batch_size` rows.
+        An iterator over `ImageEvaluationBatch` with batch_size // process_count rows.
 
     Raises:
-        DataError: there is no such split, the augmentation does not suit the data set, or a number
-            is out of its range.
+        DataError: there is no such split, the processes cannot share a batch evenly, the
+            augmentation does not suit the data set, images of different sizes are shared, or a
+            number is out of its range; later, from the iterator, as in training.
     """
-    check_shares(batch_size, process_index=0, process_count=1)
+    check_shares(batch_size, process_index, process_count)
     source = images.split(split)
     if limit is not None:
         if limit < 1:
@@ -140,71 +147,36 @@ def image_evaluation_batches(
         kept = limit * batch_size
         if kept < len(source):
             source = Subset(source, np.arange(kept) * len(source) // kept)
-    transform = evaluation_transform(images, augmentation or Augmentation())
+    augmentation = augmentation or Augmentation()
+    transform = evaluation_transform(images, augmentation)
+    size = augmentation.evaluation_size(images.shape[:2])
+    if None in size and process_count > 1:
+        raise DataError(
+            f"the images of {images.name!r} differ in size, so {process_count} processes cannot "
+            "share their evaluation: evaluate them in one process, in batches of one"
+        )
     import grain
 
-    batches = (
-        grain.MapDataset.source(source)
-        .map(transform)
-        .batch(batch_size, drop_remainder=False)
-        .map(
-            partial(
-                _padded,
-                rows=batch_size,
-                mean=images.mean,
-                std=images.std,
-                padding_label=images.ignore_label or 0,
-            )
-        )
+    batches = EvaluationRows(
+        source,
+        transform,
+        partial(normalize, mean=images.mean, std=images.std),
+        batch_size=batch_size,
+        process_index=process_index,
+        process_count=process_count,
+        padding=Padding(
+            (*size, images.shape[2]),
+            size if images.task == "segmentation" else (),
+            images.ignore_label or 0,
+        ),
     )
-    return _iterate(batches, threads, workers)
+    iterator: grain.DatasetIterator[ImageEvaluationBatch] = prefetched(
+        grain.MapDataset.source(batches), threads, workers
+    )
+    return iterator
 
 
 def _normalized(
     batch: ImageExample, mean: NDArray[np.float32], std: NDArray[np.float32]
 ) -> ImageBatch:
     return ImageBatch(normalize(batch.image, mean, std), batch.label)
-
-
-def _padded(
-    batch: ImageExample,
-    rows: int,
-    mean: NDArray[np.float32],
-    std: NDArray[np.float32],
-    padding_label: int,
-) -> ImageEvaluationBatch:
-    found = len(batch.image)
-    images = np.zeros((rows, *batch.image.shape[1:]), np.float32)
-    images[:found] = normalize(batch.image, mean, std)
-    labels = np.full((rows, *batch.label.shape[1:]), padding_label, np.int32)
-    labels[:found] = batch.label
-    return ImageEvaluationBatch(images, labels, np.arange(rows) < found)
-
-
-def _copied(batch: Any) -> Any:
-    return type(batch)(*map(np.array, batch))
-
-
-def _iterate(batches: Any, threads: int, workers: int) -> Any:
-    """An iterator that prepares batches ahead if it has threads or workers to do so."""
-    for name, number in (("threads", threads), ("workers", workers)):
-        if number < 0:
-            raise DataError(f"{name} must be at least 0, got {number}")
-    import grain
-
-    ahead = threads + 1 if threads else 0
-    dataset = batches.to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
-    )
-    if workers:
-        from absl import flags
-
-        # Grain's workers ask for flags that only programs of absl's own kind have parsed.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        options = grain.multiprocessing.MultiprocessingOptions(
-            num_workers=workers, per_worker_buffer_size=2
-        )
-        # Copied out of the memory that the processes share, which is given back at once.
-        dataset = dataset.mp_prefetch(options).map(_copied)
-    return iter(dataset)

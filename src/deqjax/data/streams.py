@@ -70,7 +70,10 @@ def stream_batches(
     segment the next epoch begins with the first one, marked `fresh`. The rows are dealt out to the
     processes in turn, and each stays with its process. The iterator's state is the position:
     `get_state` and `set_state`, or `grain.checkpoint.CheckpointSave` in an Orbax checkpoint, resume
-    at the very next batch; the model's memory belongs into the checkpoint as well.
+    at the very next batch; the model's memory belongs into the checkpoint as well. The position
+    counts whole batches and survives JSON: every process has the same, and any other number of
+    processes may continue from it, each with the memory of its own rows: row r of the batch is
+    row r // process_count of process r % process_count.
 
     Args:
         tokens: (tokens,) of any integer dtype.
@@ -100,34 +103,47 @@ def stream_batches(
 
 
 def stream_evaluation_batches(
-    tokens: NDArray[np.integer], *, length: int, batch_size: int, limit: int | None = None
+    tokens: NDArray[np.integer],
+    *,
+    length: int,
+    batch_size: int,
+    limit: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Iterator[EvaluationBatch]:
     """One pass over the rows of `stream_batches`, to the very end of each.
 
     Every token is scored exactly once, except for the first one of each row and for the last
     tokens, fewer than `batch_size`, that fill no whole row. The last segment may be shorter: it is
-    padded, and `scored` leaves the padding out.
+    padded, and `scored` leaves the padding out. The rows are dealt out to the processes as in
+    training, so all have equally many batches.
 
     Args:
         tokens: (tokens,) of any integer dtype.
         length: predicted tokens in a segment.
-        batch_size: rows. With more rows more tokens are predicted from a short memory.
+        batch_size: rows, over all processes together. With more rows more tokens are predicted
+            from a short memory.
         limit: at most so many batches: the beginnings of the rows, which lie spread evenly over
             the whole split.
+        process_index: which process this is.
+        process_count: how many processes share each batch.
 
     Returns:
-        An iterator over `EvaluationBatch` with `batch_size` rows.
+        An iterator over `EvaluationBatch` with batch_size // process_count rows.
 
     Raises:
-        DataError: there are fewer than two tokens a row, or a number is out of its range.
+        DataError: there are fewer than two tokens a row, the processes cannot share a batch
+            evenly, or a number is out of its range.
     """
     rows = _rows(tokens, length, batch_size, shortest=2)
+    check_shares(batch_size, process_index, process_count)
     count = -(-(rows.shape[1] - 1) // length)
     if limit is not None:
         if limit < 1:
             raise DataError(f"limit must be at least 1 batch, or None for all; got {limit}")
         count = min(count, limit)
-    return (_padded_segment(rows, index * length, length) for index in range(count))
+    own = rows[process_index::process_count]
+    return (_padded_segment(own, index * length, length) for index in range(count))
 
 
 def _rows(

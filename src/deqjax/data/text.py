@@ -61,7 +61,9 @@ def train_batches(
     no whole batch are left out, other ones in each epoch. The rows of a batch are dealt out to the
     processes in turn, so all have equally many batches, and step k sees the same windows however
     many processes share them. The iterator's state is the position: `get_state` and `set_state`,
-    or `grain.checkpoint.CheckpointSave` in an Orbax checkpoint, resume at the very next batch.
+    or `grain.checkpoint.CheckpointSave` in an Orbax checkpoint, resume at the very next batch. It
+    counts whole batches and survives JSON: every process has the same, and any other number of
+    processes may continue from it.
 
     Args:
         tokens: (tokens,) of any integer dtype.
@@ -100,26 +102,37 @@ def train_batches(
 
 
 def evaluation_batches(
-    tokens: NDArray[np.integer], *, length: int, batch_size: int, limit: int | None = None
+    tokens: NDArray[np.integer],
+    *,
+    length: int,
+    batch_size: int,
+    limit: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Iterator[NDArray[np.int32]]:
     """One pass over the windows in their order; those that fill no whole batch are left out.
+
+    The rows of a batch are dealt out to the processes as in training: all have equally many
+    batches, and each window of a whole batch is in one row of one process.
 
     Args:
         tokens: (tokens,) of any integer dtype.
         length: predicted tokens in a window.
-        batch_size: windows in a batch.
+        batch_size: windows in a batch, over all processes together.
         limit: at most so many batches. Their windows are spread evenly over the whole split, so
             that a short evaluation does not see its first files only.
+        process_index: which process this is.
+        process_count: how many processes share each batch.
 
     Returns:
-        An iterator over (batch_size, length + 1) int32.
+        An iterator over (batch_size // process_count, length + 1) int32.
 
     Raises:
-        DataError: the corpus is shorter than one window or has fewer windows than a batch, or a
-            number is out of its range.
+        DataError: the corpus is shorter than one window or has fewer windows than a batch, the
+            processes cannot share a batch evenly, or a number is out of its range.
     """
     windows = Windows(tokens, length)
-    check_shares(batch_size, process_index=0, process_count=1)
+    check_shares(batch_size, process_index, process_count)
     _check_enough(windows, batch_size)
     count = len(windows) // batch_size
     chosen = np.arange(count * batch_size)
@@ -129,7 +142,8 @@ def evaluation_batches(
         if limit < count:
             count = limit
             chosen = np.arange(count * batch_size) * len(windows) // (count * batch_size)
-    return (windows[rows] for rows in chosen.reshape(count, batch_size))
+    own = chosen.reshape(count, batch_size)[:, process_index::process_count]
+    return (windows[rows] for rows in own)
 
 
 def _check_enough(windows: Windows, batch_size: int) -> None:
