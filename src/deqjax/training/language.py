@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -167,14 +167,13 @@ def evaluation_batches(
         yield Batch(windows, np.ones(own, bool), np.ones((own, length), bool))
 
 
-def data_fingerprint(config: TrainConfig, tokens: Tokens) -> str:
-    """What the training batches depend on, as a short hash."""
+def data_fingerprint(config: TrainConfig, tokens: Tokens) -> Mapping[str, Any]:
+    """What the training batches depend on, as JSON values."""
     return data.fingerprint(
         tokens,
         length=config.model.shape.length,
         batch_size=config.data.batch_size,
         seed=config.seed,
-        process_count=jax.process_count(),
         order="stream" if config.data.order == "streams" else "shuffled",
     )
 
@@ -204,7 +203,7 @@ class LanguageTask(Task):
         self.config = config
         self.corpus = load_corpus(config)
         self.batches = TextBatches(config, self.corpus.train)
-        self.fingerprint = {"hash": data_fingerprint(config, self.corpus.train)}
+        self.fingerprint = data_fingerprint(config, self.corpus.train)
         self.examples = config.data.batch_size * config.model.shape.length
 
     @functools.cached_property

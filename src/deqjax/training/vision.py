@@ -162,6 +162,7 @@ class ImageBatches(TrainBatches):
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             threads=config.data.threads,
+            workers=config.data.workers,
         )
 
     def __next__(self) -> Batch:
@@ -194,12 +195,12 @@ class VisionTask(Task):
                 f"{classes_of(config.model)} apart; set its classes to {classes}."
             )
         self.batches = ImageBatches(config, self.images)
-        self.fingerprint = dict(hash=1) or data.image_fingerprint(
+        self.fingerprint = data.image_fingerprint(
             self.images,
             batch_size=chosen.batch_size,
             seed=config.seed,
             augmentation=chosen.augmentation,
-            process_count=jax.process_count(),
+            workers=chosen.workers,
         )
         self.examples = chosen.batch_size
 
@@ -211,8 +212,10 @@ class VisionTask(Task):
         """As it is, in nats per label."""
         return {"loss": loss}
 
-    def evaluation_batches(self, split: str, *, rows: int, batches: int | None) -> Iterator[Batch]:
-        """One pass over a split; the last batch is filled up with images that do not count."""
+    def evaluation_batches(
+        self, split: str, *, rows: int, batches: int | None, process: int = 0, processes: int = 1
+    ) -> Iterator[Batch]:
+        """One process's share of a pass; what fills up the last batches does not count."""
         for found in data.image_evaluation_batches(
             self.images,
             split,
@@ -220,6 +223,8 @@ class VisionTask(Task):
             limit=batches,
             augmentation=self.config.data.augmentation,
             threads=self.config.data.threads,
+            process_index=process,
+            process_count=processes,
         ):
             yield Batch(found.images, found.labels, found.counted)
 
@@ -237,9 +242,13 @@ class VisionTask(Task):
         Found are "top1" and "top5" accuracy, or of segmentations "mean_iou" and for each class
         "iou/NAME", and "labels_scored".
         """
-        # every process scores the whole split, in batches as large as its own training batches
-        rows = self.config.data.batch_size // jax.process_count()
-        taken = self.evaluation_batches(split, rows=rows, batches=batches)
+        taken = self.evaluation_batches(
+            split,
+            rows=self.config.data.batch_size,
+            batches=batches,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+        )
         scores = score(self.config, steps, weights, taken, limits=limits)
         found = scores.metrics | self.in_units(scores.loss)
         total = found["labels_scored"] = scores.scored

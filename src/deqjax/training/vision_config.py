@@ -39,6 +39,8 @@ class ImageDataConfig:
         augmentation: what is done to training images at random.
         resolution: images are scaled to so many pixels a side; None leaves them.
         threads: that prepare batches ahead of the training step; 0 is none.
+        workers: processes that prepare batches ahead, for when one interpreter is too slow; a run
+            is resumed with as many.
         limit_train: so many training images, of all classes alike; None is all.
         directory: folder of prepared data sets; None is TFDS's default.
         manual_directory: folder of downloaded archives; None is TFDS's default.
@@ -49,6 +51,7 @@ class ImageDataConfig:
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     resolution: int | None = None
     threads: int = 0
+    workers: int = 0
     limit_train: int | None = None
     directory: str | None = None
     manual_directory: str | None = None
@@ -112,7 +115,9 @@ class VisionConfig(RunConfig):
             value = getattr(self.data, name)
             if value is not None:
                 at_least_one[f"data.{name}"] = value
-        return Ranges(at_least_one, {"data.threads": self.data.threads}, {})
+        return Ranges(
+            at_least_one, {"data.threads": self.data.threads, "data.workers": self.data.workers}, {}
+        )
 
     def check_combinations(self) -> None:
         """Raise a ConfigError for values that do not go together."""
