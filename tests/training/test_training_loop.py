@@ -219,7 +219,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
 def test_other_data_are_refused_with_the_difference(tmp_path, data_directory, uninterrupted):
     copy = tmp_path / "run"
     shutil.copytree(uninterrupted.workdir.path, copy)
-    config = run_config(data_directory, steps=9)
+    config = dataclasses.replace(run_config(data_directory), steps=9)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deqjax.data._fingerprint._PIPELINE_VERSION", 0)
         with pytest.raises(CheckpointError, match=r"other data \(version: 1 -> 0\)"):

@@ -1,5 +1,6 @@
 """The training loop: steps, records, evaluations, checkpoints, guards, and a clean stop."""
 
+import math
 import signal
 import time
 from pathlib import Path
@@ -281,12 +282,14 @@ class Loop:
     def _roll_back(self) -> None:
         """Go back to the last good checkpoint, but not in the data: they may be the reason."""
         guard, step = self._config.guard, self._step
-        what = f"loss or gradient were not finite in {self._skips} steps up to step {step}"
+        culprit = "gradient" if math.isfinite(self._window.values()[-1]["loss"]) else "loss"
+        what = f"the {culprit} was not finite in {self._skips} steps in a row, up to step {step}"
         if self._rollbacks >= guard.rollbacks:
             raise DivergenceError(
-                f"{what}, and the run has gone back {self._rollbacks} times already; its "
-                f"checkpoints in {self._checkpoints.directory} are good. Lower "
-                "--optimizer.learning-rate, raise --penalty.weight, or look at the data there."
+                f"{what}, and the run has gone back {self._rollbacks} time(s) already. Its "
+                f"checkpoints in {self._checkpoints.directory} are from before that: start from "
+                "there with a lower --optimizer.learning-rate or a higher --penalty.weight, or "
+                "look at the data."
             )
         try:
             self._checkpoints.wait()

@@ -1,0 +1,182 @@
+"""Runs in which something goes wrong: numbers that are not finite, disks that are full."""
+
+import dataclasses
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from deqjax import training
+from deqjax.training import CheckpointError, Checkpoints, DivergenceError, GuardConfig, read_metrics
+from deqjax.training.vision import ImageBatches
+from tiny_vision import tiny_vision
+
+
+def config(**changes):
+    """The quickest run to compile: two records, a checkpoint every second step."""
+    base = tiny_vision("resnet", steps=6, guard=GuardConfig(skips=2, rollbacks=1))
+    evaluation = dataclasses.replace(base.evaluation, every=100, final_batches=1)
+    return dataclasses.replace(base, **{"evaluation": evaluation, **changes})
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """Lets the batches of some numbers (from 1) have one image with a pixel that is no number."""
+
+    def choose(spoiled):
+        take, count = ImageBatches.__next__, iter(range(1, 1000))
+
+        def spoiled_batch(self):
+            batch = take(self)
+            if spoiled(next(count)):
+                batch.images[3, 0, 0] = np.nan
+            return batch
+
+        monkeypatch.setattr(ImageBatches, "__next__", spoiled_batch)
+
+    return choose
+
+
+def run(tmp_path, say=lambda line: None, **changes):
+    outcome = training.train(config(**changes), tmp_path / "run", say=say)
+    return outcome, read_metrics(outcome.workdir.metrics)
+
+
+def of(records, split):
+    return [record for record in records if record["split"] == split]
+
+
+def test_a_bad_batch_is_left_out_and_the_run_goes_on(tmp_path, spoil):
+    spoil(lambda number: number == 3)
+    outcome, records = run(tmp_path)
+    assert outcome.step == 6
+    assert [record["skipped"] for record in of(records, "train")] == [0, 1, 0]
+    assert all(np.isfinite(record["loss"]) for record in of(records, "train"))
+    state = training.load_run(outcome.workdir.path).state
+    assert (int(state.skips.total), int(state.skips.in_a_row)) == (1, 0)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.weights))
+
+
+def test_no_checkpoint_is_made_while_updates_are_left_out(tmp_path, spoil):
+    spoil(lambda number: number == 4)
+    _, records = run(tmp_path, guard=GuardConfig(skips=3))
+    # the checkpoint of step 4 is made up for at the next record
+    assert [record["step"] for record in of(records, "checkpoint")] == [2, 6]
+
+
+def test_bad_batches_in_a_row_make_the_run_go_back(tmp_path, spoil):
+    spoil(lambda number: number in (3, 4))
+    outcome, records = run(tmp_path)
+    assert outcome.step == 6
+    (event,) = of(records, "event")
+    assert re.search(
+        r"the loss was not finite in 2 steps in a row, up to step 4; rolled back to step 2, .* "
+        r"\(1 of at most 1 times\)",
+        event["event"],
+    )
+    assert [record["step"] for record in of(records, "train")] == [2, 4, 6]
+    state = training.load_run(outcome.workdir.path).state
+    # the steps were made again with the data that came next, of which none is bad
+    assert (int(state.step), int(state.skips.total)) == (6, 0)
+
+
+def test_it_goes_back_to_the_beginning_if_there_is_no_checkpoint(tmp_path, spoil):
+    spoil(lambda number: number in (1, 2))
+    outcome, records = run(tmp_path)
+    assert "rolled back to step 0" in of(records, "event")[0]["event"]
+    assert outcome.step == 6
+
+
+def test_numbers_that_stay_bad_end_the_run_with_a_sentence(tmp_path, spoil):
+    spoil(lambda number: number > 2)
+    with pytest.raises(
+        DivergenceError, match=r"gone back 1 time\(s\) already\. .*--optimizer\.learning-rate"
+    ) as error:
+        run(tmp_path)
+    assert "\n" not in str(error.value)
+    folder = tmp_path / "run" / "checkpoints"
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [2]
+
+
+def test_a_run_that_has_gone_back_resumes_where_it_was_in_the_data(tmp_path, spoil):
+    spoil(lambda number: number in (3, 4))
+    outcome, _ = run(tmp_path)
+    meta = outcome.workdir.checkpoints / "6" / "meta" / "metadata"
+    # six steps, and two batches that were passed over
+    assert '"next_index": 8' in meta.read_text()
+    assert '"rollbacks": 1' in meta.read_text()
+
+
+def test_a_full_disk_ends_no_run(tmp_path, monkeypatch):
+    save, said = Checkpoints.save, []
+
+    def full(self, step, *rest, **options):
+        if step == 2:
+            raise CheckpointError(f"Step 2 could not be saved in {self.directory} (disk full).")
+        return save(self, step, *rest, **options)
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    outcome, records = run(tmp_path, said.append)
+    assert outcome.rescued is None
+    assert [record["step"] for record in of(records, "checkpoint")] == [4, 6]
+    folder = outcome.workdir.checkpoints
+    assert any(f"Step 2 could not be saved in {folder}" in line for line in said)
+
+
+def test_a_save_that_fails_on_the_way_is_told_of_and_repeated(tmp_path, monkeypatch):
+    """The save itself returns, and its thread fails, as when the disk fills up."""
+    wait, said, failing = Checkpoints.wait, [], [True]
+
+    def failing_wait(self):
+        wait(self)
+        if self.latest_step() == 2 and failing:
+            failing.clear()
+            raise CheckpointError("Step 2 could not be saved.")
+
+    monkeypatch.setattr(Checkpoints, "wait", failing_wait)
+    outcome, _ = run(tmp_path, said.append)
+    assert any("Step 2 could not be saved" in line and "goes on" in line for line in said)
+    assert outcome.step == 6
+
+
+def test_a_state_that_cannot_be_saved_in_the_folder_is_saved_elsewhere(tmp_path, monkeypatch):
+    save, said = Checkpoints.save, []
+
+    def refused(self, *rest, **options):
+        if self.directory.is_relative_to(tmp_path / "run"):
+            raise CheckpointError(f"Step 6 could not be saved in {self.directory} (read-only).")
+        return save(self, *rest, **options)
+
+    monkeypatch.setattr(Checkpoints, "save", refused)
+    monkeypatch.setattr("deqjax.training.loop.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    outcome, _ = run(tmp_path, said.append, checkpoint_every=100)
+    assert outcome.metrics is not None
+    assert any(f"saved in {outcome.rescued} instead" in line for line in said)
+    with Checkpoints(outcome.rescued, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [6]
+        assert checkpoints.state_hash(6) == outcome.state_hash
+
+
+def test_solves_that_fail_are_warned_of_once(tmp_path):
+    said = []
+    solver = dataclasses.replace(tiny_vision().model.solver, tol=1e-9, max_steps=1)
+    model = dataclasses.replace(tiny_vision().model, solver=solver)
+    quick = config(model=model, steps=4)
+    training.train(quick, tmp_path / "run", say=said.append)
+    warned = [line for line in said if "forward solves stop at their limit" in line]
+    assert len(warned) == 1
+    assert "raise --model.solver.max-steps 1 or --penalty.weight" in warned[0]
+
+
+def test_devices_that_differ_end_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.parallel.DataParallel, "differing", lambda self, state: 0.25)
+    with pytest.raises(training.ReplicaError, match=r"differ by up to 0.25 at step 2"):
+        run(tmp_path)
+
+
+def test_profile_writes_a_trace(tmp_path):
+    training.train(config(), tmp_path / "run", profile=True, say=lambda line: None)
+    assert list((tmp_path / "run" / "profile").rglob("*.trace.json.gz"))
