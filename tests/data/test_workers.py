@@ -153,7 +153,7 @@ def killed(tmp_path_factory):
         process.kill()
         try:
             # The pipe ends when the last process that inherited it has ended.
-            process.communicate(timeout=8)
+            process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             return said, True
         return said, False
@@ -169,7 +169,7 @@ def test_a_killed_worker_is_a_clear_error(killed):
 
 def test_a_killed_worker_is_reported_within_seconds(killed):
     (_, seconds, _), _ = killed
-    assert float(seconds) < 10
+    assert float(seconds) < 30
 
 
 def test_the_other_workers_end_with_a_killed_one(killed):
@@ -184,7 +184,7 @@ def test_workers_end_with_a_killed_program(killed):
 
 def test_a_program_that_closes_nothing_ends_quietly(tmp_path):
     with script(tmp_path, "ended") as process:
-        assert process.communicate(timeout=60) == ("ready\n", "")
+        assert process.communicate(timeout=120) == ("ready\n", "")
 
 
 class Failing:
