@@ -57,7 +57,24 @@ class Ends(nnx.Module):
 
 
 def make(name="divided", **options):
-    return Ends(name, **options).softmax
+    return nnx.merge(*copied(name, **options)).softmax
+
+
+def copied(name, **options):
+    """Graph and parameters of both ends, which may be changed."""
+    graph, state = made(name, str(jnp.result_type(float)), **options)
+    return graph, jax.tree.map(lambda x: x, state)
+
+
+@functools.cache
+def made(name, dtype, **options):
+    """Drawing compiles; the dtype is that of the caller's default."""
+    return nnx.split(Ends(name, **options))
+
+
+# compiled as a whole: operation by operation is slower
+log_probabilities = nnx.jit(AdaptiveSoftmax.log_probabilities)
+likelihood = nnx.jit(AdaptiveSoftmax.negative_log_likelihood)
 
 
 def inputs():
@@ -108,20 +125,37 @@ def formula_nll(softmax, states, targets, cutoffs):
     return -jnp.take_along_axis(chosen, targets[:, None], axis=1)[:, 0]
 
 
-def losses(name, targets, **options):
-    """Two functions of (parameters, states): the softmax's loss and the formula's."""
-    graph, parameters = nnx.split(Ends(name, **options))
-    weights = jnp.linspace(0.5, 1.5, len(targets))
+@functools.cache
+def slopes(name, **options):
+    """Compiled (parameters, states, targets) -> value and gradients of ours, and the formula's."""
+    graph, _ = copied(name, **options)
+    cutoffs = CASES[name].get("cutoffs", ())
+    weights = jnp.linspace(0.5, 1.5, TOKENS)
 
-    def ours(parameters, states):
+    def ours(parameters, states, targets):
         softmax = nnx.merge(graph, parameters).softmax
         return jnp.sum(weights * softmax.negative_log_likelihood(states, targets))
 
-    def formula(parameters, states):
-        softmax, cutoffs = nnx.merge(graph, parameters).softmax, CASES[name].get("cutoffs", ())
+    def formula(parameters, states, targets):
+        softmax = nnx.merge(graph, parameters).softmax
         return jnp.sum(weights * formula_nll(softmax, states, targets, cutoffs))
 
-    return ours, formula, parameters
+    def both(*point):
+        return [jax.value_and_grad(f, argnums=(0, 1))(*point) for f in (ours, formula)]
+
+    def second(*point):
+        """Derivative of a derivative in one direction, forward over reverse."""
+        direction = jax.tree.map(jnp.cos, point[:2])
+
+        def slope_of_slope(f):
+            def slope(at):
+                return jax.jvp(lambda p: f(*p, point[2]), (at,), (direction,))[1]
+
+            return jax.grad(slope)(point[:2])
+
+        return [slope_of_slope(f) for f in (ours, formula)]
+
+    return jax.jit(both), jax.jit(second)
 
 
 def assert_same(actual, expected, **tolerance):
@@ -134,14 +168,14 @@ def assert_same(actual, expected, **tolerance):
 def test_log_probabilities_are_the_formula(name, tie):
     softmax, states = make(name, tie=tie), inputs()[0]
     expected = by_formula(softmax, np.asarray(states), CASES[name].get("cutoffs", ()), xp=np)
-    actual = softmax.log_probabilities(states)
+    actual = log_probabilities(softmax, states)
     assert actual.dtype == jnp.float32
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 @in_all_cases
 def test_probabilities_sum_to_one(name):
-    total = jnp.exp(make(name).log_probabilities(inputs()[0])).sum(-1)
+    total = jnp.exp(log_probabilities(make(name), inputs()[0])).sum(-1)
     np.testing.assert_allclose(total, np.ones(TOKENS), rtol=1e-5)
 
 
@@ -149,8 +183,10 @@ def test_probabilities_sum_to_one(name):
 @in_all_cases
 def test_likelihood_is_the_log_probability_of_the_target(name, chunk):
     softmax, (states, targets) = make(name, chunk=chunk), inputs()
-    expected = -softmax.log_probabilities(states)[jnp.arange(TOKENS), targets]
-    actual = softmax.negative_log_likelihood(states, targets)
+    # by the formula, as tested above
+    chosen = by_formula(softmax, np.asarray(states), CASES[name].get("cutoffs", ()), xp=np)
+    expected = -chosen[np.arange(TOKENS), targets]
+    actual = likelihood(softmax, states, targets)
     assert actual.dtype == jnp.float32
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
@@ -160,10 +196,7 @@ def test_likelihood_is_the_log_probability_of_the_target(name, chunk):
 @in_all_cases
 def test_gradients_are_those_of_the_formula(name, tie):
     states, targets = inputs()
-    ours, formula, parameters = losses(name, targets, tie=tie)
-    actual, expected = (
-        jax.jit(jax.value_and_grad(f, argnums=(0, 1)))(parameters, states) for f in (ours, formula)
-    )
+    actual, expected = slopes(name, tie=tie)[0](copied(name, tie=tie)[1], states, targets)
     assert_same(actual, expected)
 
 
@@ -172,37 +205,27 @@ def test_gradients_are_those_of_the_formula(name, tie):
     "target", [[0, 4, 2], [5, 10, 7], [11, 22, 15]], ids=["head", "first tail", "last tail"]
 )
 def test_tokens_of_one_cluster_only(target):
-    targets = jnp.asarray(3 * target)
-    ours, formula, parameters = losses("divided", targets)
-    states = inputs()[0][: len(targets)]
-    actual, expected = (
-        jax.jit(jax.value_and_grad(f, argnums=(0, 1)))(parameters, states) for f in (ours, formula)
-    )
+    targets = jnp.resize(jnp.asarray(target), TOKENS)
+    parameters, states = copied("divided", tie="none")[1], inputs()[0]
+    actual, expected = slopes("divided", tie="none")[0](parameters, states, targets)
     assert_same(actual, expected)
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_cluster_without_tokens_is_not_computed():
     """Its weights are broken, and neither the value nor a gradient notices."""
-    targets = jnp.asarray([0, 4, 5, 10, 3, 7])
-    ours, _, parameters = losses("divided", targets)
+    targets = jnp.resize(jnp.asarray([0, 4, 5, 10, 3, 7]), TOKENS)
+    parameters = copied("divided", tie="none")[1]
     parameters["softmax"]["tables"][2][...] *= jnp.nan
-    value, gradients = jax.value_and_grad(ours, argnums=(0, 1))(parameters, inputs()[0][:6])
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradients)))
+    ours, formula = slopes("divided", tie="none")[0](parameters, inputs()[0], targets)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(ours))
+    assert any(np.isnan(leaf).any() for leaf in jax.tree.leaves(formula))
 
 
 @pytest.mark.usefixtures("float64")
 def test_second_derivatives_and_forward_mode():
-    states, targets = inputs()
-    ours, formula, parameters = losses("divided", targets)
-    direction = jax.tree.map(jnp.cos, (parameters, states))
-
-    def slope_of_slope(f):
-        def slope(point):
-            return jax.jvp(lambda p: f(*p), (point,), (direction,))[1]
-
-        return jax.grad(slope)((parameters, states))
-
-    assert_same(*(jax.jit(functools.partial(slope_of_slope, f))() for f in (ours, formula)))
+    parameters = copied("divided", tie="none")[1]
+    assert_same(*slopes("divided", tie="none")[1](parameters, *inputs()))
 
 
 @pytest.mark.parametrize("shape", [(), (14,), (7, 2), (1, 7, 2)])
@@ -210,17 +233,19 @@ def test_leading_shapes(shape):
     softmax, (states, targets) = make(), inputs()
     count = int(np.prod(shape))
     states, targets = states[:count], targets[:count]
-    nll = softmax.negative_log_likelihood(states.reshape(*shape, WIDTH), targets.reshape(shape))
-    flat = softmax.negative_log_likelihood(states, targets)
+    nll = likelihood(softmax, states.reshape(*shape, WIDTH), targets.reshape(shape))
+    flat = likelihood(softmax, states, targets)
     np.testing.assert_allclose(nll, flat.reshape(shape), rtol=1e-6)
-    assert softmax.log_probabilities(states.reshape(*shape, WIDTH)).shape == (*shape, VOCABULARY)
+    assert log_probabilities(softmax, states.reshape(*shape, WIDTH)).shape == (*shape, VOCABULARY)
 
 
 @in_all_cases
 def test_a_target_outside_of_the_vocabulary_gives_nan(name):
-    targets = jnp.asarray([-1, 0, VOCABULARY - 1, VOCABULARY, -2])
-    nll = make(name).negative_log_likelihood(inputs()[0][:5], targets)
-    np.testing.assert_array_equal(np.isnan(nll), [True, False, False, True, True])
+    states, targets = inputs()
+    strange = targets.at[:5].set(jnp.asarray([-1, 0, VOCABULARY - 1, VOCABULARY, -2]))
+    nll = likelihood(make(name, chunk=4), states, strange)
+    np.testing.assert_array_equal(np.isnan(nll[:5]), [True, False, False, True, True])
+    assert np.isfinite(nll[5:]).all()
 
 
 @in_all_cases
@@ -281,11 +306,12 @@ def test_bfloat16_states(name):
     states, targets = inputs()
     graph, parameters = nnx.split(make(name))
 
-    def likelihood(parameters, states):
+    def likelihood_of(parameters, states):
         return nnx.merge(graph, parameters).negative_log_likelihood(states, targets)
 
+    @jax.jit
     def value_and_slopes(states):
-        nll, pull = jax.vjp(likelihood, parameters, states)
+        nll, pull = jax.vjp(likelihood_of, parameters, states)
         return nll, pull(jnp.ones_like(nll))
 
     low, full = (value_and_slopes(states.astype(d)) for d in (jnp.bfloat16, jnp.float32))
@@ -299,8 +325,8 @@ def test_bfloat16_states(name):
 def test_vmap():
     softmax, (states, targets) = make(), inputs()
     rows = (states.reshape(2, 7, WIDTH), targets.reshape(2, 7))
-    nll = jax.vmap(softmax.negative_log_likelihood)(*rows)
-    expected = softmax.negative_log_likelihood(states, targets)
+    nll = jax.jit(jax.vmap(softmax.negative_log_likelihood))(*rows)
+    expected = likelihood(softmax, states, targets)
     np.testing.assert_allclose(nll.reshape(-1), expected, rtol=1e-6)
 
 
@@ -329,7 +355,7 @@ def test_gradients_on_two_devices_that_skip_different_clusters(transform):
     def per_device(parameters, states, targets):
         return jax.lax.psum(jax.grad(loss)(parameters, states, targets), "data")
 
-    expected = jax.grad(loss)(parameters, states, targets)
+    expected = jax.jit(jax.grad(loss))(parameters, states, targets)
     if transform == "pmap":
         devices = jax.devices()[:2]
         step = jax.pmap(per_device, axis_name="data", in_axes=(None, 0, 0), devices=devices)
@@ -353,7 +379,7 @@ def test_gradient_inside_of_shard_map():
         return jax.grad(loss)(parameters)
 
     actual = jax.jit(over_two_devices(slope))(parameters, states, targets)
-    assert_same(actual, slope(parameters, states, targets))
+    assert_same(actual, jax.jit(slope)(parameters, states, targets))
 
 
 @pytest.mark.parametrize(

@@ -48,13 +48,19 @@ class Fixed(nnx.Module):
         return ImagePrediction(self.logits, ())
 
 
+@jax.jit
+def seen(logits, given):
+    """What the forward pass makes of given logits."""
+    return forward(Fixed(logits), given, None, ())
+
+
 # losses and counts
 
 
 def test_the_loss_is_the_mean_over_what_counts():
     logits = np.random.default_rng(0).normal(size=(4, 7)).astype(np.float32)
     labels, counted = np.array([1, 6, 0, 3]), np.array([True, True, False, True])
-    found = forward(Fixed(logits), Batch(jnp.zeros((4, 8, 8, 1)), labels, counted), None, ())
+    found = seen(logits, Batch(jnp.zeros((4, 8, 8, 1)), labels, counted))
     nats = -np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))[range(4), labels]
     np.testing.assert_allclose(found.loss, nats[counted].mean(), rtol=1e-5)
     assert found.scored == 3
@@ -63,9 +69,7 @@ def test_the_loss_is_the_mean_over_what_counts():
 def test_hits_are_labels_with_fewer_ahead_of_them():
     logits = np.array([[3, 2, 1, 0, -1, -2.0], [0, 1, 2, 3, 4, 5], [0, 9, 0, 0, 0, 0]])
     labels, counted = np.array([0, 0, 1]), np.array([True, True, True])
-    counts = forward(
-        Fixed(logits), Batch(jnp.zeros((3, 8, 8, 1)), labels, counted), None, ()
-    ).counts
+    counts = seen(logits, Batch(jnp.zeros((3, 8, 8, 1)), labels, counted)).counts
     assert counts == {"top1": 2, "top5": 2}
 
 
@@ -76,14 +80,14 @@ def test_logits_that_are_not_finite_or_all_alike_hit_nothing():
     labels = np.array([6, 0, 3])
     given = Batch(jnp.zeros((3, 8, 8, 1)), labels, np.ones(3, bool))
     # the infinite one is the first; of seven equals the last is not among the first five
-    assert forward(Fixed(logits), given, None, ()).counts == {"top1": 1, "top5": 1}
+    assert seen(logits, given).counts == {"top1": 1, "top5": 1}
 
 
 def test_pixels_whose_logits_are_not_finite_are_taken_for_nothing():
     logits = np.zeros((1, 1, 4, 2), np.float32)
     logits[0, 0, :2] = np.nan
     given = Batch(jnp.zeros((1, 1, 4, 3)), np.zeros((1, 1, 4), np.int32), np.array([True]))
-    found = forward(Fixed(logits), given, None, ())
+    found = seen(logits, given)
     np.testing.assert_array_equal(found.counts["confusion"], [[2, 0, 2], [0, 0, 0]])
     scores = intersections(np.asarray(found.counts["confusion"]), ("road", "car"))
     assert scores["iou/road"] == 0.5
@@ -95,7 +99,7 @@ def test_pixels_that_are_ignored_count_nowhere():
     labels = rng.integers(0, 3, (2, 4, 4))
     labels[:, 0] = data.IGNORE_LABEL
     given = Batch(jnp.zeros((2, 4, 4, 3)), jnp.asarray(labels), np.array([True, False]))
-    found = forward(Fixed(logits), given, None, ())
+    found = seen(logits, given)
     taken = logits.argmax(-1)[0, 1:].ravel()
     expected = np.zeros((3, 4))
     np.add.at(expected, (labels[0, 1:].ravel(), taken), 1)
@@ -108,9 +112,7 @@ def test_logits_are_enlarged_to_the_labels():
     logits = np.zeros((1, 2, 2, 2), np.float32)
     logits[:, :, 1, 1] = 4
     labels = np.zeros((1, 4, 4), np.int32)
-    counts = forward(
-        Fixed(logits), Batch(jnp.zeros((1, 4, 4, 3)), labels, np.array([True])), None, ()
-    ).counts
+    counts = seen(logits, Batch(jnp.zeros((1, 4, 4, 3)), labels, np.array([True]))).counts
     # class 1 has 4/3 and more beside class 0's 0 from the second column on
     np.testing.assert_array_equal(counts["confusion"], [[4, 12, 0], [0, 0, 0]])
 
