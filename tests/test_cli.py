@@ -142,6 +142,33 @@ def test_changed_field_is_named_on_resume(trained, capsys, data_options):
     assert "optimizer.learning_rate: 0.003 -> 0.5" in line
 
 
+def test_a_restart_compiles_nothing_anew(tmp_path):
+    experiment = tmp_path / "experiment.py"
+    experiment.write_text(
+        "import tiny_vision\ndef config(): return tiny_vision.tiny_vision('resnet', steps=2)\n"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {name: os.environ[name] for name in os.environ if "CACHE" not in name}
+    compiled = []
+    for name in ("first", "second"):
+        subprocess.run(
+            command("train", experiment, "--workdir", tmp_path / "runs" / name),
+            env=environment | {"PYTHONPATH": paths},
+            capture_output=True,
+            check=True,
+        )
+        programs = (tmp_path / "runs" / "compilation-cache").iterdir()
+        compiled.append({path.name for path in programs if path.name.endswith("-cache")})
+    assert len(compiled[0]) > 5
+    assert compiled[1] == compiled[0]
+
+
+def test_processes_need_a_folder_that_all_name(capsys):
+    arguments = ["train", EXPERIMENT, "--coordinator", "127.0.0.1:1"]
+    line = error_of(capsys, *arguments, status=2)
+    assert "--coordinator needs --workdir, the same folder for all processes" in line
+
+
 def test_missing_experiment_is_named(capsys):
     assert "no/such.py" in error_of(capsys, "train", "no/such.py", status=1)
 

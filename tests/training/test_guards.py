@@ -166,9 +166,9 @@ def test_solves_that_fail_are_warned_of_once(tmp_path):
     model = dataclasses.replace(tiny_vision().model, solver=solver)
     quick = config(model=model, steps=4)
     training.train(quick, tmp_path / "run", say=said.append)
-    warned = [line for line in said if "forward solves stop at their limit" in line]
+    warned = [line for line in said if "forward solves stop at the step limit" in line]
     assert len(warned) == 1
-    assert "raise --model.solver.max-steps 1 or --penalty.weight" in warned[0]
+    assert "raise --model.solver.max-steps (now 1) or --penalty.weight" in warned[0]
 
 
 def test_devices_that_differ_end_the_run(tmp_path, monkeypatch):

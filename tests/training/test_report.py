@@ -15,7 +15,7 @@ CONFIG = {
     "name": "tiny",
     "steps": STEPS,
     "pretrain_steps": 0,
-    "random_fewer_steps": 0,
+    "step_limit": {"distribution": "fixed", "least": 1, "mean": 8.0},
     "checkpoint_every": 100,
     "optimizer": {"learning_rate": 0.003, "warmup_steps": 40, "clip_norm": 1.0},
     "penalty": {"weight": 0.3},
@@ -166,7 +166,7 @@ def test_adjoint_that_does_not_solve_cannot_stop_early(adjoint):
 
 
 def test_random_limit_is_judged_on_validation():
-    random_limit = CONFIG | {"random_fewer_steps": 6}
+    random_limit = CONFIG | {"step_limit": {"distribution": "uniform", "least": 6, "mean": 8.0}}
     early = train(forward_converged=0.3)
     assert names([*early, *validation(1.1)], random_limit) == []
     assert names([*early, *validation(1.1, forward_converged=0.3)], random_limit) == ["step-limit"]

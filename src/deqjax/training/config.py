@@ -89,15 +89,10 @@ class GuardConfig:
         skips: updates that may be left out in a row, because loss or gradient is not finite, before
             the run goes back to its last good checkpoint, with the data that come next.
         rollbacks: how often a run may go back before it stops with an error.
-        diverged: share of solves that diverge above which a warning is given.
-        unfinished: share of solves that stop at the step limit, with a mean residual above ten
-            times the tolerance, above which a warning is given.
     """
 
     skips: int = 10
     rollbacks: int = 2
-    diverged: float = 0.05
-    unfinished: float = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,8 +256,6 @@ def check(config: RunConfig) -> None:
         "optimizer.final_fraction": config.optimizer.final_fraction,
         "penalty.probability": config.penalty.probability,
         "average_decay": config.average_decay,
-        "guard.diverged": config.guard.diverged,
-        "guard.unfinished": config.guard.unfinished,
         **own.shares,
     }
     for name, value in at_least_one.items():

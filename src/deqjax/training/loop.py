@@ -16,6 +16,7 @@ from deqjax.training.rescue import save_elsewhere
 from deqjax.training.resuming import Place, restore
 from deqjax.training.run import Run
 from deqjax.training.step import Control
+from deqjax.training.stored_config import to_dict
 from deqjax.training.stored_state import CheckpointError
 from deqjax.training.tracing import Trace
 from deqjax.training.window import Window
@@ -74,7 +75,7 @@ class Loop:
         self._run, self._config, self._steps = run, run.config, run.steps
         self._checkpoints, self._records, self._request = checkpoints, records, request
         self._peers, self._trace, self._quarantine = peers, trace, quarantine
-        self._warned: frozenset[str] = frozenset()
+        self._warned: set[str] = set()
         self._latest: dict[str, float] = {}
         self._state_hash: str | None = None
         self._rescued: Path | None = None
@@ -196,10 +197,10 @@ class Loop:
         self._records.train(self._step, averages)
         self._window = Window()
         self._restart_clock()
-        found = advice.warnings(self._config, averages)
+        found = advice.warnings(to_dict(self._config), self._step, averages)
         for name in sorted(found.keys() - self._warned):
             self._records.event(self._step, f"warning: {found[name]}")
-        self._warned = frozenset(found)
+        self._warned |= found.keys()  # once is enough
 
     def _restart_clock(self) -> None:
         self._waited, self._timed, self._clock = 0.0, 0, time.perf_counter()

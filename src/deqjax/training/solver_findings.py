@@ -58,7 +58,7 @@ def backward_diverges(figures: Figures, options: Options) -> Iterator[Finding]:
 def step_limit(figures: Figures, options: Options) -> Iterator[Finding]:
     """Forward solves end before their tolerance."""
     # with a random limit training solves stop early on purpose, those of validation do not
-    random_limit = options.get("random_fewer_steps", 0) > 0
+    random_limit = options.get("step_limit.distribution", "fixed") != "fixed"
     late = figures.late_validation if random_limit else figures.late
     if "forward_converged" not in late:
         return
@@ -156,3 +156,13 @@ def no_contraction(figures: Figures, options: Options) -> Iterator[Finding]:
             "find it, in more steps, and gradients become large and ill-conditioned",
             options.penalty,
         )
+
+
+OF_ONE_RECORD = (
+    forward_diverges,
+    backward_diverges,
+    step_limit,
+    backward_step_limit,
+    precision_lost,
+)
+"""Rules that need no more than the last record."""
