@@ -190,6 +190,7 @@ def _run(
             return loop.run(), loop.stopped_by
         finally:
             trace.close()
+            run.task.batches.close()
 
 
 def _devices(run: Run, devices: Sequence[jax.Device] | None) -> str:

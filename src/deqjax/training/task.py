@@ -25,6 +25,12 @@ class TrainBatches(abc.ABC):
     def __next__(self) -> Any:
         """The next batch, on the host."""
 
+    def close(self) -> None:
+        """Let go of the processes that prepare batches, if there are any."""
+        close = getattr(self.iterator, "close", None)
+        if close is not None:
+            close()
+
 
 class Task(abc.ABC):
     """Data that a run trains on, and the scores of its model on them.
