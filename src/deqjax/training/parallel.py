@@ -92,6 +92,7 @@ class DataParallel:
         self._evaluate = mapped(evaluate, in_axes=(0, 0, 0, None))
         self._radius = mapped(radius, in_axes=(0, 0, 0, None, None))
         self._copy = mapped(lambda tree: tree)
+        self._replicate = mapped(lambda tree, number: tree, in_axes=(None, 0))
         self._gather = mapped(_gathered)
         self._spread = mapped(_spread)
 
@@ -195,11 +196,9 @@ class DataParallel:
 
     def replicate(self, tree: Tree) -> Tree:
         """Copy a tree to every local device; leaves get a leading axis (devices, ...)."""
-        copies: Tree = jax.tree.map(
-            lambda x: jnp.broadcast_to(x, (self.devices, *jnp.shape(x))), tree
-        )
-        mapped: Tree = self._copy(copies)
-        return mapped
+        # stacked first, all copies would lie on one device for a moment
+        copies: Tree = self._replicate(tree, self.numbers)
+        return copies
 
     def share(self, tree: Tree) -> Tree:
         """Deal the rows of every leaf (rows, ...) out in turn: (devices, rows / devices, ...).

@@ -36,8 +36,8 @@ class ClusterOptions:
         process_id: this one's number, from 0.
         join_timeout: seconds in which all must have come.
         heartbeat: seconds without a sign of life after which a process counts as dead.
-        deadline: seconds without progress (a step, a batch evaluated, a checkpoint) after which a
-            process counts as stuck; must be longer than the compilation of a step takes.
+        deadline: seconds without progress (a step, an evaluation, a checkpoint) after which a
+            process counts as stuck; must be longer than an evaluation, or compiling a step, takes.
     """
 
     coordinator: str | None = None

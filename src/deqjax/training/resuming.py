@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deqjax.training import parallel
 from deqjax.training.checkpoint import Checkpoints
 from deqjax.training.peers import PeerError, Peers
-from deqjax.training.run import Run, assemble
+from deqjax.training.run import Run
 from deqjax.training.state import TrainState
 from deqjax.training.stored_state import CheckpointError
 from deqjax.training.workdir import differences
@@ -33,7 +32,7 @@ class Place(NamedTuple):
 
 def beginning(run: Run) -> Place:
     """The place before the first step."""
-    return Place(assemble(run.config, run.config.batch_size, axis_name=parallel.AXIS)[1])
+    return Place(run.state)
 
 
 def restore(

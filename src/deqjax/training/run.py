@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from deqjax.models import SegmentMemory
@@ -19,7 +21,14 @@ from deqjax.training.vision_config import VisionConfig
 
 
 class Run(NamedTuple):
-    """The parts that a configuration builds."""
+    """The parts that a configuration builds.
+
+    Attributes:
+        config: the run.
+        steps: mapped over the devices.
+        task: its data.
+        state: before the first step or restored, on the host: the devices have room for one only.
+    """
 
     config: RunConfig
     steps: DataParallel
@@ -37,7 +46,7 @@ def build(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> Run
     task = open_task(config)
     problem, state = assemble(config, config.batch_size, axis_name=parallel.AXIS)
     rows = config.batch_size // jax.process_count()
-    return Run(config, DataParallel(problem, rows, devices), task, state)
+    return Run(config, DataParallel(problem, rows, devices), task, jax.tree.map(_on_host, state))
 
 
 def open_task(config: RunConfig) -> Task:
@@ -85,6 +94,10 @@ def assemble(
     averages = config.average_decay > 0
     key = jax.random.key(config.seed)
     return problem, initial_state(weights, update, key, parts.memory, averages=averages)
+
+
+def _on_host(leaf: jax.Array) -> Any:
+    return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
 
 
 class _Parts(NamedTuple):
