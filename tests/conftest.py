@@ -33,6 +33,36 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
 
 
+# Files that take long for the number of their tests: first, so that none is left for the end, when
+# the other worker has nothing more to do.
+_LONG = (
+    "test_topology",
+    "test_training_loop",
+    "test_vision",
+    "test_cli",
+    "test_adaptive_softmax",
+    "test_benchmarks",
+    "test_mdeq",
+    "test_experiments",
+    "test_definitions",
+    "test_properties",
+    "test_check_gradient",
+    "test_resdeq",
+    "test_golden",
+    "test_golden_mdeq",
+    "test_transformer_lm",
+    "test_equilibrium_models",
+    "test_workers",
+    "test_guards",
+    "test_estimate",
+    "test_overlays",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in _LONG)
+
+
 def pytest_unconfigure(config):
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ[_CACHE], ignore_errors=True)
