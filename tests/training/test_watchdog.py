@@ -45,13 +45,15 @@ def ended(monkeypatch):
     """The sentences that processes ended with."""
     found = []
 
-    def end(text):
-        found.append(text)
+    def end(status):
+        assert status == 1
         raise Ended
 
-    monkeypatch.setattr(watchdog, "end_with", end)
+    monkeypatch.setattr(watchdog, "say", found.append)
+    monkeypatch.setattr(watchdog.os, "_exit", end)
     monkeypatch.setattr(watchdog, "_INTERVAL", 0.01)
-    monkeypatch.setattr(watchdog, "explain_aborts", lambda index: None)
+    monkeypatch.setattr(watchdog, "_LINGER", 0.0)
+    monkeypatch.setattr(watchdog, "explain_aborts", lambda index, saying: None)
     return found
 
 
@@ -131,7 +133,7 @@ def test_an_error_is_told_to_the_others(ended):
     dog = Watchdog(store, 1, 2, 60.0, 60.0)
     with pytest.raises(Ended):
         dog.leave(ValueError("the disk is full."))
-    assert store.values["deqjax/failed/1"] == "the disk is full."
+    assert store.values["deqjax/failed/1"] == "the disk is full"
     assert ended == ["the disk is full"]
 
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 _ALIVE, _FAILED = "deqjax/alive/", "deqjax/failed/"
 _INTERVAL = 1.0  # seconds between two signs of life
+_LINGER = 2.0  # seconds in which the others can hear why this process ends
 
 
 class Watchdog(threading.Thread):
@@ -35,7 +36,8 @@ class Watchdog(threading.Thread):
         self._heartbeat, self._deadline = heartbeat, deadline
         self._moves, self._place = 0, "its start"
         self._ended = threading.Event()
-        self._handler = explain_aborts(index) if index else None
+        self._saying = threading.Lock()
+        self._handler = explain_aborts(index, self._saying) if index else None
         now = time.monotonic()
         # of each process: what it showed last and since when; its moves and since when
         self._shown: dict[int, tuple[str, float]] = dict.fromkeys(range(count), ("", now))
@@ -66,7 +68,10 @@ class Watchdog(threading.Thread):
                 shown = dict(self._store.key_value_dir_get(_ALIVE))
             except Exception as error:  # whatever the store raises: it lives in process 0
                 if not self._ended.is_set():
-                    self._end(f"process 0, which coordinates the run, is gone ({_line(error)})")
+                    self._end(
+                        f"process 0, which coordinates the run, is gone ({_line(error)})",
+                        announce=False,
+                    )
                 return
             self._judge(failures, shown)
 
@@ -75,13 +80,7 @@ class Watchdog(threading.Thread):
         if _may_be_of_the_connection(error):
             # perhaps some other process is gone: its silence will soon tell which
             self._ended.wait(self._heartbeat + 3 * _INTERVAL)
-        text = _line(error)
-        try:
-            self._store.key_value_set(f"{_FAILED}{self._index}", text, allow_overwrite=True)
-            time.sleep(3 * _INTERVAL)  # the store may end with this process
-        except Exception as unreachable:  # whatever the store raises, the end is the same
-            text = f"{text} (the others could not be told: {_line(unreachable)})"
-        end_with(text.removesuffix("."))
+        self._say_and_end(_line(error).removesuffix("."))
 
     def _judge(self, failures: dict[str, str], shown: dict[str, str]) -> None:
         now = time.monotonic()
@@ -110,12 +109,26 @@ class Watchdog(threading.Thread):
                 f"{self._moved[stuck[0]][1]}"
             )
 
-    def _end(self, text: str) -> NoReturn:
-        end_with(f"{text}; process {self._index} ends too")
+    def _end(self, text: str, *, announce: bool = True) -> NoReturn:
+        self._say_and_end(f"{text}; process {self._index} ends too", announce=announce)
+
+    def _say_and_end(self, text: str, *, announce: bool = True) -> NoReturn:
+        """Say why first: once the others know, process 0 ends, and with it the runtime here."""
+        with self._saying:  # of two threads only the first says anything
+            say(text)
+            if announce:
+                try:
+                    self._store.key_value_set(f"{_FAILED}{self._index}", text, allow_overwrite=True)
+                    time.sleep(_LINGER)  # in process 0 the store ends with it
+                except Exception as unreachable:  # whatever the store raises, the end is the same
+                    say(f"the others could not be told ({_line(unreachable)})")
+            os._exit(1)
 
 
-def explain_aborts(index: int) -> Any:
+def explain_aborts(index: int, saying: threading.Lock) -> Any:
     """Let an abort of this process say what is behind it, and end it with status 1.
+
+    It says nothing if some thread is ``saying`` something already.
 
     When process 0 is gone, the runtime's client in every other one aborts at once, from a thread
     of its own and without an exception; Python's own handlers of signals would never come to run.
@@ -130,7 +143,8 @@ def explain_aborts(index: int) -> Any:
 
     def end(number: int) -> None:
         del number
-        os.write(2, line)
+        if not saying.locked():
+            os.write(2, line)
         os._exit(1)
 
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
@@ -138,12 +152,17 @@ def explain_aborts(index: int) -> Any:
     return handler
 
 
+def say(text: str) -> None:
+    """Print a sentence as an error."""
+    print(f"deqjax: error: {text}.", file=sys.stderr, flush=True)
+
+
 def end_with(text: str) -> NoReturn:
     """End this process with a sentence, at once.
 
     A plain exit would wait in the runtime's shutdown for processes that wait for this one.
     """
-    print(f"deqjax: error: {text}.", file=sys.stderr, flush=True)
+    say(text)
     os._exit(1)
 
 
