@@ -55,6 +55,7 @@ class EvaluateOptions:
         max_steps: forward steps at most, instead of the run's.
         tol: relative tolerance of the solve, instead of the run's.
         devices: number of virtual CPU devices; without it, every device of the machine.
+        depths: step limits to score it at, without tolerance, instead of the usual table.
     """
 
     workdir: Path
@@ -64,6 +65,7 @@ class EvaluateOptions:
     tol: float | None = None
     devices: int | None = None
     overlays: Path | None = None
+    depths: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +247,8 @@ def _inspect(arguments: list[str]) -> int:
 def _evaluate(arguments: list[str]) -> int:
     options = _parse(EvaluateOptions, arguments, "deqjax evaluate")
     _use_devices(options.devices)
+    if options.depths is not None:
+        return _sweep(options)
     from deqjax.training import evaluate_run, write_overlays
 
     asked: dict[str, Any] = {
@@ -259,6 +263,31 @@ def _evaluate(arguments: list[str]) -> int:
     _table(f"{options.workdir}, {options.split} data", evaluate_run(options.workdir, **asked))
     if options.overlays is not None:
         print(f"{len(files)} pictures (image, labels, prediction): {options.overlays}")
+    return 0
+
+
+def _sweep(options: EvaluateOptions) -> int:
+    """Score a run at each of the depths that are asked for."""
+    for name in ("max_steps", "tol", "overlays"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--depths says how far to solve; drop --{name.replace('_', '-')}.")
+    from rich.console import Console
+    from rich.table import Table
+
+    from deqjax.training.depths import sweep_depths
+
+    found = sweep_depths(
+        options.workdir, options.depths or (), split=options.split, checkpoint=options.checkpoint
+    )
+    title = f"{options.workdir}, {options.split} data, by solver steps"
+    table = Table(title=title, title_justify="left")
+    names = [*found[0].others, "loss", "forward_residual"]
+    for name in ("solver steps", *(_ROWS[name][0] for name in names)):
+        table.add_column(name, justify="right")
+    for each in found:
+        values = each.others | {"loss": each.loss, "forward_residual": each.residual}
+        table.add_row(str(each.depth), *(_ROWS[name][1].format(values[name]) for name in names))
+    Console().print(table)
     return 0
 
 

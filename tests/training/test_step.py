@@ -7,7 +7,7 @@ from flax import nnx
 from test_parallel import batch, problem_and_state
 
 from deqjax import jacobian_penalty
-from deqjax.training.config import OptimizerConfig, PenaltyConfig, StepLimitConfig
+from deqjax.training.config import OptimizerConfig, PenaltyConfig
 from deqjax.training.evaluation import evaluate_step
 from deqjax.training.language import Batch
 from deqjax.training.problem import SolveLimits
@@ -118,28 +118,6 @@ def test_a_step_of_the_warm_up_stage_solves_nothing_and_learns():
     )
     np.testing.assert_allclose(metrics["loss"], expected.mean(), rtol=1e-5)
     assert int(after.step) == 1
-
-
-def test_the_step_limit_is_lowered_at_random():
-    problem, state = problem_and_state(penalty=0.0)
-    problem = problem._replace(step_limit=StepLimitConfig("uniform", least=4), max_steps=6)
-    step = jax.jit(lambda state: train_step(problem, state, batch())[1])
-    limits = {
-        round(float(step(state._replace(step=jax.numpy.int32(k)))["forward_steps"]), 3)
-        for k in range(12)
-    }
-    assert limits == {4.0, 5.0, 6.0}
-
-
-def test_the_penalty_grows_by_its_increment_after_the_warm_up():
-    problem, state = problem_and_state(penalty=1.0)
-    plain = problem._replace(penalty=PenaltyConfig(3.0, 1.0))
-    grown = problem._replace(
-        penalty=PenaltyConfig(1.0, 1.0, increment=1.0, increment_every=5), pretrain_steps=6
-    )
-    state = state._replace(step=jax.numpy.int32(20))
-    expected, found = (taken(p, state)[1]["gradient_norm"] for p in (plain, grown))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_only_scored_targets_count():
