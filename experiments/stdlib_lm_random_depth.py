@@ -8,7 +8,7 @@ Data:      as stdlib_lm.py
 Next:      deqjax evaluate --workdir runs/stdlib_lm_random_depth --depths 1 2 4 8 16 32
 
 Figures of one seed, 400 steps, on Python 3.12's library; runs that differ in rounding end up to 1 %
-apart. A training step that is stopped early warns of unfinished solves, which is meant here.
+apart.
 """
 
 import dataclasses

@@ -8,7 +8,8 @@ Expected:  the loop takes at most 1.05 of its bare steps, and waits for no data
 
 The default experiment, at equal global batch on one and on two virtual devices. The whole loop,
 with its data, records, TensorBoard events and guards, takes turns in one process with bare steps on
-batches that were made before. The penalty, which not all steps draw, is off for this. A checkpoint is timed by itself: the part that the loop waits for.
+batches that were made before. The penalty, which not all steps draw, is off for this. A checkpoint
+is timed by itself: the part that the loop waits for.
 """
 
 import argparse

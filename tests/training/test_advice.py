@@ -1,80 +1,51 @@
-"""Which metrics a run warns of: both sides of every threshold."""
-
-import dataclasses
+"""What a run warns of at once: the report's rules on its last record, thresholds on both sides."""
 
 import pytest
 
+from deqjax.training import solver_findings
 from deqjax.training.advice import warnings
-from deqjax.training.config import GuardConfig
+from deqjax.training.stored_config import to_dict
 from tiny import tiny_config
 
-DIRECTIONS = pytest.mark.parametrize("direction", ["forward", "backward"])
+CONFIG = to_dict(tiny_config("unused"))
+SOUND = {
+    f"{direction}_{name}": value
+    for direction in ("forward", "backward")
+    for name, value in {"converged": 1.0, "diverged": 0.0, "residual": 1e-4, "steps": 3.0}.items()
+}
 
 
-def config():
-    tiny = tiny_config("unused", guard=GuardConfig(diverged=0.05, unfinished=0.5))
-    solver = dataclasses.replace(tiny.solver, tol=1e-3, backward_tol=1e-3)
-    return dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, solver=solver))
+def of(changes, **config):
+    return warnings(CONFIG | config, 10, {"loss": 1.0, **SOUND, **changes})
 
 
-def metrics(direction, converged=1.0, diverged=0.0, residual=1e-4):
-    sound = {"converged": 1.0, "diverged": 0.0, "residual": 1e-4}
-    own = {"converged": converged, "diverged": diverged, "residual": residual}
-    other = "backward" if direction == "forward" else "forward"
-    named = {f"{other}_{name}": value for name, value in sound.items()}
-    return named | {f"{direction}_{name}": value for name, value in own.items()}
+def test_sound_solves_warn_of_nothing():
+    assert of({}) == {}
 
 
-@DIRECTIONS
-def test_sound_solves_warn_of_nothing(direction):
-    assert warnings(config(), metrics(direction)) == {}
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_solves_that_diverge_are_told_with_what_to_do(direction):
+    share = 2 * solver_findings.DIVERGED
+    found = of({f"{direction}_diverged": share, f"{direction}_converged": 1 - share})
+    assert list(found) == [f"{direction}-diverges"]
+    assert "raise --penalty.weight (now 0.5)" in found[f"{direction}-diverges"]
 
 
-@DIRECTIONS
-def test_divergence_up_to_the_threshold_is_borne(direction):
-    assert warnings(config(), metrics(direction, converged=0.95, diverged=0.05)) == {}
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_solves_that_stop_at_the_limit_are_told_with_what_to_do(direction):
+    share = solver_findings.UNFINISHED
+    name = "step-limit" if direction == "forward" else "backward-step-limit"
+    assert of({f"{direction}_converged": 1.001 - share}) == {}
+    found = of({f"{direction}_converged": 0.999 - share, f"{direction}_residual": 0.3})
+    assert list(found) == [name]
+    limit = {"forward": "max-steps (now 6)", "backward": "backward-max-steps (now 4)"}[direction]
+    assert f"raise --model.solver.{limit} or --penalty.weight (now 0.5)" in found[name]
 
 
-@DIRECTIONS
-def test_divergence_above_the_threshold_is_told(direction):
-    ((name, sentence),) = warnings(
-        config(), metrics(direction, converged=0.94, diverged=0.06)
-    ).items()
-    assert name == f"{direction} diverged"
-    assert sentence.startswith(f"6% of the {direction} solves diverge")
-    assert "--penalty.weight 0.5" in sentence
-
-
-@DIRECTIONS
-@pytest.mark.parametrize(("converged", "residual"), [(0.5, 0.1), (0.0, 0.01)])
-def test_solves_that_are_mostly_finished_or_near_are_borne(direction, converged, residual):
-    assert warnings(config(), metrics(direction, converged, residual=residual)) == {}
-
-
-@DIRECTIONS
-@pytest.mark.parametrize("residual", [0.011, float("inf"), float("nan")])
-def test_solves_that_stop_far_from_their_end_are_told(direction, residual):
-    ((name, sentence),) = warnings(config(), metrics(direction, 0.49, residual=residual)).items()
-    assert name == f"{direction} unfinished"
-    assert sentence.startswith(f"51% of the {direction} solves stop at their limit")
-    limit = {"forward": "max-steps 6", "backward": "backward-max-steps 4"}[direction]
-    assert f"--model.solver.{limit}" in sentence
-
-
-def test_solves_that_diverge_are_not_told_to_be_unfinished():
-    found = warnings(config(), metrics("forward", 0.0, diverged=0.4, residual=1.0))
-    assert set(found) == {"forward diverged"}
-
-
-def test_both_directions_are_told():
-    found = metrics("forward", 0.0, residual=1.0) | {"backward_diverged": 1.0}
-    assert set(warnings(config(), found)) == {"forward unfinished", "backward diverged"}
+def test_limits_that_are_drawn_at_random_are_no_reason_to_warn():
+    drawn = {"distribution": "poisson", "least": 2, "mean": 4.0}
+    assert of({"forward_converged": 0.0}, step_limit=drawn) == {}
 
 
 def test_a_model_that_solves_nothing_is_not_warned_of():
-    assert warnings(config(), {"loss": 1.0}) == {}
-
-
-def test_a_reached_limit_of_the_guard_is_not_above_it():
-    strict = dataclasses.replace(config(), guard=GuardConfig(diverged=0.0, unfinished=0.0))
-    assert warnings(strict, metrics("forward", residual=1.0)) == {}
+    assert warnings(CONFIG, 10, {"loss": 1.0}) == {}

@@ -12,6 +12,7 @@ from deqjax.training.config import (
     RunConfig,
     StepLimitConfig,
 )
+from deqjax.training.depths import DepthScore, sweep_depths
 from deqjax.training.finished import evaluate_run, generate_text, load_run
 from deqjax.training.language_config import DataConfig, ModelConfig, TrainConfig
 from deqjax.training.launch import Outcome, train
@@ -33,6 +34,7 @@ __all__ = [
     "ConfigError",
     "DamagedCheckpointError",
     "DataConfig",
+    "DepthScore",
     "DivergenceError",
     "EvaluationConfig",
     "GuardConfig",
@@ -62,6 +64,7 @@ __all__ = [
     "load_run",
     "read_metrics",
     "save_run_picture",
+    "sweep_depths",
     "train",
     "write_overlays",
 ]
