@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from rich.console import Console
+
 import deqjax
 
 SOURCE = Path(deqjax.__file__).parents[1]
@@ -105,7 +107,7 @@ class Child:
 
 
 def wait_until(
-    true: Callable[[], bool], seconds: float, *, between: float = 0.02, or_end_of: Sequence = ()
+    true: Callable[[], bool], seconds: float, *, between: float = 0.1, or_end_of: Sequence = ()
 ) -> bool:
     """Wait until something is true, one of some children has ended, or the time is up.
 
@@ -136,3 +138,9 @@ def end_cleanly_when_terminated() -> None:
         sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, leave)
+
+
+def wide_console() -> Console:
+    """Wide enough for the tables also where the output goes to a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)

@@ -30,10 +30,16 @@ from signal import SIGKILL
 from typing import Any, Literal, NamedTuple
 
 import jax
-from rich.console import Console
 from rich.table import Table
 
-from children import FAST_COMPILER, Child, command_line, end_cleanly_when_terminated, wait_until
+from children import (
+    FAST_COMPILER,
+    Child,
+    command_line,
+    end_cleanly_when_terminated,
+    wait_until,
+    wide_console,
+)
 from deqjax.training import read_metrics
 from deqjax.training.checkpoint import Checkpoints
 from deqjax.training.metrics import comparable
@@ -261,7 +267,7 @@ def judge(
     rows = [row(name, None, run, run.to_its_end(), wanted)]
     for mutant, copy in copies.items():
         forgetful = Run(arguments, copy, options.devices)
-        forgetful.starts = run.starts - 1
+        forgetful.starts, forgetful.kills = run.starts - 1, run.kills
         rows.append(row(name, mutant, forgetful, forgetful.to_its_end(mutant), wanted))
         say(f"{name}: without {mutant}, ended")
     return rows
@@ -282,7 +288,7 @@ def row(name: str, mutant: str | None, run: Run, end: End, wanted: End) -> dict[
         "undisturbed_state_hash": wanted.state_hash,
         "compared": found,
         "as_expected": found["equal"] if mutant is None else is_noticed(found),
-        "moments": run.kills,
+        **({} if mutant else {"moments": run.kills}),
     }
 
 
@@ -325,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end_cleanly_when_terminated()
     jax.config.update("jax_platforms", "cpu")
     mutants = {"all": FORGOTTEN, "none": ()}.get(options.mutant, (options.mutant,))
-    console = Console()
+    console = wide_console()
     with tempfile.TemporaryDirectory(prefix="kill_resume-") as place:
         folder = Path(place)
         text = folder / "text.txt"

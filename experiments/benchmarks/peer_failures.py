@@ -21,14 +21,20 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from signal import SIGINT, SIGKILL, SIGSTOP, SIGTERM, Signals
+from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM, Signals
 from typing import Any
 
 import jax
-from rich.console import Console
 from rich.table import Table
 
-from children import FAST_COMPILER, Child, command_line, end_cleanly_when_terminated, wait_until
+from children import (
+    FAST_COMPILER,
+    Child,
+    command_line,
+    end_cleanly_when_terminated,
+    wait_until,
+    wide_console,
+)
 from deqjax.training import read_metrics
 from deqjax.training.workdir import Workdir
 from sockets import is_loopback, listening
@@ -55,6 +61,7 @@ class Case:
             from the start, if it is wrong from the start.
         says: what the error of each process contains; None is not looked at.
         sends: a signal, and to which process, once step 6 is saved.
+        pauses: seconds for which both are stopped then, as a machine that is suspended.
         faults: of each process, for `spoiled_run`.
         started: which processes are.
         options: further ones of each process.
@@ -66,6 +73,7 @@ class Case:
     within: float = LIMIT
     says: tuple[str | None, str | None] = (None, None)
     sends: tuple[Signals, int] | None = None
+    pauses: float = 0.0
     faults: tuple[str | None, str | None] = (None, None)
     started: tuple[int, ...] = (0, 1)
     options: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
@@ -74,7 +82,7 @@ class Case:
     @property
     def from_the_start(self) -> bool:
         """Whether nothing goes wrong later on."""
-        return self.sends is None and self.faults == (None, None)
+        return self.sends is None and self.faults == (None, None) and not self.pauses
 
 
 def cases() -> list[Case]:
@@ -170,6 +178,7 @@ def cases() -> list[Case]:
             START + SLACK,
             ("process 1 has another training data", "another training data"),
         ),
+        Case("both paused", (0, 0), START, pauses=HEARTBEAT + 2.0),
         Case("SIGTERM to the worker", (0, 0), START, sends=(SIGTERM, 1), resumes=True),
         Case("SIGINT to the coordinator", (130, 130), START, sends=(SIGINT, 0), resumes=True),
     ]
@@ -186,7 +195,7 @@ class Pair:
     """
 
     def __init__(self, case: Case, place: Path, deadline: int, *, resume: bool = False) -> None:
-        self.case, self.place = case, place
+        self.case, self.place, self.resume = case, place, resume
         self.workdir = place / case.name.replace(" ", "-")
         self._common = [
             *text_run(STEPS, place, file="text.txt"),
@@ -198,7 +207,7 @@ class Pair:
         ]
         self.children: dict[int, Child] = {}
         self.sockets: dict[int, set[str]] = {0: set(), 1: set()}
-        self._stack = ExitStack()
+        self._stack, self._looked = ExitStack(), 0.0
 
     def __enter__(self) -> "Pair":
         for index in self.case.started:
@@ -208,7 +217,7 @@ class Pair:
             write_text(folder / "text.txt", seed=index if self.case.name == "other data" else 0)
             own = ["--num-processes", "2", "--process-id", str(index), *self.case.options[index]]
             words = command_line("train", *self._common, *own, fault=self.case.faults[index])
-            log = self.place / f"{self.workdir.name}-{index}.log"
+            log = self.place / f"{self.workdir.name}-{'again-' if self.resume else ''}{index}.log"
             child = Child(words, log, FAST_COMPILER, folder)
             self.children[index] = self._stack.enter_context(child)
         return self
@@ -217,9 +226,24 @@ class Pair:
         self._stack.close()
 
     def look(self) -> None:
-        """Note where they listen."""
+        """Note where they listen, once a second: it takes time that they need themselves."""
+        if time.monotonic() - self._looked < 1:
+            return
+        self._looked = time.monotonic()
         for index, child in self.children.items():
             self.sockets[index] |= listening(child.pid)
+
+    def signal(self) -> None:
+        """Send what the case sends."""
+        if self.case.sends is not None:
+            number, index = self.case.sends
+            self.children[index].send(number)
+        if self.case.pauses:
+            for child in self.children.values():
+                child.send(SIGSTOP)
+            time.sleep(self.case.pauses)
+            for child in self.children.values():
+                child.send(SIGCONT)
 
     def have_ended(self, awaited: Sequence[int]) -> bool:
         """Whether some processes have ended."""
@@ -260,21 +284,21 @@ def observe(case: Case, place: Path, *, resume: bool = False) -> dict[str, Any]:
     with Pair(case, place, int(LIMIT) if patient else DEADLINE, resume=resume) as pair:
         children, awaited = pair.children, [i for i in case.started if case.statuses[i] is not None]
         began = time.monotonic()
-        if case.sends is not None:
+        if case.sends or case.pauses:
             wait_until(lambda: pair.have_saved(6), LIMIT, or_end_of=list(children.values()))
             began = time.monotonic()
-            children[case.sends[1]].send(case.sends[0])
+            pair.signal()
         elif not case.from_the_start:
             wait_until(pair.have_met_the_fault, LIMIT, or_end_of=list(children.values()))
             began = time.monotonic()
         wait_until(lambda: pair.have_ended(awaited), min(case.within + 60, LIMIT))
         statuses = {index: child.status for index, child in children.items()}
-        ends = [child.ended for child in children.values() if child.ended]
-        seconds = max(ends, default=time.monotonic()) - began
+        ends = {i: round(child.ended - began, 1) for i, child in children.items() if child.ended}
     records = Workdir(pair.workdir).metrics
     return {
         "statuses": statuses,
-        "seconds": round(seconds, 1),
+        "seconds": max(ends.values(), default=round(time.monotonic() - began, 1)),
+        "ended_after": ends,
         "said": {index: last_lines(child.output()) for index, child in children.items()},
         "errors": {index: error_of(child.output()) for index, child in children.items()},
         "tracebacks": sum("Traceback (most recent" in c.output() for c in children.values()),
@@ -323,7 +347,7 @@ def judge(case: Case, place: Path, undisturbed: str | None) -> dict[str, Any]:
     row: dict[str, Any] = {"case": case.name, "expected_within": case.within, **seen}
     if case.resumes:
         going_on = dataclasses.replace(
-            case, statuses=(0, 0), within=LIMIT, says=(None, None), sends=None
+            case, statuses=(0, 0), within=LIMIT, says=(None, None), sends=None, pauses=0.0
         )
         after = observe(going_on, place, resume=True)
         found += [f"resumed: {each}" for each in objections(going_on, after)]
@@ -361,7 +385,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     end_cleanly_when_terminated()
     jax.config.update("jax_platforms", "cpu")
-    console, rows = Console(), []
+    console, rows = wide_console(), []
     first, *others = everything
     with tempfile.TemporaryDirectory(prefix="peer_failures-") as folder:
         for case in [first, *(c for c in others if not options.cases or c.name in options.cases)]:
@@ -369,6 +393,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.append(judge(case, Path(folder), undisturbed))
             found = "; ".join(rows[-1]["objections"]) or verdict(True)
             console.print(f"{case.name}: {rows[-1]['seconds']} s, {found}", markup=False)
+            for index, error in rows[-1]["errors"].items():
+                console.print(f"  process {index}: {error}", markup=False)
     console.print(table(rows))
     record = environment(("jax", "orbax-checkpoint", "grain", "flax", "optax", "deqjax"))
     settings = {"steps": STEPS, "heartbeat": HEARTBEAT, "join_timeout": JOIN, "deadline": DEADLINE}
