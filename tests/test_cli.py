@@ -135,11 +135,11 @@ def test_changed_field_is_named_on_resume(trained, capsys, data_options):
         *data_options,
         "--steps",
         "5",
-        "--optimizer.learning-rate",
+        "--optimizer.beta2",
         "0.5",
         status=1,
     )
-    assert "optimizer.learning_rate: 0.003 -> 0.5" in line
+    assert "optimizer.beta2: 0.999 -> 0.5" in line
 
 
 def test_a_restart_compiles_nothing_anew(tmp_path):

@@ -1,3 +1,4 @@
+import errno
 import logging
 import re
 import resource
@@ -209,6 +210,46 @@ def test_the_best_stay_beside_the_newest(tmp_path):
         checkpoints.wait()
         assert checkpoints.steps() == [2, 5]
         assert checkpoints.best_step() == 2
+
+
+def test_the_best_stay_when_a_run_is_resumed(tmp_path):
+    for step, score in ((1, 1.0), (2, 3.0), (3, None), (4, 2.0)):
+        with Checkpoints(tmp_path, keep=1, keep_best=1) as checkpoints:
+            checkpoints.save(step, {"w": np.ones(2)}, None, {}, score=score)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.steps(), checkpoints.best_step()) == ([1, 4], 1)
+
+
+def test_the_newest_sound_step_stays(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step, sound in ((1, True), (2, True), (3, False), (4, False)):
+            checkpoints.save(step, {"w": np.ones(2)}, None, {}, sound=sound)
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 4]
+        found = checkpoints.restore_newest({"w": np.ones(2)}, say=print, sound=True)
+        assert found[0] == 2
+
+
+def test_damaged_steps_are_not_the_best(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(1, {"w": np.ones(2)}, None, {}, score=1.0)
+        checkpoints.save(2, {"w": np.ones(2)}, None, {}, score=2.0)
+        checkpoints.wait()
+        (tmp_path / "1" / "meta" / "metadata").write_text("")
+        assert checkpoints.best_step() == 2
+
+
+def test_what_the_system_refuses_is_no_damage(saved, monkeypatch):
+    def refused(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("pathlib.Path.read_text", refused)
+    with (
+        Checkpoints(saved) as checkpoints,
+        pytest.raises(CheckpointError, match=r"cannot be read now .*Too many open files"),
+    ):
+        checkpoints.restore_newest(make_state(1), say=print, quarantine=saved / "quarantine")
+    assert (saved / "7").is_dir()
 
 
 def test_no_score_no_best(saved):

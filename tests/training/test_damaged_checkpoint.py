@@ -147,7 +147,9 @@ def test_with_none_left_nothing_is_changed(tmp_path, pristine):
     for step in SAVED:
         flip(folder / str(step) / "meta" / "metadata")
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    with pytest.raises(CheckpointError, match=r"no undamaged checkpoint .* \(damaged: 7, 5, 3\)"):
+    with pytest.raises(
+        CheckpointError, match=r"no undamaged checkpoint .* \(passed over: 7, 5, 3\)"
+    ):
         recover(folder, tmp_path / "quarantine")
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     assert not (tmp_path / "quarantine").exists()

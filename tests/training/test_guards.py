@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import signal
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from deqjax import training
 from deqjax.training import CheckpointError, Checkpoints, DivergenceError, GuardConfig, read_metrics
+from deqjax.training.interrupts import StopRequest
 from deqjax.training.vision import ImageBatches
 from tiny_vision import tiny_vision
 
@@ -109,6 +111,35 @@ def test_a_run_that_has_gone_back_resumes_where_it_was_in_the_data(tmp_path, spo
     assert '"rollbacks": 1' in meta.read_text()
 
 
+def test_a_state_saved_while_updates_are_left_out_is_not_gone_back_to(tmp_path, spoil, monkeypatch):
+    """SIGTERM comes during bad batches: what it saves is resumed from, but not rolled back to."""
+    spoil(lambda number: number in (4, 5, 6))
+    asked = []
+
+    class Asked(StopRequest):
+        def __enter__(self):
+            asked.append(self)
+            return super().__enter__()
+
+    train, count = training.parallel.DataParallel.train, iter(range(1, 100))
+
+    def counted(self, state, batch, **options):
+        if next(count) == 3:
+            asked[0].signal = signal.SIGTERM
+        return train(self, state, batch, **options)
+
+    monkeypatch.setattr("deqjax.training.launch.StopRequest", Asked)
+    monkeypatch.setattr(training.parallel.DataParallel, "train", counted)
+    settings = config(guard=GuardConfig(skips=3, rollbacks=1), checkpoint_every=3, log_every=3)
+    stopped = training.train(settings, tmp_path / "run", say=lambda line: None)
+    assert stopped.step in (4, 5)
+    outcome = training.train(settings, tmp_path / "run", resume=True, say=lambda line: None)
+    events = [record["event"] for record in of(read_metrics(outcome.workdir.metrics), "event")]
+    assert any("rolled back to step 3" in event for event in events)
+    assert (outcome.workdir.quarantine / str(stopped.step)).is_dir()
+    assert outcome.step == 6
+
+
 def test_a_full_disk_ends_no_run(tmp_path, monkeypatch):
     save, said = Checkpoints.save, []
 
@@ -136,9 +167,12 @@ def test_a_save_that_fails_on_the_way_is_told_of_and_repeated(tmp_path, monkeypa
             raise CheckpointError("Step 2 could not be saved.")
 
     monkeypatch.setattr(Checkpoints, "wait", failing_wait)
-    outcome, _ = run(tmp_path, said.append)
+    outcome, records = run(tmp_path, said.append, log_every=1, checkpoint_every=2, steps=7)
     assert any("Step 2 could not be saved" in line and "goes on" in line for line in said)
-    assert outcome.step == 6
+    assert outcome.step == 7
+    # besides those of every second step, one at the record after the failure was found out
+    saved = {record["step"] for record in of(records, "checkpoint")}
+    assert saved - {2, 4, 6, 7} in ({3}, {5})
 
 
 def test_a_state_that_cannot_be_saved_in_the_folder_is_saved_elsewhere(tmp_path, monkeypatch):
@@ -155,8 +189,9 @@ def test_a_state_that_cannot_be_saved_in_the_folder_is_saved_elsewhere(tmp_path,
     outcome, _ = run(tmp_path, said.append, checkpoint_every=100)
     assert outcome.metrics is not None
     assert any(f"saved in {outcome.rescued} instead" in line for line in said)
-    with Checkpoints(outcome.rescued, read_only=True) as checkpoints:
+    with Checkpoints(outcome.rescued.parent, read_only=True) as checkpoints:
         assert checkpoints.steps() == [6]
+        assert outcome.rescued.name == "6"
         assert checkpoints.state_hash(6) == outcome.state_hash
 
 
@@ -172,8 +207,8 @@ def test_solves_that_fail_are_warned_of_once(tmp_path):
 
 
 def test_devices_that_differ_end_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(training.parallel.DataParallel, "differing", lambda self, state: 0.25)
-    with pytest.raises(training.ReplicaError, match=r"differ by up to 0.25 at step 2"):
+    monkeypatch.setattr(training.parallel.DataParallel, "differing", lambda self, state: 3)
+    with pytest.raises(training.ReplicaError, match=r"3 numbers of the .* differ .* at step 2"):
         run(tmp_path)
 
 

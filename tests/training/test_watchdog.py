@@ -1,11 +1,12 @@
 """The watchdog and the agreement of processes, with a store in this very process."""
 
 import threading
+import time
 
 import jax
 import pytest
 
-from deqjax.training import watchdog
+from deqjax.training import CheckpointError, watchdog
 from deqjax.training.peers import ClusterOptions, PeerError, Peers, join
 from deqjax.training.watchdog import Watchdog
 
@@ -132,7 +133,7 @@ def test_an_error_is_told_to_the_others(ended):
     store = Store()
     dog = Watchdog(store, 1, 2, 60.0, 60.0)
     with pytest.raises(Ended):
-        dog.leave(ValueError("the disk is full."))
+        dog.leave(CheckpointError("the disk is full."))
     assert store.values["deqjax/failed/1"] == "the disk is full"
     assert ended == ["the disk is full"]
 
@@ -146,6 +147,40 @@ def test_a_store_that_is_gone_was_in_process_0(ended):
     assert ended == [
         "process 0, which coordinates the run, is gone (UNAVAILABLE: socket closed); process 1 "
         "ends too"
+    ]
+
+
+def test_a_pause_of_everything_is_nobodys_silence(ended):
+    """As when a machine sleeps: for longer than a heartbeat nobody says anything."""
+    store = Store()
+    dog = Watchdog(store, 0, 2, 0.05, 60.0)
+    for beat in range(4):
+        show(store, 1, f"{beat}|0|step 1")
+        dog._beats += 1
+        dog._judge({}, dict(store.key_value_dir_get("deqjax/alive/")))
+        time.sleep(0.2)
+    assert ended == []
+
+
+def test_a_store_that_does_not_answer_is_in_a_frozen_process_0(ended, monkeypatch):
+    frozen = threading.Event()
+    threads = []
+
+    class Frozen(Store):
+        def key_value_set(self, *_, **__):
+            frozen.wait(2)
+
+    monkeypatch.setattr(threading, "excepthook", lambda found: threads.append(found.exc_type))
+    dog = Watchdog(Frozen(), 1, 2, 0.2, 60.0)
+    dog.start()
+    until = time.monotonic() + 2
+    while not ended and time.monotonic() < until:
+        time.sleep(0.01)
+    dog.stop()
+    frozen.set()
+    dog.join()
+    assert ended == [
+        "process 0, which coordinates the run, gave no answer for 0.2 s; process 1 ends too"
     ]
 
 

@@ -4,12 +4,13 @@ Orbax writes a step atomically, but tells no flipped bit: each leaf, the metadat
 step have a checksum of their own here.
 """
 
+import errno
 import json
 import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,13 +26,18 @@ from deqjax.training.stored_state import (
     named_leaves,
     to_host,
 )
-from deqjax.training.workdir import write_atomically
+from deqjax.training.workdir import saved_steps, write_atomically
 
 _STATE, _META = "state", "meta"
 _FILES = "files.json"  # checksums of a step's files; written after them, and absent after a crash
 # What Orbax and TensorStore were seen to raise on full disks and on missing, emptied or truncated
 # files (TensorStore's own errors are ValueErrors, and so are those of json).
 _FAILURES = (ValueError, LookupError, OSError)
+# What says nothing about a checkpoint's condition.
+_OF_THE_SYSTEM = {
+    *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM),
+    *(errno.ENOMEM, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN),
+}
 
 
 class DamagedCheckpointError(CheckpointError):
@@ -73,12 +79,14 @@ class Checkpoints:
         self._quiet = _NotFromOrbax()
         self._durable: int | None = None  # newest step that this object knows to be on disk
         self._pending: int | None = None  # step whose asynchronous save is under way
+        self._announced: dict[int, dict[str, Any]] = {}  # what a step under way will say of itself
         self._listing: threading.Thread | None = None  # writes the checksums of a step's files
         logging.getLogger("absl").addFilter(self._quiet)
         try:
             if not read_only:
                 self.directory.mkdir(parents=True, exist_ok=True)
-            self._manager = _manager(self.directory, keep, keep_best, read_only)
+            retention = _Retention(keep, keep_best, self._contents)
+            self._manager = _manager(self.directory, retention, read_only)
         except OSError as error:
             logging.getLogger("absl").removeFilter(self._quiet)
             raise CheckpointError(
@@ -88,24 +96,17 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps on disk, oldest first, in whatever condition; one under way does not count."""
-        if not self.directory.is_dir():
-            return []
-        found = [int(entry.name) for entry in self.directory.iterdir() if entry.name.isdigit()]
-        return sorted(step for step in found if step != self._pending)
+        return [step for step in saved_steps(self.directory) if step != self._pending]
 
     def latest_step(self) -> int | None:
         """The newest of `steps`, or None."""
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """The step with the lowest score, or None; steps without one do not count.
-
-        Raises:
-            CheckpointError: a step's metadata are damaged.
-        """
-        scores = {step: self._read_meta(step)["score"] for step in self.steps()}
-        scored = [(score, step) for step, score in scores.items() if score is not None]
-        return min(scored)[1] if scored else None
+        """The step with the lowest score, or None; damaged steps and those without do not count."""
+        contents = self._contents()
+        best = _best({step: contents[step] for step in self.steps() if step in contents}, 1)
+        return best[0] if best else None
 
     def save(
         self,
@@ -115,6 +116,7 @@ class Checkpoints:
         meta: Mapping[str, Any],
         *,
         score: float | None = None,
+        sound: bool = True,
     ) -> str:
         """Saves one step, all of it or nothing.
 
@@ -128,6 +130,7 @@ class Checkpoints:
             data_iterator: Grain iterator whose position is saved, or None for none.
             meta: what JSON can hold, returned by `restore`.
             score: by which the best are kept, lower is better; None or not finite is no score.
+            sound: whether the run may go back to it; the newest of these always stays on disk.
 
         Returns:
             A hash of the whole state, 64 hexadecimal digits.
@@ -160,15 +163,16 @@ class Checkpoints:
             "leaves": {name: [form(leaf), digests[name]] for name, leaf in leaves.items()},
             "position": None if data_iterator is None else data_iterator.get_state(),
             "score": score,
+            "sound": sound,
             "meta": dict(meta),
         }
         sealed = {"content": content, "sha256": digest_of_json(content)}
         items = ocp.args.Composite(
             **{_STATE: ocp.args.StandardSave(tree), _META: ocp.args.JsonSave(sealed)}
         )
+        self._announced = {step: content}
         try:
-            metrics = None if score is None else {"score": score}
-            started = self._manager.save(step, args=items, metrics=metrics)
+            started = self._manager.save(step, args=items)
         except _FAILURES as error:
             self._manager.reload()
             raise self._failed_save(step, error) from error
@@ -219,6 +223,7 @@ class Checkpoints:
             items = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(plain)})
             tree = self._manager.restore(step, args=items)[_STATE]
         except Exception as error:  # a damaged file makes its reader fail in any way
+            _check_readable(folder, error)
             raise _damaged(folder, _summary(error)) from error
         found = digests_of_leaves(named_leaves(tree))
         for name, (_, digest) in content["leaves"].items():
@@ -236,6 +241,7 @@ class Checkpoints:
         *,
         say: Callable[[str], None],
         quarantine: Path | None = None,
+        sound: bool = False,
     ) -> tuple[int, Any, dict[str, Any]]:
         """Reads the newest step that is undamaged; see `restore`.
 
@@ -243,28 +249,29 @@ class Checkpoints:
             abstract_state_tree: the tree to fill.
             data_iterator: Grain iterator to move, or None.
             say: is told of each damaged step.
-            quarantine: folder that damaged steps newer than the one found are moved to, so that
-                their numbers are free again; None leaves them where they are.
+            quarantine: folder that steps newer than the one found are moved to, so that their
+                numbers are free again; None leaves them where they are.
+            sound: whether steps that were not saved as sound are passed over, too.
 
         Raises:
             CheckpointError: if there is no undamaged step (nothing is moved then), or the state
                 does not fit.
         """
         self.wait()
-        damaged: list[int] = []
+        passed: list[int] = []
         for step in reversed(self.steps()):
             try:
-                found = self.restore(abstract_state_tree, data_iterator, step)
+                if not sound or self._read_meta(step)["sound"]:
+                    found = self.restore(abstract_state_tree, data_iterator, step)
+                    if passed and quarantine is not None:
+                        self._move_away(passed, quarantine, say)
+                    return found
             except DamagedCheckpointError as error:
                 say(str(error))
-                damaged.append(step)
-                continue
-            if damaged and quarantine is not None:
-                self._move_away(damaged, quarantine, say)
-            return found
-        steps = ", ".join(map(str, damaged))
+            passed.append(step)
+        kind, steps = "sound and undamaged" if sound else "undamaged", ", ".join(map(str, passed))
         raise CheckpointError(
-            f"There is no undamaged checkpoint in {self.directory} (damaged: {steps or 'none'}); "
+            f"There is no {kind} checkpoint in {self.directory} (passed over: {steps or 'none'}); "
             "put back a copy of one, or start a new run in another --workdir. Nothing was changed."
         )
 
@@ -291,7 +298,7 @@ class Checkpoints:
         Raises:
             CheckpointError: if it failed; the step is then not on disk and may be saved again.
         """
-        step, self._pending = self._pending, None
+        step, self._pending, self._announced = self._pending, None, {}
         try:
             self._manager.wait_until_finished()
         except _FAILURES as error:
@@ -353,12 +360,23 @@ class Checkpoints:
                 raise _damaged(folder, f"{_FILES} has another checksum")
             there, found = listed["files"], digests_of_files(folder, leave_out=[_FILES])
         except (*_FAILURES, TypeError) as error:
+            _check_readable(folder, error)
             raise _damaged(folder, f"{_FILES}: {_summary(error)}") from error
         for name in sorted(there.keys() | found.keys()):
             if name not in found:
                 raise _damaged(folder, f"{name} is missing")
             if name in there and there[name] != found[name]:
                 raise _damaged(folder, f"{name} has another checksum")
+
+    def _contents(self) -> dict[int, dict[str, Any]]:
+        """What each readable step says of itself, and what the one under way will say."""
+        found = dict(self._announced)
+        for step in self.steps():
+            try:
+                found[step] = self._read_meta(step)
+            except CheckpointError:
+                continue  # told of where it is asked for
+        return found
 
     def _read_meta(self, step: int) -> dict[str, Any]:
         folder = self.directory / str(step)
@@ -368,33 +386,57 @@ class Checkpoints:
             if sealed["sha256"] != digest_of_json(content) or content["step"] != step:
                 raise _damaged(folder, "its metadata are not those that were saved with it")
         except (*_FAILURES, TypeError) as error:
+            _check_readable(folder, error)
             raise _damaged(folder, _summary(error)) from error
         return content
 
     def _move_away(self, steps: list[int], quarantine: Path, say: Callable[[str], None]) -> None:
-        quarantine.mkdir(parents=True, exist_ok=True)
         for step in steps:
+            quarantine.mkdir(parents=True, exist_ok=True)
             target, number = quarantine / str(step), 1
             while target.exists():
                 number += 1
                 target = quarantine / f"{step}-{number}"
-            os.rename(self.directory / str(step), target)
-            say(f"the damaged checkpoint of step {step} was moved to {target}")
+            try:
+                os.rename(self.directory / str(step), target)
+            except OSError as error:
+                raise CheckpointError(
+                    f"{self.directory / str(step)} could not be moved to {target} "
+                    f"({error.strerror}); move it away yourself."
+                ) from error
+            say(f"the checkpoint of step {step} was moved to {target}")
         self._manager.reload()
 
 
-def _manager(directory: Path, keep: int, keep_best: int, read_only: bool) -> Any:
-    import orbax.checkpoint as ocp
-    from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
+class _Retention:
+    """Which steps stay: the newest, the best, and the newest sound one; a policy of Orbax.
 
-    policies: list[Any] = [preserve.LatestN(keep)]
-    if keep_best:
-        best = preserve.BestN(
-            get_metric_fn=lambda metrics: -metrics["score"],
-            n=keep_best,
-            keep_checkpoints_without_metrics=False,
-        )
-        policies.append(best)
+    Orbax's own policies forget the scores when a run is resumed.
+    """
+
+    def __init__(
+        self, keep: int, keep_best: int, contents: Callable[[], dict[int, dict[str, Any]]]
+    ) -> None:
+        self._keep, self._keep_best, self._contents = keep, keep_best, contents
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Whether each of the steps stays, oldest first."""
+        del context
+        steps, contents = [each.step for each in checkpoints], self._contents()
+        kept = {*steps[-self._keep :], *_best(contents, self._keep_best)}
+        kept |= {max((step for step in contents if contents[step]["sound"]), default=steps[-1])}
+        return [step in kept for step in steps]
+
+
+def _best(contents: Mapping[int, Mapping[str, Any]], count: int) -> list[int]:
+    """The steps with the lowest scores, the best first."""
+    scored = [(each["score"], step) for step, each in contents.items() if each["score"] is not None]
+    return [step for _, step in sorted(scored)[:count]]
+
+
+def _manager(directory: Path, retention: _Retention, read_only: bool) -> Any:
+    import orbax.checkpoint as ocp
+
     options: dict[str, Any] = {}
     if jax.process_count() > 1:  # one process writes, without waiting for the others
         own = jax.process_index()
@@ -409,7 +451,7 @@ def _manager(directory: Path, keep: int, keep_best: int, read_only: bool) -> Any
             _META: ocp.JsonCheckpointHandler(),
         },
         options=ocp.CheckpointManagerOptions(
-            preservation_policy=preserve.AnyPreservationPolicy(policies),
+            preservation_policy=retention,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
             create=False,
@@ -447,6 +489,17 @@ def _check_fit(folder: Path, stored: Mapping[str, Any], wanted: Any) -> None:
             f"{there.get(first, 'absent')} there and {here.get(first, 'absent')} here "
             f"({len(names)} leaves differ); use the config it was saved with."
         )
+
+
+def _check_readable(folder: Path, error: BaseException) -> None:
+    """Raise a CheckpointError if the system is to blame for what could not be read."""
+    if isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM
+    ):
+        raise CheckpointError(
+            f"The checkpoint in {folder} cannot be read now ({_summary(error)}); nothing was "
+            "changed. Try again when that is put right."
+        ) from error
 
 
 def _damaged(folder: Path, reason: str) -> DamagedCheckpointError:

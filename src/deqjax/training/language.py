@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -227,6 +227,7 @@ class LanguageTask(Task):
         *,
         batches: int,
         limits: SolveLimits | None = None,
+        progress: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
         """Score a model on a split; see :class:`Task`.
 
@@ -250,7 +251,9 @@ class LanguageTask(Task):
             memory = steps.share(model.initial_memory(rows // jax.process_count()))
         taken = functools.partial(evaluation_batches, config, tokens, rows=rows, batches=batches)
         own_share = taken(process=jax.process_index(), processes=jax.process_count())
-        scores = score(config, steps, weights, own_share, memory=memory, limits=limits)
+        scores = score(
+            config, steps, weights, own_share, memory=memory, limits=limits, progress=progress
+        )
         found = scores.metrics | self.in_units(scores.loss)
         found["tokens_scored"] = scores.scored
         if self.bigram is not None:

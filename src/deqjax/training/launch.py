@@ -12,14 +12,22 @@ from deqjax.training.checkpoint import Checkpoints
 from deqjax.training.config import RESUMABLE_CHANGES, ConfigError, RunConfig, check
 from deqjax.training.interrupts import StopRequest
 from deqjax.training.loop import End, Loop
-from deqjax.training.peers import Peers
+from deqjax.training.metrics import MetricsError
+from deqjax.training.peers import PeerError, Peers
 from deqjax.training.picture import save_run_picture
 from deqjax.training.records import Records
 from deqjax.training.resuming import Place, beginning, restore
 from deqjax.training.run import Run, build
 from deqjax.training.stored_config import to_dict
 from deqjax.training.tracing import Trace
-from deqjax.training.workdir import Workdir, WorkdirError, prepare_workdir
+from deqjax.training.workdir import (
+    Workdir,
+    WorkdirError,
+    differences,
+    prepare_workdir,
+    read_config,
+    saved_steps,
+)
 
 
 class Outcome(NamedTuple):
@@ -76,6 +84,12 @@ def train(
         DivergenceError, ReplicaError: later on; see :class:`deqjax.training.loop.Loop`.
     """
     peers = peers or Peers()
+    if jax.process_count() != peers.count or (devices is not None and peers.count > 1):
+        raise PeerError(
+            f"{jax.process_count()} processes are connected, but train() was given "
+            f"{peers.count}{'' if devices is None else ' and devices of its own'}; connect them "
+            "with deqjax.training.join, hand its result in as peers, and leave devices out."
+        )
     try:
         outcome = _train(config, Workdir(Path(workdir)), resume, peers, devices, profile, say)
     except BaseException as error:
@@ -97,8 +111,8 @@ def _train(
 ) -> Outcome:
     check(config)
     peers.agree("configuration", {**to_dict(config), "resume": resume})
-    _prepare(folder, config, resume, peers)
-    run = build(config, devices)
+    _prepare(folder, config, resume, peers, say)
+    run = _build(config, devices, peers)
     peers.agree("training data", run.task.fingerprint)
     size = sum(x.size for x in jax.tree.leaves(run.state.weights.parameters))
     if peers.first:
@@ -116,15 +130,49 @@ def _train(
         place = _place(run, folder, checkpoints, peers, say) if resume else beginning(run)
         end, stopped_by = _run(run, place, folder, checkpoints, peers, profile, resume, say)
     if peers.first:
-        save_run_picture(folder)
+        _draw(folder, say)
     seconds = time.perf_counter() - started
     return Outcome(
         folder, end.step, size, end.metrics, seconds, stopped_by, end.state_hash, end.rescued
     )
 
 
-def _prepare(folder: Workdir, config: RunConfig, resume: bool, peers: Peers) -> None:
+def _build(config: RunConfig, devices: Sequence[jax.Device] | None, peers: Peers) -> Run:
+    """The run's parts; process 0 comes first, because data may have to be prepared."""
+    peers.at("the data")
     if peers.first:
+        run = build(config, devices)
+    peers.meet("the data")
+    return run if peers.first else build(config, devices)
+
+
+def _draw(folder: Workdir, say: Callable[[str], None]) -> None:
+    """The picture of the run; that it cannot be made is no reason to lose a run's outcome."""
+    try:
+        save_run_picture(folder)
+    except (WorkdirError, MetricsError) as error:
+        say(str(error))
+
+
+def _compare(folder: Workdir, config: RunConfig, say: Callable[[str], None]) -> None:
+    """Tell what differs from the run that is there, or why it cannot go on."""
+    experiment, stored = read_config(folder.path)
+    newest = max(saved_steps(folder.checkpoints), default=0)
+    if experiment == config.name and newest > config.steps:
+        raise ConfigError(
+            f"the run in {folder.path} has a checkpoint of step {newest}; raise --steps above that "
+            "to train on."
+        )
+    for name, change in differences(stored, to_dict(config)).items():
+        say(f"goes on with another {name}: {change}")
+
+
+def _prepare(
+    folder: Workdir, config: RunConfig, resume: bool, peers: Peers, say: Callable[[str], None]
+) -> None:
+    if peers.first:
+        if resume and folder.config.exists():
+            _compare(folder, config, say)
         prepare_workdir(
             folder.path,
             experiment=config.name,
@@ -169,7 +217,7 @@ def _run(
         StopRequest() as request,
     ):
         finished = place.step == steps and records.has(steps, "validation")
-        if place.step > steps or peers.hear("whether there is anything to do", finished):
+        if peers.hear("whether there is nothing to do", finished):
             raise ConfigError(
                 f"the run in {folder.path} has finished its {place.step} steps; "
                 f"raise --steps above {place.step} to train on."

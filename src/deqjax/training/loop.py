@@ -75,6 +75,8 @@ class Loop:
         self._run, self._config, self._steps = run, run.config, run.steps
         self._checkpoints, self._records, self._request = checkpoints, records, request
         self._peers, self._trace, self._quarantine = peers, trace, quarantine
+        self._stored = to_dict(run.config)
+        self._seen: set[str] = set()  # warnings of the last record
         self._warned: set[str] = set()
         self._latest: dict[str, float] = {}
         self._state_hash: str | None = None
@@ -107,6 +109,8 @@ class Loop:
             if logs or evaluates or saves or last or self._stop:
                 self._settle()
             if self._skips >= config.guard.skips:
+                self._settle()  # the step under way may be a good one
+            if self._skips >= config.guard.skips:
                 self._roll_back()
                 continue
             if logs or last:
@@ -136,7 +140,8 @@ class Loop:
         missing = due and not self._records.has(step, "validation")
         if self._peers.hear("a missing evaluation", missing):
             self._evaluate(config.evaluation.batches)
-        if not self._records.has(step, "checkpoint"):
+        regular = step % config.checkpoint_every == 0 or step == config.steps
+        if regular and not self._records.has(step, "checkpoint"):
             self._records.checkpoint(step, state_hash)
 
     def _go_to(self, place: Place) -> None:
@@ -197,18 +202,25 @@ class Loop:
         self._records.train(self._step, averages)
         self._window = Window()
         self._restart_clock()
-        found = advice.warnings(to_dict(self._config), self._step, averages)
-        for name in sorted(found.keys() - self._warned):
+        found = advice.warnings(self._stored, self._step, averages)
+        for name in sorted(found.keys() & self._seen - self._warned):
             self._records.event(self._step, f"warning: {found[name]}")
-        self._warned |= found.keys()  # once is enough
+        # told of when it lasts for two records, and again only after two without it
+        self._warned = (self._warned | (found.keys() & self._seen)) & (found.keys() | self._seen)
+        self._seen = set(found)
 
     def _restart_clock(self) -> None:
         self._waited, self._timed, self._clock = 0.0, 0, time.perf_counter()
 
     def _evaluate(self, batches: int) -> dict[str, float]:
-        self._peers.at(f"the evaluation after step {self._step}")
         weights = self._state.evaluated
-        metrics = self._run.task.evaluate(self._steps, weights, "validation", batches=batches)
+        metrics = self._run.task.evaluate(
+            self._steps,
+            weights,
+            "validation",
+            batches=batches,
+            progress=lambda: self._peers.at(f"the evaluation after step {self._step}"),
+        )
         if self._config.solves:
             metrics["tolerance"] = self._config.solver.tol
         self._records.validation(self._step, metrics)
@@ -224,9 +236,12 @@ class Loop:
 
     def _put_off(self, error: CheckpointError) -> None:
         # together with others, all processes must save at the same step: at the next regular one
-        self._overdue = self._peers.count == 1
-        again = "at the next record" if self._overdue else "at the next checkpoint"
-        self._records.event(self._step, f"{error} Training goes on; saving is tried {again}.")
+        if self._peers.count == 1:
+            self._overdue = True
+        again = "record" if self._peers.count == 1 else "checkpoint"
+        self._records.event(
+            self._step, f"{error} Training goes on; saving is tried at the next {again}."
+        )
 
     def _save(self, score: float | None) -> None:
         # while updates are left out, the state may be the reason: it is no good state yet
@@ -245,26 +260,35 @@ class Loop:
     def _save_finally(self) -> None:
         """Save and wait until it is done; if that is not possible in the folder, then elsewhere."""
         state = self._on_host()
-        if not self._peers.first:
-            return
+        rescued = str(self._try_to_save(state) or "") if self._peers.first else ""
+        rescued = self._peers.hear("where the state was saved", rescued)
+        self._rescued = Path(rescued) if rescued else None
+
+    def _try_to_save(self, state: Any) -> Path | None:
+        """Where the state lies if it could not be saved in the run's folder."""
         for attempt in range(3):
             try:
                 state_hash = self._write(self._checkpoints, state, None)
                 self._checkpoints.wait()
-                self._records.checkpoint(self._step, state_hash)
-                return
             except CheckpointError as error:
                 self._records.event(self._step, str(error))
                 time.sleep(attempt)
-        self._rescued = save_elsewhere(lambda other: self._write(other, state, None))
-        self._records.event(self._step, f"the state was saved in {self._rescued} instead")
+                continue
+            if self._step == self._config.steps:
+                self._records.checkpoint(self._step, state_hash)
+            else:  # no record that a run without a stop had not
+                self._records.event(self._step, f"stopped, state {state_hash}")
+            return None
+        rescued = save_elsewhere(lambda other: self._write(other, state, None))
+        self._records.event(self._step, f"the state was saved in {rescued} instead")
+        return rescued
 
     def _on_host(self) -> Any:
         self._peers.at(f"the checkpoint of step {self._step}")
-        difference = self._steps.differing(self._state)
-        if difference != 0:
+        differing = self._steps.differing(self._state)
+        if differing:
             raise ReplicaError(
-                f"the devices' copies of the training state differ by up to {difference:g} at step "
+                f"{differing} numbers of the training state differ between the devices at step "
                 f"{self._step}: some hardware is faulty; resume from the last checkpoint on other "
                 "hardware."
             )
@@ -277,13 +301,17 @@ class Loop:
             "rollbacks": self._rollbacks,
         }
         iterator = self._run.task.batches.iterator
-        self._state_hash = checkpoints.save(self._step, state, iterator, meta, score=score)
+        self._state_hash = checkpoints.save(
+            self._step, state, iterator, meta, score=score, sound=self._skips == 0
+        )
         return self._state_hash
 
     def _roll_back(self) -> None:
         """Go back to the last good checkpoint, but not in the data: they may be the reason."""
         guard, step = self._config.guard, self._step
-        culprit = "gradient" if math.isfinite(self._window.values()[-1]["loss"]) else "loss"
+        skipped = [values for values in self._window.values() if values["skipped"]]
+        lost = not skipped or not math.isfinite(skipped[-1]["loss"])
+        culprit = "loss" if lost else "gradient"
         what = f"the {culprit} was not finite in {self._skips} steps in a row, up to step {step}"
         if self._rollbacks >= guard.rollbacks:
             raise DivergenceError(
@@ -302,7 +330,7 @@ class Loop:
             self._peers,
             quarantine=self._quarantine,
             say=lambda line: self._records.event(step, line),
-            with_data=False,
+            rolling_back=True,
         )
         rollbacks = self._rollbacks + 1
         self._go_to(place._replace(rollbacks=rollbacks))

@@ -94,7 +94,7 @@ class DataParallel:
         self._copy = mapped(lambda tree: tree)
         self._replicate = mapped(lambda tree, number: tree, in_axes=(None, 0))
         self._gather = mapped(_gathered)
-        self._spread = mapped(_spread)
+        self._count = mapped(_count_differing)
 
     @property
     def numbers(self) -> np.ndarray:
@@ -161,30 +161,30 @@ class DataParallel:
         result: np.ndarray = radii[counted]
         return result
 
-    def differing(self, state: TrainState) -> float:
-        """Largest difference between two devices' copies of the state, memory aside; NaN if any is.
+    def differing(self, state: TrainState) -> int:
+        """How many numbers of the state are not the same, bit for bit, on all devices.
 
-        Zero unless some hardware failed or a step was not the same everywhere.
+        None unless some hardware failed or a step was not the same everywhere. The memory, which is
+        each device's own, does not count.
         """
         if self.devices * self._processes == 1:
-            return 0.0
-        return float(first_replica(self._spread(state._replace(memory=None))))
+            return 0
+        return int(first_replica(self._count(state._replace(memory=None))))
 
     def on_host(self, state: TrainState) -> TrainState:
         """The inverse of :meth:`place`: one copy of the state, and the memory of all rows."""
         rest = first_replica(state._replace(memory=None))
         if state.memory is None:
             return rest
-        return rest._replace(memory=jax.tree.map(self._joined, self._gather(state.memory)))
+        # with their numbers: the order of devices along the axis is the runtime's own affair
+        numbers, memory = first_replica(self._gather((self.numbers, state.memory)))
+        order = np.argsort(numbers)
 
-    def _joined(self, leaf: jax.Array) -> np.ndarray:
-        """(devices, all devices, rows, ...) on the devices to (all rows, ...) in their order."""
-        shares = first_replica(leaf)
-        # gathered by process, then device; a row's number is that of its share plus a multiple
-        own = self._processes * np.arange(self.devices)
-        numbers = np.concatenate([process + own for process in range(self._processes)])
-        ordered = shares[np.argsort(numbers)]
-        return np.swapaxes(ordered, 0, 1).reshape(-1, *ordered.shape[2:])
+        def joined(shares: np.ndarray) -> np.ndarray:
+            """(all devices, rows, ...) as (all rows, ...) in their order."""
+            return np.swapaxes(shares[order], 0, 1).reshape(-1, *shares.shape[2:])
+
+        return rest._replace(memory=jax.tree.map(joined, memory))
 
     def place(self, state: TrainState) -> TrainState:
         """A state on the host, placed: copied to every device, its memory's rows shared out."""
@@ -246,16 +246,18 @@ def _gathered(tree: Tree) -> Tree:
     return result
 
 
-def _spread(tree: Any) -> jax.Array:
-    """() float32, the largest difference between devices over all leaves."""
+def _count_differing(tree: Any) -> jax.Array:
+    """() int32, numbers whose bits differ between devices."""
 
-    def differ(leaf: jax.Array) -> jax.Array:
+    def differing(leaf: jax.Array) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        value = leaf.astype(jnp.float32)
-        return jnp.max(jnp.abs(lax.pmax(value, AXIS) - lax.pmin(value, AXIS)), initial=0)
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            leaf = lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
+        same = lax.pmax(leaf, AXIS) == lax.pmin(leaf, AXIS)
+        return jnp.sum(~same, dtype=jnp.int32)
 
-    return jnp.max(jnp.stack([differ(leaf) for leaf in jax.tree.leaves(tree)]))
+    return sum((differing(leaf) for leaf in jax.tree.leaves(tree)), start=jnp.int32(0))
 
 
 def _fetch(leaf: jax.Array) -> Any:

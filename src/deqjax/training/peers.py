@@ -36,8 +36,8 @@ class ClusterOptions:
         process_id: this one's number, from 0.
         join_timeout: seconds in which all must have come.
         heartbeat: seconds without a sign of life after which a process counts as dead.
-        deadline: seconds without progress (a step, an evaluation, a checkpoint) after which a
-            process counts as stuck; must be longer than an evaluation, or compiling a step, takes.
+        deadline: seconds without progress (a step, a batch evaluated, a checkpoint) after which a
+            process counts as stuck; must be longer than compiling a step takes.
     """
 
     coordinator: str | None = None
@@ -239,6 +239,12 @@ def _check(options: ClusterOptions) -> None:
                 f"{getattr(options, name)}."
             )
     if options.coordinator == "auto":
+        for name in ("num_processes", "process_id"):
+            if getattr(options, name) is not None:
+                raise PeerError(
+                    f"--{name.replace('_', '-')} {getattr(options, name)} contradicts "
+                    "--coordinator auto, which takes it from the cluster's environment."
+                )
         return
     address = options.coordinator or ""
     if not address.rpartition(":")[0] or not address.rpartition(":")[2].isdigit():
@@ -268,7 +274,9 @@ def _keep_collectives_on_loopback(client: Any) -> None:
 
 
 def _give_up(options: ClusterOptions) -> None:
-    if options.process_id:
+    if options.coordinator == "auto":
+        reason = "not all processes of the cluster's environment came"
+    elif options.process_id:
         reason = f"process 0 did not answer at {options.coordinator}"
     else:
         reason = f"not all {options.num_processes} processes came to {options.coordinator}"

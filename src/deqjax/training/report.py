@@ -9,7 +9,7 @@ from deqjax.training import run_findings, solver_findings
 from deqjax.training.figures import LEAST_RECORDS, Figures, Record, measure
 from deqjax.training.finding import Finding, Options
 from deqjax.training.metrics import read_metrics
-from deqjax.training.workdir import Workdir, read_config
+from deqjax.training.workdir import Workdir, read_config, saved_steps
 
 Rule: TypeAlias = Callable[[Figures, Options], Iterator[Finding]]
 
@@ -85,6 +85,4 @@ def inspect_run(path: Path | str) -> Report:
     """
     _, config = read_config(path)
     folder = Workdir(Path(path))
-    names = [entry.name for entry in folder.checkpoints.glob("*")]
-    steps = [int(name) for name in names if name.isdigit()]
-    return build_report(read_metrics(folder.metrics), config, steps)
+    return build_report(read_metrics(folder.metrics), config, saved_steps(folder.checkpoints))

@@ -9,7 +9,7 @@ from deqjax.training.stored_state import CheckpointError
 
 
 def save_elsewhere(write: Callable[[Checkpoints], object]) -> Path:
-    """Save in a new folder among the system's temporary files, and return it.
+    """Save in a new folder among the system's temporary files, and return the step's own folder.
 
     Args:
         write: saves a step in the checkpoints that it is given.
@@ -26,4 +26,5 @@ def save_elsewhere(write: Callable[[Checkpoints], object]) -> Path:
         ) from error
     with Checkpoints(folder, keep=1) as checkpoints:
         write(checkpoints)
-    return folder
+        checkpoints.wait()
+        return folder / str(checkpoints.latest_step())

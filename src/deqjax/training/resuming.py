@@ -4,6 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
 from deqjax.training.checkpoint import Checkpoints
 from deqjax.training.peers import PeerError, Peers
 from deqjax.training.run import Run
@@ -42,7 +45,7 @@ def restore(
     *,
     quarantine: Path,
     say: Callable[[str], None],
-    with_data: bool = True,
+    rolling_back: bool = False,
 ) -> Place:
     """The place of the newest undamaged checkpoint, the beginning if there was none yet.
 
@@ -54,17 +57,20 @@ def restore(
         peers: the processes that train together.
         quarantine: folder for damaged checkpoints.
         say: is told of them.
-        with_data: whether the data are moved.
+        rolling_back: whether only sound checkpoints count, the data stay where they are, and the
+            memory, which belongs to other data, is emptied.
 
     Raises:
         CheckpointError: all are damaged, of another model, or of other data.
         PeerError: this process sees another checkpoint than process 0.
     """
-    iterator = run.task.batches.iterator if with_data else None
+    iterator = None if rolling_back else run.task.batches.iterator
     found: tuple[int, Any, dict[str, Any]] | None = None
     chosen: dict[str, Any] | None = None
     if peers.first and checkpoints.steps():
-        found = checkpoints.restore_newest(run.state, iterator, say=say, quarantine=quarantine)
+        found = checkpoints.restore_newest(
+            run.state, iterator, say=say, quarantine=quarantine, sound=rolling_back
+        )
         chosen = {"step": found[0], "state_hash": checkpoints.state_hash(found[0])}
     chosen = peers.hear("the checkpoint to go on from", chosen)
     if chosen is None:
@@ -79,6 +85,8 @@ def restore(
             )
     step, state, meta = found
     _check_data(step, meta["data"], run.task.fingerprint)
+    if rolling_back:
+        state = state._replace(memory=jax.tree.map(np.zeros_like, state.memory))
     return Place(state, step, meta["window"], meta["rollbacks"], chosen["state_hash"])
 
 

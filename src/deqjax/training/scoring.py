@@ -1,6 +1,6 @@
 """One pass over evaluation batches: losses, counts, solver statistics, spectral radii."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +39,7 @@ def score(
     *,
     memory: SegmentMemory | None = None,
     limits: SolveLimits | None = None,
+    progress: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Score a model on batches.
 
@@ -49,6 +50,7 @@ def score(
         batches: on the host.
         memory: of the first batch's rows, shared out, or None.
         limits: tolerance and step limit of the solves; None is the configuration's.
+        progress: is called before each batch.
 
     Raises:
         ConfigError: nothing counts.
@@ -58,6 +60,7 @@ def score(
     key = jax.random.key(config.seed)
     found, counted, radii = [], [], []
     for index, batch in enumerate(batches):
+        progress()
         if config.solves and index < config.evaluation.radius_batches:
             own_key = jax.random.fold_in(key, index)
             radii.append(steps.radius(weights, batch, memory, limits, own_key))

@@ -90,7 +90,9 @@ def train_step(
     parameters = state.weights.parameters
     updates, optimizer_state = problem.optimizer.update(gradient, state.optimizer, parameters)
     metrics["gradient_norm"] = optax.tree.norm(gradient)
-    metrics["learning_rate"] = jnp.asarray(problem.schedule(state.step), jnp.float32)
+    # the optimizer does not count the steps that were left out
+    made = state.step - state.skips.total
+    metrics["learning_rate"] = jnp.asarray(problem.schedule(made), jnp.float32)
     numbers = jnp.stack([metrics["loss"], metrics["gradient_norm"], optax.tree.norm(updates)])
     # the same numbers everywhere, so that all replicas decide alike
     healthy = jnp.all(jnp.isfinite(replicas.mean(numbers)))

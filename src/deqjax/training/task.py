@@ -1,7 +1,7 @@
 """What a kind of model brings to a run: its data, and how it is scored."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from deqjax.training.parallel import DataParallel
@@ -64,6 +64,7 @@ class Task(abc.ABC):
         *,
         batches: int,
         limits: SolveLimits | None = None,
+        progress: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
         """Score a model on a split.
 
@@ -73,6 +74,7 @@ class Task(abc.ABC):
             split: "train", "validation" or "test".
             batches: batches to score at most.
             limits: tolerance and step limit of the solves; None is the configuration's.
+            progress: is called before each batch.
 
         Returns:
             "loss" and its other units, scores of the task, solver statistics as in training, and

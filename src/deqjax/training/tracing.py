@@ -24,7 +24,7 @@ class Trace:
 
     def before(self, step: int) -> None:
         """To be called before each step."""
-        if self._folder is not None and step == self._begin:
+        if self._folder is not None and step == self._begin and not self._running:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 
@@ -37,5 +37,5 @@ class Trace:
     def close(self) -> None:
         """End a trace that the run did not live to see the end of."""
         if self._running:
-            self._running = False
+            self._running, self._folder = False, None  # once is enough
             jax.profiler.stop_trace()

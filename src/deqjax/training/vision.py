@@ -1,6 +1,6 @@
 """From a configuration to the model, the data and the scores of an image model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -236,6 +236,7 @@ class VisionTask(Task):
         *,
         batches: int,
         limits: SolveLimits | None = None,
+        progress: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
         """Score a model on a split; see :class:`Task`.
 
@@ -249,7 +250,7 @@ class VisionTask(Task):
             process=jax.process_index(),
             processes=jax.process_count(),
         )
-        scores = score(self.config, steps, weights, taken, limits=limits)
+        scores = score(self.config, steps, weights, taken, limits=limits, progress=progress)
         found = scores.metrics | self.in_units(scores.loss)
         total = found["labels_scored"] = scores.scored
         if "confusion" in scores.counts:

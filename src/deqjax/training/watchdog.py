@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from typing import Any, NoReturn
 
 _ALIVE, _FAILED = "deqjax/alive/", "deqjax/failed/"
@@ -18,7 +19,8 @@ class Watchdog(threading.Thread):
 
     Each process writes a counter and its place every second. One whose counter stands still is
     dead, or its whole machine is; one that stays at a place for too long is stuck. Those that only
-    wait for it stay where they are as well: the one furthest behind is to blame.
+    wait for it stay where they are as well: the one furthest behind is to blame. Time is counted in
+    own signs of life: a pause of the whole machine is nobody's silence.
 
     Args:
         store: key-value store of `jax.distributed`.
@@ -38,11 +40,11 @@ class Watchdog(threading.Thread):
         self._ended = threading.Event()
         self._saying = threading.Lock()
         self._handler = explain_aborts(index, self._saying) if index else None
-        now = time.monotonic()
-        # of each process: what it showed last and since when; its moves and since when
-        self._shown: dict[int, tuple[str, float]] = dict.fromkeys(range(count), ("", now))
-        self._moved: dict[int, tuple[int, str, float]] = dict.fromkeys(
-            range(count), (0, self._place, now)
+        self._beats = 0
+        # of each process: what it showed last and since which beat; its moves and since when
+        self._shown: dict[int, tuple[str, int]] = dict.fromkeys(range(count), ("", 0))
+        self._moved: dict[int, tuple[int, str, int]] = dict.fromkeys(
+            range(count), (0, self._place, 0)
         )
 
     def progress(self, place: str) -> None:
@@ -55,13 +57,12 @@ class Watchdog(threading.Thread):
 
     def run(self) -> None:
         """Look after the others until `stop`."""
-        beats = 0
+        threading.Thread(target=self._watch_the_store, daemon=True).start()
         while not self._ended.wait(_INTERVAL):
-            beats += 1
             try:
                 self._store.key_value_set(
                     f"{_ALIVE}{self._index}",
-                    f"{beats}|{self._moves}|{self._place}",
+                    f"{self._beats}|{self._moves}|{self._place}",
                     allow_overwrite=True,
                 )
                 failures = dict(self._store.key_value_dir_get(_FAILED))
@@ -73,17 +74,36 @@ class Watchdog(threading.Thread):
                         announce=False,
                     )
                 return
+            self._beats += 1
             self._judge(failures, shown)
+
+    def _watch_the_store(self) -> None:
+        """End this process when the store, which lives in process 0, gives no answer any more."""
+        seen, silent = -1, 0
+        while not self._ended.wait(_INTERVAL):
+            silent = silent + 1 if self._beats == seen else 0
+            seen = self._beats
+            if silent * _INTERVAL > self._heartbeat:
+                self._end(
+                    f"process 0, which coordinates the run, gave no answer for "
+                    f"{self._heartbeat:g} s",
+                    announce=False,
+                )
 
     def leave(self, error: BaseException) -> NoReturn:
         """Tell the others why this process ends, if it is to blame, and end it."""
         if _may_be_of_the_connection(error):
             # perhaps some other process is gone: its silence will soon tell which
             self._ended.wait(self._heartbeat + 3 * _INTERVAL)
-        self._say_and_end(_line(error).removesuffix("."))
+        elif not isinstance(error, KeyboardInterrupt) and not _is_own(error):
+            traceback.print_exception(error)  # a bug, for which a sentence is not enough
+        if isinstance(error, KeyboardInterrupt):
+            self._say_and_end("interrupted", status=130)
+        text = _line(error) if _is_own(error) else f"{type(error).__name__}: {_line(error)}"
+        self._say_and_end(text.removesuffix("."))
 
     def _judge(self, failures: dict[str, str], shown: dict[str, str]) -> None:
-        now = time.monotonic()
+        now = self._beats
         for key, text in failures.items():
             failed = int(key.removeprefix(_FAILED))
             if failed != self._index:
@@ -97,12 +117,12 @@ class Watchdog(threading.Thread):
             if int(moves) != self._moved[number][0]:
                 self._moved[number] = (int(moves), place, now)
         for number, (_, since) in self._shown.items():
-            if number != self._index and now - since > self._heartbeat:
+            if number != self._index and (now - since) * _INTERVAL > self._heartbeat:
                 self._end(f"process {number} gave no sign of life for {self._heartbeat:g} s")
-        late = [n for n, (_, _, since) in self._moved.items() if now - since > self._deadline]
-        if late:
-            behind = min(self._moved[n][0] for n in late)
-            stuck = [n for n in late if self._moved[n][0] == behind]
+        most = self._deadline / _INTERVAL
+        if any(now - since > most for _, _, since in self._moved.values()):
+            behind = min(moves for moves, _, _ in self._moved.values())
+            stuck = [n for n, (moves, _, _) in self._moved.items() if moves == behind]
             names = " and ".join(f"process {n}" for n in stuck)
             self._end(
                 f"{names} made no progress for {self._deadline:g} s, stuck at "
@@ -112,8 +132,9 @@ class Watchdog(threading.Thread):
     def _end(self, text: str, *, announce: bool = True) -> NoReturn:
         self._say_and_end(f"{text}; process {self._index} ends too", announce=announce)
 
-    def _say_and_end(self, text: str, *, announce: bool = True) -> NoReturn:
+    def _say_and_end(self, text: str, *, announce: bool = True, status: int = 1) -> NoReturn:
         """Say why first: once the others know, process 0 ends, and with it the runtime here."""
+        self._ended.set()
         with self._saying:  # of two threads only the first says anything
             say(text)
             if announce:
@@ -122,7 +143,7 @@ class Watchdog(threading.Thread):
                     time.sleep(_LINGER)  # in process 0 the store ends with it
                 except Exception as unreachable:  # whatever the store raises, the end is the same
                     say(f"the others could not be told ({_line(unreachable)})")
-            os._exit(1)
+            os._exit(status)
 
 
 def explain_aborts(index: int, saying: threading.Lock) -> Any:
@@ -171,6 +192,11 @@ def _may_be_of_the_connection(error: BaseException) -> bool:
     import jax
 
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
+
+
+def _is_own(error: BaseException) -> bool:
+    """Whether an error is one of ours, whose sentence says all."""
+    return type(error).__module__.startswith("deqjax.")
 
 
 def _line(error: BaseException) -> str:

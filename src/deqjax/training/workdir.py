@@ -147,7 +147,7 @@ def read_config(path: Path | str) -> tuple[str, dict[str, Any]]:
 
 def holds_run(path: Path) -> bool:
     """Whether the folder holds a run, be it one without a checkpoint so far."""
-    return Workdir(path).config.exists() or _has_checkpoints(path)
+    return Workdir(path).config.exists() or bool(saved_steps(Workdir(path).checkpoints))
 
 
 def next_free(path: Path) -> Path:
@@ -204,7 +204,7 @@ def _check_run(
             f"{path} holds a run of {there}, not of {experiment}; choose another --workdir."
         )
     if not resume:
-        if _has_checkpoints(path):
+        if bool(saved_steps(Workdir(path).checkpoints)):
             raise WorkdirError(
                 f"{path} already holds a run of {experiment}; add --resume to continue it, or "
                 "choose another --workdir."
@@ -223,9 +223,11 @@ def _check_run(
         )
 
 
-def _has_checkpoints(path: Path) -> bool:
-    folder = Workdir(path).checkpoints
-    return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
+def saved_steps(checkpoints: Path) -> list[int]:
+    """The steps that have a folder among a run's checkpoints, whatever its condition."""
+    if not checkpoints.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in checkpoints.iterdir() if entry.name.isdigit())
 
 
 def _numbers(path: Path) -> Iterator[int]:
