@@ -16,7 +16,8 @@ def keep_compiled_programs(workdir: Path | str) -> None:
     Args:
         workdir: the run's folder.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    chosen: str | None = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009
+    if chosen is not None:
         return
     folder = Workdir(Path(workdir).absolute()).compilation_cache
     jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -50,7 +50,7 @@ def targets(batch: Batch) -> jax.Array:
     """The number of targets that count, () float32."""
     if batch.scored is None:
         rows, tokens = batch.tokens.shape
-        return jnp.float32(rows * (tokens - 1))
+        return jnp.asarray(rows * (tokens - 1), jnp.float32)
     return jnp.sum(batch.scored, dtype=jnp.float32)
 
 

@@ -77,7 +77,7 @@ def score(
         statistics["spectral_radius"] = float(np.mean(np.concatenate(radii)))
         statistics["spectral_radius_max"] = float(np.max(np.concatenate(radii)))
     sums = {
-        name: np.sum([each[name] for each in counted], axis=0, dtype=np.int64)
+        name: np.asarray(np.sum([each[name] for each in counted], axis=0, dtype=np.int64))
         for name in counted[0]
     }
     scored = np.array([metrics["scored"] for metrics in found], np.float64)
