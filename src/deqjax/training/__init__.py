@@ -1,7 +1,7 @@
 """Training: typed configs, the pmapped step, the loop, and what a run leaves behind."""
 
 from deqjax.training.adopt import adopt_model
-from deqjax.training.checkpoint import Checkpoints, DamagedCheckpointError
+from deqjax.training.checkpoint import Checkpoints
 from deqjax.training.compilation import keep_compiled_programs
 from deqjax.training.config import (
     ConfigError,
@@ -12,6 +12,7 @@ from deqjax.training.config import (
     RunConfig,
     StepLimitConfig,
 )
+from deqjax.training.damage import DamagedCheckpointError
 from deqjax.training.depths import DepthScore, sweep_depths
 from deqjax.training.finished import evaluate_run, generate_text, load_run
 from deqjax.training.language_config import DataConfig, ModelConfig, TrainConfig

@@ -4,20 +4,29 @@ Orbax writes a step atomically, but tells no flipped bit: each leaf, the metadat
 step have a checksum of their own here.
 """
 
-import errno
 import json
 import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import jax
 
-from deqjax.training.digests import digest_of_json, digests_of_files, digests_of_leaves
+from deqjax.training.damage import (
+    FAILURES,
+    DamagedCheckpointError,
+    check_readable,
+    damaged,
+    summary,
+)
+from deqjax.training.digests import digest_of_json, digests_of_leaves
+from deqjax.training.listing import list_files, read_through, verify_files
+from deqjax.training.orbax_manager import META, STATE, NotFromOrbax, open_manager
+from deqjax.training.retention import Retention, best
 from deqjax.training.stored_state import (
     CheckpointError,
     as_asked,
@@ -26,22 +35,7 @@ from deqjax.training.stored_state import (
     named_leaves,
     to_host,
 )
-from deqjax.training.workdir import saved_steps, write_atomically
-
-_STATE, _META = "state", "meta"
-_FILES = "files.json"  # checksums of a step's files; written after them, and absent after a crash
-# What Orbax and TensorStore were seen to raise on full disks and on missing, emptied or truncated
-# files (TensorStore's own errors are ValueErrors, and so are those of json).
-_FAILURES = (ValueError, LookupError, OSError)
-# What says nothing about a checkpoint's condition.
-_OF_THE_SYSTEM = {
-    *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM),
-    *(errno.ENOMEM, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN),
-}
-
-
-class DamagedCheckpointError(CheckpointError):
-    """A checkpoint does not hold what was saved."""
+from deqjax.training.workdir import saved_steps
 
 
 class Checkpoints:
@@ -76,7 +70,7 @@ class Checkpoints:
             raise CheckpointError(f"keep={keep} would keep no checkpoint at all; use 1 or more.")
         self.directory = Path(directory).absolute()
         self._read_only = read_only
-        self._quiet = _NotFromOrbax()
+        self._quiet = NotFromOrbax()
         self._durable: int | None = None  # newest step that this object knows to be on disk
         self._pending: int | None = None  # step whose asynchronous save is under way
         self._announced: dict[int, dict[str, Any]] = {}  # what a step under way will say of itself
@@ -85,8 +79,8 @@ class Checkpoints:
         try:
             if not read_only:
                 self.directory.mkdir(parents=True, exist_ok=True)
-            retention = _Retention(keep, keep_best, self._contents)
-            self._manager = _manager(self.directory, retention, read_only)
+            retention = Retention(keep, keep_best, self._contents)
+            self.manager = open_manager(self.directory, retention, read_only)
         except OSError as error:
             logging.getLogger("absl").removeFilter(self._quiet)
             raise CheckpointError(
@@ -105,8 +99,8 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """The step with the lowest score, or None; damaged steps and those without do not count."""
         contents = self._contents()
-        best = _best({step: contents[step] for step in self.steps() if step in contents}, 1)
-        return best[0] if best else None
+        found = best({step: contents[step] for step in self.steps() if step in contents}, 1)
+        return found[0] if found else None
 
     def save(
         self,
@@ -168,13 +162,13 @@ class Checkpoints:
         }
         sealed = {"content": content, "sha256": digest_of_json(content)}
         items = ocp.args.Composite(
-            **{_STATE: ocp.args.StandardSave(tree), _META: ocp.args.JsonSave(sealed)}
+            **{STATE: ocp.args.StandardSave(tree), META: ocp.args.JsonSave(sealed)}
         )
         self._announced = {step: content}
         try:
-            started = self._manager.save(step, args=items)
-        except _FAILURES as error:
-            self._manager.reload()
+            started = self.manager.save(step, args=items)
+        except FAILURES as error:
+            self.manager.reload()
             raise self._failed_save(step, error) from error
         if not started:
             raise CheckpointError(f"Orbax declined to save step {step} in {self.directory}.")
@@ -214,21 +208,21 @@ class Checkpoints:
                 "start a new run."
             )
         folder = self.directory / str(step)
-        self._verify_files(folder)
+        verify_files(folder)
         content = self._read_meta(step)
         plain = jax.tree.map(as_stored, abstract_state_tree)
         _check_fit(folder, content["leaves"], plain)
         try:
-            _read_through(folder / _STATE)
-            items = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(plain)})
-            tree = self._manager.restore(step, args=items)[_STATE]
+            read_through(folder / STATE)
+            items = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(plain)})
+            tree = self.manager.restore(step, args=items)[STATE]
         except Exception as error:  # a damaged file makes its reader fail in any way
-            _check_readable(folder, error)
-            raise _damaged(folder, _summary(error)) from error
+            check_readable(folder, error)
+            raise damaged(folder, summary(error)) from error
         found = digests_of_leaves(named_leaves(tree))
         for name, (_, digest) in content["leaves"].items():
             if found[name] != digest:
-                raise _damaged(folder, f"leaf {name} of the state has another checksum")
+                raise damaged(folder, f"leaf {name} of the state has another checksum")
         if data_iterator is not None:
             data_iterator.set_state(content["position"])
         self._durable = step
@@ -289,7 +283,7 @@ class Checkpoints:
         Raises:
             CheckpointError: if it has failed.
         """
-        if self._pending is not None and not self._manager.is_saving_in_progress():
+        if self._pending is not None and not self.manager.is_saving_in_progress():
             self.wait()
 
     def wait(self) -> None:
@@ -300,13 +294,13 @@ class Checkpoints:
         """
         step, self._pending, self._announced = self._pending, None, {}
         try:
-            self._manager.wait_until_finished()
-        except _FAILURES as error:
-            self._manager.reload()  # forgets the step that was announced but never written
+            self.manager.wait_until_finished()
+        except FAILURES as error:
+            self.manager.reload()  # forgets the step that was announced but never written
             raise self._failed_save(step, error) from error
         if step is not None:
             self._durable = step
-            self._listing = threading.Thread(target=_list_files, args=(self.directory / str(step),))
+            self._listing = threading.Thread(target=list_files, args=(self.directory / str(step),))
             self._listing.start()
 
     def close(self) -> None:
@@ -319,7 +313,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._finish_listing()
-            self._manager.close()
+            self.manager.close()
             logging.getLogger("absl").removeFilter(self._quiet)
 
     def __enter__(self) -> Self:
@@ -345,28 +339,9 @@ class Checkpoints:
 
     def _failed_save(self, step: int | None, error: BaseException) -> CheckpointError:
         return CheckpointError(
-            f"Step {step} could not be saved in {self.directory} ({_summary(error)}); check the "
+            f"Step {step} could not be saved in {self.directory} ({summary(error)}); check the "
             "free space and the permissions there."
         )
-
-    def _verify_files(self, folder: Path) -> None:
-        """Compares all files with their list, if the step has one."""
-        file = folder / _FILES
-        try:
-            if not file.exists():
-                return
-            listed = json.loads(file.read_text())
-            if listed["sha256"] != digest_of_json(listed["files"]):
-                raise _damaged(folder, f"{_FILES} has another checksum")
-            there, found = listed["files"], digests_of_files(folder, leave_out=[_FILES])
-        except (*_FAILURES, TypeError) as error:
-            _check_readable(folder, error)
-            raise _damaged(folder, f"{_FILES}: {_summary(error)}") from error
-        for name in sorted(there.keys() | found.keys()):
-            if name not in found:
-                raise _damaged(folder, f"{name} is missing")
-            if name in there and there[name] != found[name]:
-                raise _damaged(folder, f"{name} has another checksum")
 
     def _contents(self) -> dict[int, dict[str, Any]]:
         """What each readable step says of itself, and what the one under way will say."""
@@ -381,13 +356,13 @@ class Checkpoints:
     def _read_meta(self, step: int) -> dict[str, Any]:
         folder = self.directory / str(step)
         try:
-            sealed = json.loads((folder / _META / "metadata").read_text())
+            sealed = json.loads((folder / META / "metadata").read_text())
             content: dict[str, Any] = sealed["content"]
             if sealed["sha256"] != digest_of_json(content) or content["step"] != step:
-                raise _damaged(folder, "its metadata are not those that were saved with it")
-        except (*_FAILURES, TypeError) as error:
-            _check_readable(folder, error)
-            raise _damaged(folder, _summary(error)) from error
+                raise damaged(folder, "its metadata are not those that were saved with it")
+        except (*FAILURES, TypeError) as error:
+            check_readable(folder, error)
+            raise damaged(folder, summary(error)) from error
         return content
 
     def _move_away(self, steps: list[int], quarantine: Path, say: Callable[[str], None]) -> None:
@@ -405,76 +380,7 @@ class Checkpoints:
                     f"({error.strerror}); move it away yourself."
                 ) from error
             say(f"the checkpoint of step {step} was moved to {target}")
-        self._manager.reload()
-
-
-class _Retention:
-    """Which steps stay: the newest, the best, and the newest sound one; a policy of Orbax.
-
-    Orbax's own policies forget the scores when a run is resumed.
-    """
-
-    def __init__(
-        self, keep: int, keep_best: int, contents: Callable[[], dict[int, dict[str, Any]]]
-    ) -> None:
-        self._keep, self._keep_best, self._contents = keep, keep_best, contents
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Whether each of the steps stays, oldest first."""
-        del context
-        steps, contents = [each.step for each in checkpoints], self._contents()
-        kept = {*steps[-self._keep :], *_best(contents, self._keep_best)}
-        kept |= {max((step for step in contents if contents[step]["sound"]), default=steps[-1])}
-        return [step in kept for step in steps]
-
-
-def _best(contents: Mapping[int, Mapping[str, Any]], count: int) -> list[int]:
-    """The steps with the lowest scores, the best first."""
-    scored = [(each["score"], step) for step, each in contents.items() if each["score"] is not None]
-    return [step for _, step in sorted(scored)[:count]]
-
-
-def _manager(directory: Path, retention: _Retention, read_only: bool) -> Any:
-    import orbax.checkpoint as ocp
-
-    options: dict[str, Any] = {}
-    if jax.process_count() > 1:  # one process writes, without waiting for the others
-        own = jax.process_index()
-        options["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
-            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"deqjax{own}"
-        )
-    return ocp.CheckpointManager(
-        directory,
-        # Named handlers: without them a fresh manager cannot read a step's metadata.
-        item_handlers={
-            _STATE: ocp.StandardCheckpointHandler(),
-            _META: ocp.JsonCheckpointHandler(),
-        },
-        options=ocp.CheckpointManagerOptions(
-            preservation_policy=retention,
-            cleanup_tmp_directories=not read_only,
-            read_only=read_only,
-            create=False,
-            **options,
-        ),
-    )
-
-
-def _list_files(folder: Path) -> None:
-    try:
-        files = digests_of_files(folder)
-        listed = {"files": files, "sha256": digest_of_json(files)}
-        write_atomically(folder / _FILES, json.dumps(listed, indent=1).encode())
-    except OSError:
-        # a full disk, or the step is deleted already: its leaves have checksums without the list
-        return
-
-
-class _NotFromOrbax(logging.Filter):
-    """Drops what Orbax logs: its failures reach us as exceptions, and in one sentence."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return f"{os.sep}orbax{os.sep}" not in record.pathname
+        self.manager.reload()
 
 
 def _check_fit(folder: Path, stored: Mapping[str, Any], wanted: Any) -> None:
@@ -489,44 +395,3 @@ def _check_fit(folder: Path, stored: Mapping[str, Any], wanted: Any) -> None:
             f"{there.get(first, 'absent')} there and {here.get(first, 'absent')} here "
             f"({len(names)} leaves differ); use the config it was saved with."
         )
-
-
-def _check_readable(folder: Path, error: BaseException) -> None:
-    """Raise a CheckpointError if the system is to blame for what could not be read."""
-    if isinstance(error, MemoryError) or (
-        isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM
-    ):
-        raise CheckpointError(
-            f"The checkpoint in {folder} cannot be read now ({_summary(error)}); nothing was "
-            "changed. Try again when that is put right."
-        ) from error
-
-
-def _damaged(folder: Path, reason: str) -> DamagedCheckpointError:
-    return DamagedCheckpointError(
-        f"The checkpoint in {folder} is damaged or incomplete ({reason}); move that folder away to "
-        "fall back to an older step."
-    )
-
-
-def _read_through(folder: Path) -> None:
-    """Reads every byte of the arrays, one after the other.
-
-    Orbax reads all at once, and if one read fails then the threads of the others print pages of
-    tracebacks that nothing can catch.
-    """
-    import tensorstore
-
-    file = {"driver": "file", "path": f"{folder}{os.sep}"}
-    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": file}).result()
-    keys = store.list().result()
-    if not keys:
-        raise FileNotFoundError(f"no arrays in {folder}")
-    for key in keys:
-        store.read(key).result()
-
-
-def _summary(error: BaseException) -> str:
-    """The first line of a message, without the specification that TensorStore appends."""
-    lines = str(error).split(" [tensorstore_spec")[0].splitlines() or [type(error).__name__]
-    return lines[0][:200]
