@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from deqjax import training
-from deqjax.training import CheckpointError, Checkpoints, DivergenceError, GuardConfig, read_metrics
+from deqjax.training import (
+    CheckpointError,
+    Checkpoints,
+    DivergenceError,
+    GuardConfig,
+    OptimizerConfig,
+    read_metrics,
+)
 from deqjax.training.interrupts import StopRequest
 from deqjax.training.vision import ImageBatches
 from tiny_vision import tiny_vision
@@ -93,7 +100,8 @@ def test_it_goes_back_to_the_beginning_if_there_is_no_checkpoint(tmp_path, spoil
 def test_numbers_that_stay_bad_end_the_run_with_a_sentence(tmp_path, spoil):
     spoil(lambda number: number > 2)
     with pytest.raises(
-        DivergenceError, match=r"gone back 1 time\(s\) already\. .*--optimizer\.learning-rate"
+        DivergenceError,
+        match=r"gone back 1 time\(s\) already\. .*--resume with a lower --optimizer\.learning-rate",
     ) as error:
         run(tmp_path)
     assert "\n" not in str(error.value)
@@ -215,3 +223,18 @@ def test_devices_that_differ_end_the_run(tmp_path, monkeypatch):
 def test_profile_writes_a_trace(tmp_path):
     training.train(config(), tmp_path / "run", profile=True, say=lambda line: None)
     assert list((tmp_path / "run" / "profile").rglob("*.trace.json.gz"))
+
+
+def test_a_remedy_can_be_followed_on_resume(tmp_path, spoil):
+    """After an end by divergence the run goes on with a lower learning rate, and says so."""
+    spoil(lambda number: number in (3, 4, 5, 6))
+    said = []
+    with pytest.raises(DivergenceError):
+        run(tmp_path)
+    slower = OptimizerConfig(warmup_steps=0, learning_rate=1e-3)
+    spoil(lambda number: False)
+    outcome = training.train(
+        config(optimizer=slower), tmp_path / "run", resume=True, say=said.append
+    )
+    assert outcome.step == 6
+    assert any("another optimizer.learning_rate: 0.003 -> 0.001" in line for line in said)

@@ -6,8 +6,11 @@ from typing import Any
 
 from deqjax.training.figures import Figures, Trend
 
-NEW_RUN = "changes the run: a run is resumed with its own options, so start a new one with it"
-"""What is true of most remedies."""
+ON_RESUME = (
+    "Learning rate, clip norm, penalty, tolerances, step limits and ridge may be changed with "
+    "--resume; another solver, adjoint or model needs a new run."
+)
+"""How remedies are followed."""
 
 
 @dataclasses.dataclass(frozen=True)

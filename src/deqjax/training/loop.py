@@ -316,9 +316,9 @@ class Loop:
         if self._rollbacks >= guard.rollbacks:
             raise DivergenceError(
                 f"{what}, and the run has gone back {self._rollbacks} time(s) already. Its "
-                f"checkpoints in {self._checkpoints.directory} are from before that: start from "
-                "there with a lower --optimizer.learning-rate or a higher --penalty.weight, or "
-                "look at the data."
+                f"checkpoints in {self._checkpoints.directory} are from before that: --resume "
+                "with a lower --optimizer.learning-rate or a higher --penalty.weight, or look at "
+                "the data."
             )
         try:
             self._checkpoints.wait()

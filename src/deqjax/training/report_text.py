@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from deqjax.training.figures import TRENDS, Figures, Trend
-from deqjax.training.finding import NEW_RUN, Finding
+from deqjax.training.finding import ON_RESUME, Finding
 from deqjax.training.quantities import QUANTITIES, rows, written
 from deqjax.training.report import Report
 
@@ -40,7 +40,7 @@ def print_report(report: Report, console: "Console") -> None:
         _print_finding(console, number, finding)
     if report.findings:
         console.print()
-        _say(console, f"An option of --model, --optimizer or --penalty {NEW_RUN}.")
+        _say(console, ON_RESUME)
 
 
 def as_json(report: Report) -> str:
