@@ -127,14 +127,14 @@ def cases() -> list[Case]:
             "worker raises",
             (1, 1),
             told,
-            ("process 1 ended with an error: the disk", "the disk"),
+            ("process 1 ended with an error: OSError: the disk", "the disk"),
             faults=(None, "raises"),
         ),
         Case(
             "coordinator raises",
             (1, 1),
             told,
-            ("the disk", f"process 0 ended with an error: the disk|{gone}"),
+            ("the disk", f"process 0 ended with an error: OSError: the disk|{gone}"),
             faults=("raises", None),
         ),
         Case(
