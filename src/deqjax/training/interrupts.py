@@ -8,8 +8,8 @@ from typing import Any, Self
 class StopRequest:
     """Remembers the first SIGINT or SIGTERM instead of breaking off; a context manager.
 
-    A handler of the user's own is called as well, except that Python's own for Ctrl-C only is at
-    the second one, which acts at once. On leaving, earlier handlers are restored.
+    A handler of the user's own is called as well; without one a second Ctrl-C acts at once. On
+    leaving, earlier handlers are restored.
 
     Attributes:
         signal: the signal that asked to stop, or None.
@@ -36,5 +36,7 @@ class StopRequest:
     def _request(self, number: int, frame: FrameType | None) -> None:
         again, self.signal = self.signal is not None, self.signal or signal.Signals(number)
         earlier = self._earlier[signal.Signals(number)]
-        if callable(earlier) and (again or earlier is not signal.default_int_handler):
+        if callable(earlier) and earlier is not signal.default_int_handler:
             earlier(number, frame)
+        elif again and number == signal.SIGINT:
+            raise KeyboardInterrupt
