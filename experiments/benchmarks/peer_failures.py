@@ -42,6 +42,7 @@ from spoiled_run import FAULT_BEGINS
 from timing import RESULTS, environment, save, verdict
 from tiny_runs import text_run, write_text
 
+REPOSITORY = Path(__file__).parents[2]
 HEARTBEAT, JOIN, DEADLINE = 5, 20, 40
 STEPS = 60
 START = 60.0  # seconds that Python may need to get going on a busy machine
@@ -299,7 +300,10 @@ def observe(case: Case, place: Path, *, resume: bool = False) -> dict[str, Any]:
         "statuses": statuses,
         "seconds": max(ends.values(), default=round(time.monotonic() - began, 1)),
         "ended_after": ends,
-        "said": {i: last_lines(c.output().replace(f"{place}/", "")) for i, c in children.items()},
+        "said": {
+            i: last_lines(c.output().replace(f"{place}/", "").replace(f"{REPOSITORY}/", ""))
+            for i, c in children.items()
+        },
         "errors": {index: error_of(child.output()) for index, child in children.items()},
         "tracebacks": sum("Traceback (most recent" in c.output() for c in children.values()),
         "sockets": {index: sorted(found) for index, found in pair.sockets.items()},
