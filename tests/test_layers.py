@@ -28,7 +28,7 @@ LAYERS = (
     ("data",),
     ("convert",),
     ("training",),
-    ("_experiments",),
+    ("_experiments", "_cli_options", "_cli_tables"),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -65,16 +65,22 @@ def of_the_loop(config: TrainConfig, devices: Sequence[jax.Device]) -> tuple[flo
     return seconds, max(r["data_wait"] for r in records[1:])
 
 
-def bare(run: Run, steps: int) -> float:
-    """Seconds of a step that is only dispatched, one after the other."""
-    batches = [next(run.task.batches) for _ in range(steps + 1)]
-    state, *_ = run.steps.train(run.steps.place(run.state), batches[0])
-    jax.block_until_ready(state)
-    started = time.perf_counter()
-    for batch in batches[1:]:
+def bare(run: Run) -> float:
+    """Seconds of a step that is only dispatched, one after the other; the same steps as the loop's.
+
+    Solves take fewer steps the longer the model was trained: so from the same state, on the same
+    data, timed by the same records.
+    """
+    run.task.batches.iterator.set_state({"next_index": 0})
+    batches = [next(run.task.batches) for _ in range(run.config.steps)]
+    state, seconds, started = run.steps.place(run.state), [], time.perf_counter()
+    for step, batch in enumerate(batches, start=1):
         state, *_ = run.steps.train(state, batch)
-    jax.block_until_ready(state)
-    return (time.perf_counter() - started) / steps
+        if step % run.config.log_every == 0:
+            jax.block_until_ready(state)
+            seconds.append((time.perf_counter() - started) / run.config.log_every)
+            started = time.perf_counter()
+    return statistics.median(seconds[1:])  # the first has the compilation
 
 
 def of_a_checkpoint(run: Run) -> float:
@@ -102,7 +108,7 @@ def measure(quick: bool, rounds: int) -> dict[str, dict[str, float]]:
             seconds, wait = of_the_loop(config, jax.local_devices()[:count])
             loops[count].append(seconds)
             waits[count].append(wait)
-            steps[count].append(bare(run, config.steps // 2))
+            steps[count].append(bare(run))
     return {
         f"{count} device(s)": {
             "loop_ms": 1000 * statistics.median(loops[count]),

@@ -2,18 +2,25 @@
 
 import dataclasses
 import difflib
-import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
+from deqjax._cli_options import (
+    ConvertOptions,
+    EvaluateOptions,
+    GenerateOptions,
+    InspectOptions,
+)
+from deqjax._cli_tables import print_depths, print_outcome, print_scores
+
 if TYPE_CHECKING:
-    from deqjax.training import Outcome, RunConfig
+    from deqjax.training import RunConfig
 
 _USAGE = """usage: deqjax COMMAND ...
 
@@ -28,94 +35,6 @@ deqjax COMMAND --help lists the options of a command, deqjax train FILE --help e
 experiment, with its default."""
 
 Options = TypeVar("Options")
-
-
-@dataclasses.dataclass(frozen=True)
-class InspectOptions:
-    """Report how well a run does, finished or under way, and redraw its picture.
-
-    Attributes:
-        workdir: folder of the run.
-        json: print the report as JSON.
-    """
-
-    workdir: Path
-    json: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluateOptions:
-    """Score a run's newest checkpoint.
-
-    Attributes:
-        workdir: folder of the run.
-        split: which part of the data to score.
-        overlays: folder for pictures of a segmentation's first images, labels and predictions.
-        checkpoint: "newest", "best" (lowest validation loss), or a step.
-        max_steps: forward steps at most, instead of the run's.
-        tol: relative tolerance of the solve, instead of the run's.
-        devices: number of virtual CPU devices; without it, every device of the machine.
-        depths: step limits to score it at, without tolerance, instead of the usual table.
-    """
-
-    workdir: Path
-    split: Literal["validation", "test"] = "validation"
-    checkpoint: Literal["newest", "best"] | int = "newest"
-    max_steps: int | None = None
-    tol: float | None = None
-    devices: int | None = None
-    overlays: Path | None = None
-    depths: tuple[int, ...] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class GenerateOptions:
-    """Continue a prompt with a run's newest checkpoint.
-
-    Attributes:
-        workdir: folder of the run.
-        prompt: text to continue.
-        count: tokens to generate: bytes, characters or words.
-        temperature: of the sampling; 0 takes the most likely token.
-        top_k: draw from so many of the most likely tokens; 0 is all.
-        top_p: draw from the fewest most likely tokens whose probabilities sum to this; 1 is all.
-        seed: of the sampling.
-        compare_warm_start: solve the same text once more, each token from zero instead of from its
-            last equilibrium, and print the steps of both.
-    """
-
-    workdir: Path
-    prompt: str
-    count: int = 200
-    temperature: float = 0.8
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-    compare_warm_start: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class ConvertOptions:
-    """Turn a published PyTorch checkpoint into a model.
-
-    Attributes:
-        checkpoint: a .pth file with the state dict of a DEQ-Transformer or an MDEQ.
-        config: a JSON file with the options that it was trained with.
-        out: folder for the model; must not hold anything.
-        recipe: an experiment's file, whose data and optimizer it shall have: the folder is then a
-            run, to evaluate, to generate from, or to train on with --resume.
-        file: a text file, instead of the recipe's.
-        directory: folder of prepared data sets, instead of the recipe's.
-        manual_directory: folder of downloaded archives, instead of the recipe's.
-    """
-
-    checkpoint: tyro.conf.Positional[Path]
-    config: Path
-    out: Path
-    recipe: Path | None = None
-    file: Path | None = None
-    directory: Path | None = None
-    manual_directory: Path | None = None
 
 
 class UsageError(ValueError):
@@ -182,7 +101,7 @@ def _train(arguments: list[str]) -> int:
         profile=options.profile,
     )
     if peers.first:
-        _report_training(outcome, options.config, file)
+        print_outcome(outcome, options.config, file)
     status = 130 if outcome.stopped_by == signal.SIGINT else 0
     status = 1 if outcome.rescued is not None else status
     peers.exit(status)
@@ -260,7 +179,7 @@ def _evaluate(arguments: list[str]) -> int:
     files = []
     if options.overlays is not None:  # first, because it may be refused
         files = write_overlays(options.workdir, options.overlays, **asked)
-    _table(f"{options.workdir}, {options.split} data", evaluate_run(options.workdir, **asked))
+    print_scores(f"{options.workdir}, {options.split} data", evaluate_run(options.workdir, **asked))
     if options.overlays is not None:
         print(f"{len(files)} pictures (image, labels, prediction): {options.overlays}")
     return 0
@@ -271,23 +190,13 @@ def _sweep(options: EvaluateOptions) -> int:
     for name in ("max_steps", "tol", "overlays"):
         if getattr(options, name) is not None:
             raise UsageError(f"--depths says how far to solve; drop --{name.replace('_', '-')}.")
-    from rich.console import Console
-    from rich.table import Table
-
     from deqjax.training.depths import sweep_depths
 
     found = sweep_depths(
         options.workdir, options.depths or (), split=options.split, checkpoint=options.checkpoint
     )
     title = f"{options.workdir}, {options.split} data, by solver steps"
-    table = Table(title=title, title_justify="left")
-    names = [*found[0].others, "loss", "forward_residual"]
-    for name in ("solver steps", *(_ROWS[name][0] for name in names)):
-        table.add_column(name, justify="right")
-    for each in found:
-        values = each.others | {"loss": each.loss, "forward_residual": each.residual}
-        table.add_row(str(each.depth), *(_ROWS[name][1].format(values[name]) for name in names))
-    Console().print(table)
+    print_depths(title, found)
     return 0
 
 
@@ -430,71 +339,6 @@ def _expected_errors() -> tuple[type[Exception], ...]:
         ReplicaError,
         WorkdirError,
     )
-
-
-def _report_training(outcome: "Outcome", config: "RunConfig", file: str) -> None:
-    folder = outcome.workdir.path
-    if outcome.metrics is None:
-        saved = "a checkpoint was saved"
-        if outcome.rescued is not None:
-            saved = f"its checkpoint lies in {outcome.rescued}: move it to {folder}/checkpoints"
-        print(
-            f"stopped at step {outcome.step} of {config.steps}; {saved}. Continue "
-            f"with: deqjax train {file} --workdir {folder} --resume"
-        )
-        return
-    _table(f"{config.name} after {outcome.step} steps, validation data", outcome.metrics)
-    print(
-        f"trained in {outcome.seconds:.0f} s; picture: {outcome.workdir.picture}, "
-        f"records: {outcome.workdir.metrics}"
-    )
-    if outcome.rescued is not None:
-        print(
-            f"the last checkpoint could not be saved there, and lies in {outcome.rescued}: move it "
-            f"to {folder}/checkpoints"
-        )
-    if "tokens_scored" in outcome.metrics:
-        print(f"try: deqjax generate --workdir {folder} --prompt 'the '")
-    else:
-        print(f"try: deqjax evaluate --workdir {folder} --split test")
-
-
-_ROWS = {
-    "top1": ("accuracy", "{:.2%}"),
-    "top5": ("label among the first five", "{:.2%}"),
-    "mean_iou": ("mean intersection over union", "{:.4f}"),
-    "loss": ("loss, nats", "{:.4f}"),
-    "bits_per_byte": ("bits per byte", "{:.4f}"),
-    "bigram_bits_per_byte": ("bits per byte of a bigram model, same bytes", "{:.4f}"),
-    "perplexity": ("perplexity", "{:.3f}"),
-    "bigram_loss": ("loss of a bigram model, same tokens", "{:.4f}"),
-    "tokens_scored": ("tokens scored", "{:,.0f}"),
-    "labels_scored": ("labels scored", "{:,.0f}"),
-    "forward_steps": ("solver steps, mean", "{:.1f}"),
-    "forward_residual": ("residual, mean", "{:.1e}"),
-    "forward_converged": ("samples converged", "{:.1%}"),
-    "forward_diverged": ("samples diverged", "{:.1%}"),
-    "spectral_radius": ("spectral radius, mean", "{:.3f}"),
-    "spectral_radius_max": ("spectral radius, largest", "{:.3f}"),
-}
-
-
-def _table(title: str, metrics: dict[str, float]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    table.add_column("measured")
-    table.add_column("value", justify="right")
-    for name, (label, form) in _ROWS.items():
-        # bytes are told in bits, as everyone compares them
-        if name in metrics and not ("bits_per_byte" in metrics and name.endswith("loss")):
-            table.add_row(label, form.format(metrics[name]))
-    for name, value in metrics.items():
-        if name.startswith("iou/"):
-            shown = "does not occur" if math.isnan(value) else f"{value:.4f}"
-            table.add_row(f"  {name.removeprefix('iou/')}", shown)
-    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,91 @@
+"""What the commands print of a run and of its scores."""
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from deqjax.training import DepthScore, Outcome, RunConfig
+
+
+def print_outcome(outcome: "Outcome", config: "RunConfig", file: str) -> None:
+    """Print how a run ended, and what to do next."""
+    folder = outcome.workdir.path
+    if outcome.metrics is None:
+        saved = "a checkpoint was saved"
+        if outcome.rescued is not None:
+            saved = f"its checkpoint lies in {outcome.rescued}: move it to {folder}/checkpoints"
+        print(
+            f"stopped at step {outcome.step} of {config.steps}; {saved}. Continue "
+            f"with: deqjax train {file} --workdir {folder} --resume"
+        )
+        return
+    print_scores(f"{config.name} after {outcome.step} steps, validation data", outcome.metrics)
+    print(
+        f"trained in {outcome.seconds:.0f} s; picture: {outcome.workdir.picture}, "
+        f"records: {outcome.workdir.metrics}"
+    )
+    if outcome.rescued is not None:
+        print(
+            f"the last checkpoint could not be saved there, and lies in {outcome.rescued}: move it "
+            f"to {folder}/checkpoints"
+        )
+    if "tokens_scored" in outcome.metrics:
+        print(f"try: deqjax generate --workdir {folder} --prompt 'the '")
+    else:
+        print(f"try: deqjax evaluate --workdir {folder} --split test")
+
+
+_ROWS = {
+    "top1": ("accuracy", "{:.2%}"),
+    "top5": ("label among the first five", "{:.2%}"),
+    "mean_iou": ("mean intersection over union", "{:.4f}"),
+    "loss": ("loss, nats", "{:.4f}"),
+    "bits_per_byte": ("bits per byte", "{:.4f}"),
+    "bigram_bits_per_byte": ("bits per byte of a bigram model, same bytes", "{:.4f}"),
+    "perplexity": ("perplexity", "{:.3f}"),
+    "bigram_loss": ("loss of a bigram model, same tokens", "{:.4f}"),
+    "tokens_scored": ("tokens scored", "{:,.0f}"),
+    "labels_scored": ("labels scored", "{:,.0f}"),
+    "forward_steps": ("solver steps, mean", "{:.1f}"),
+    "forward_residual": ("residual, mean", "{:.1e}"),
+    "forward_converged": ("samples converged", "{:.1%}"),
+    "forward_diverged": ("samples diverged", "{:.1%}"),
+    "spectral_radius": ("spectral radius, mean", "{:.3f}"),
+    "spectral_radius_max": ("spectral radius, largest", "{:.3f}"),
+}
+
+
+def print_scores(title: str, metrics: dict[str, float]) -> None:
+    """Print scores as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("measured")
+    table.add_column("value", justify="right")
+    for name, (label, form) in _ROWS.items():
+        # bytes are told in bits, as everyone compares them
+        if name in metrics and not ("bits_per_byte" in metrics and name.endswith("loss")):
+            table.add_row(label, form.format(metrics[name]))
+    for name, value in metrics.items():
+        if name.startswith("iou/"):
+            shown = "does not occur" if math.isnan(value) else f"{value:.4f}"
+            table.add_row(f"  {name.removeprefix('iou/')}", shown)
+    Console().print(table)
+
+
+def print_depths(title: str, found: "Sequence[DepthScore]") -> None:
+    """Print the scores of a run at several depths as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    names = [*found[0].others, "loss", "forward_residual"]
+    for name in ("solver steps", *(_ROWS[name][0] for name in names)):
+        table.add_column(name, justify="right")
+    for each in found:
+        values = each.others | {"loss": each.loss, "forward_residual": each.residual}
+        table.add_row(str(each.depth), *(_ROWS[name][1].format(values[name]) for name in names))
+    Console().print(table)
