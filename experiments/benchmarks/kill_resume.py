@@ -1,9 +1,9 @@
 """Kills runs at random moments, lets them go on, and compares them with one that nobody disturbed.
 
 Command:   python experiments/benchmarks/kill_resume.py [--kills 10 4] [--mutant all|none|data|...]
-           [--steps 90] [--devices 2] [--seed 0] [--out FOLDER]
+           [--steps 600] [--devices 2] [--seed 0] [--out FOLDER]
 Hardware:  two CPU cores, no GPU
-Time:      about eight minutes, most of them starts of Python
+Time:      about five minutes, most of them starts of Python
 Expected:  every run that was killed is equal to the undisturbed one, and every mutant is noticed
            (experiments/results/kill_resume.json); exit status 0 says so
 
@@ -323,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, nargs=2, default=(10, 4), metavar=("TEXT", "IMAGES"))
     parser.add_argument("--mutant", choices=("all", "none", *FORGOTTEN), default="all")
-    parser.add_argument("--steps", type=int, default=90)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--devices", type=int, default=1, help="virtual devices of the CPU")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, default=RESULTS)
