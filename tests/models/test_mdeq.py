@@ -25,8 +25,6 @@ SHAPE = MDEQShape(
 SETTINGS = SolverSettings(
     max_steps=40, tol=1e-6, backward_max_steps=40, backward_tol=1e-6, history=3
 )
-# enough of a model where the branches are not what is asked about
-ONE_BRANCH = dataclasses.replace(SHAPE, channels=(4,), head_channels=(1,))
 SIMPLE = SolverSettings("picard", max_steps=60, tol=1e-6, backward_method="picard")
 
 
@@ -205,7 +203,7 @@ def training_loss(shape, max_steps=40):
 def test_memory_of_the_gradient_does_not_grow_with_the_steps():
     sizes = []
     for steps in (5, 50):
-        gradient, parameters = training_loss(ONE_BRANCH, steps)
+        gradient, parameters = training_loss(SHAPE, steps)
         compiled = jax.jit(gradient).lower(parameters).compile()
         sizes.append(compiled.memory_analysis().temp_size_in_bytes)
     assert sizes[0] == sizes[1] > 0
