@@ -22,9 +22,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
-from side_by_side import Trained, Variant, provenance, step_costs, trained
+from side_by_side import Trained, Variant, print_columns, provenance, step_costs, trained
 
 from deqjax.data import Augmentation
 from deqjax.models import ResidualShape, SolverSettings
@@ -175,14 +173,7 @@ def draw(curves: dict[str, list[dict]]) -> Figure:
 
 def show(results: dict[str, dict[str, float]]) -> None:
     """Print the runs side by side."""
-    table = Table(title="CIFAR-10, the whole validation split", title_justify="left")
-    table.add_column("")
-    for name in results:
-        table.add_column(name, justify="right")
-    for key, form in ROWS.items():
-        cells = [form.format(r[key]) if key in r else "" for r in results.values()]
-        table.add_row(key.replace("_", " "), *cells)
-    Console(width=150).print(table)
+    print_columns("CIFAR-10, the whole validation split", ROWS, results, width=150)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -21,9 +21,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
-from side_by_side import Trained, Variant, provenance, step_costs, trained
+from side_by_side import Trained, Variant, print_columns, provenance, step_costs, trained
 
 from deqjax._experiments import load_experiment
 from deqjax.training import TrainConfig
@@ -131,14 +129,7 @@ def draw(curves: dict[str, list[dict]]) -> Figure:
 
 def show(results: dict[str, dict[str, float]], extra: float, probability: float) -> None:
     """Print the runs side by side."""
-    table = Table(title="the whole validation text", title_justify="left")
-    table.add_column("")
-    for name in results:
-        table.add_column(name, justify="right")
-    for key, form in ROWS.items():
-        cells = [form.format(r[key]) if key in r else "" for r in results.values()]
-        table.add_row(key.replace("_", " "), *cells)
-    Console(width=110).print(table)
+    print_columns("the whole validation text", ROWS, results, width=110)
     print(f"the penalty at probability {probability} adds {extra:.1%} to the step time")
 
 

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
 
 from deqjax import training
 from deqjax.training import PenaltyConfig, Run, RunConfig
@@ -117,6 +119,24 @@ def step_costs(variants: Mapping[str, Variant], repeats: int) -> dict[str, dict[
     for label, times in seconds.items():
         found[label]["seconds"] = statistics.median(times)
     return found
+
+
+def print_columns(
+    title: str,
+    rows: Mapping[str, str],
+    results: Mapping[str, Mapping[str, float]],
+    *,
+    width: int,
+) -> None:
+    """Print a table with a column for each run and a row for each figure, by its format."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in results:
+        table.add_column(name, justify="right")
+    for key, form in rows.items():
+        cells = [form.format(r[key]) if key in r else "" for r in results.values()]
+        table.add_row(key.replace("_", " "), *cells)
+    Console(width=width).print(table)
 
 
 def provenance(command: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ def error_of(capsys, *arguments, status):
     printed = capsys.readouterr()
     (line,) = printed.err.strip().splitlines()
     assert line.startswith("deqjax: error: ")
+    assert "goes on" not in printed.out  # what is refused was not announced before
     return line
 
 

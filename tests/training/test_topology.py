@@ -143,13 +143,13 @@ class Pair:
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="looks at Linux's /proc")
 def test_two_processes_train_as_one_stop_together_go_on_and_end_together(tmp_path):
     with Pair(tmp_path) as pair:
         pair.wait_for_step(3)
-        addresses = pair.listening()
-        assert addresses
-        assert set(addresses) <= LOOPBACK
+        if Path("/proc/net/tcp").exists():  # other systems than Linux do not tell
+            addresses = pair.listening()
+            assert addresses
+            assert set(addresses) <= LOOPBACK
         os.kill(pair.processes[1].pid, signal.SIGTERM)
         statuses, errors, _ = pair.ends(60)
         assert statuses == [0, 0], errors

@@ -154,8 +154,12 @@ def _draw(folder: Workdir, say: Callable[[str], None]) -> None:
         say(str(error))
 
 
-def _compare(folder: Workdir, config: RunConfig, say: Callable[[str], None]) -> None:
-    """Tell what differs from the run that is there, or why it cannot go on."""
+def _changes(folder: Workdir, config: RunConfig) -> dict[str, str]:
+    """What differs from the run that is there, `old -> new` by dotted name.
+
+    Raises:
+        ConfigError: it has done more steps than it is asked for.
+    """
     experiment, stored = read_config(folder.path)
     newest = max(saved_steps(folder.checkpoints), default=0)
     if experiment == config.name and newest > config.steps:
@@ -163,16 +167,15 @@ def _compare(folder: Workdir, config: RunConfig, say: Callable[[str], None]) -> 
             f"the run in {folder.path} has a checkpoint of step {newest}; raise --steps above that "
             "to train on."
         )
-    for name, change in differences(stored, to_dict(config)).items():
-        say(f"goes on with another {name}: {change}")
+    return differences(stored, to_dict(config))
 
 
 def _prepare(
     folder: Workdir, config: RunConfig, resume: bool, peers: Peers, say: Callable[[str], None]
 ) -> None:
     if peers.first:
-        if resume and folder.config.exists():
-            _compare(folder, config, say)
+        going_on = resume and folder.config.exists()
+        changes = _changes(folder, config) if going_on else {}
         prepare_workdir(
             folder.path,
             experiment=config.name,
@@ -180,6 +183,8 @@ def _prepare(
             resume=resume,
             may_change=RESUMABLE_CHANGES,
         )
+        for name, change in changes.items():  # not before they were found to be allowed
+            say(f"goes on with another {name}: {change}")
     peers.meet("the run's folder")
     if not folder.config.exists():
         raise WorkdirError(

@@ -34,7 +34,7 @@ class Watchdog(threading.Thread):
         self, store: Any, index: int, count: int, heartbeat: float, deadline: float
     ) -> None:
         super().__init__(name="watchdog", daemon=True)
-        self._store, self._index, self._count = store, index, count
+        self._store, self._index = store, index
         self._heartbeat, self._deadline = heartbeat, deadline
         self._moves, self._place = 0, "its start"
         self._ended = threading.Event()
