@@ -11,7 +11,7 @@ from deqjax._types import Map, Scalar, State
 from deqjax.adjoints import Adjoint, BackwardStats, implicit
 from deqjax.adjoints._probe import check_probe
 from deqjax.solvers import Solution, anderson
-from deqjax.solvers._validate import check_count, check_not_negative, check_state
+from deqjax.solvers._validate import check_limits, check_state
 
 
 def fixed_point(
@@ -73,8 +73,7 @@ def fixed_point(
         (3, 3) CONVERGED
     """
     z0 = check_state(z0)
-    check_count("max_steps", max_steps)
-    check_not_negative("tol", tol)
+    check_limits(tol, max_steps, z0)
     check_probe(probe, _tree.batch_size(z0))
     z0 = vary_like_result(f, z0, *args)
     pure, operands = hoist(f, z0, args)

@@ -27,11 +27,13 @@ def hoist(f: Map, z0: State, args: tuple[Any, ...]) -> tuple[PureMap, Operands]:
     """
     closed, result = jax.make_jaxpr(f, return_shape=True)(z0, *args)
     check_map(result, z0)
-    structure, jaxpr = jax.tree.structure(z0), closed.jaxpr  # `closed` would keep the arrays alive
+    structure, constants = jax.tree.structure(z0), list(closed.consts)
+    # without the arrays, which it would keep alive: they go in as operands (JAX 0.12 attaches them)
+    jaxpr = closed.jaxpr.replace(constvars=closed.jaxpr.constvars)
 
     def pure(z: State, operands: Operands) -> State:
         constants, leaves = operands
         outputs = jax.core.eval_jaxpr(jaxpr, constants, *jax.tree.leaves(z), *leaves)
         return jax.tree.unflatten(structure, outputs)
 
-    return pure, (list(closed.consts), jax.tree.leaves(args))
+    return pure, (constants, jax.tree.leaves(args))

@@ -53,8 +53,28 @@ def total(tree: Any) -> jax.Array:
 
 
 def norm(a: State) -> PerSample:
-    """Euclidean norm of each sample's state over all leaves; (batch,)."""
-    return jnp.sqrt(dot(a, a))
+    """Euclidean norm of each sample's state over all leaves; (batch,).
+
+    Squares of numbers beyond 1e-19 and 1e19 are none that float32 holds. So the sum is formed
+    twice, of the state enlarged and of the state reduced by a power of two, and the one that holds
+    is taken: right from 1e-30 to 1e30 in float32, and where both do, rounded as the plain sum is.
+    """
+    info = jnp.finfo(accumulation_dtype(a))
+    half = 2.0 ** (info.maxexp // 3)  # about 1e13 in float32: both ranges overlap by far
+    enlarged, reduced = _squares(a, half), _squares(a, 1 / half)
+    holds = enlarged < 2.0 ** (info.maxexp - info.maxexp // 4)  # false for NaN and infinity
+    return jnp.where(holds, jnp.sqrt(enlarged) / half, jnp.sqrt(reduced) * half)
+
+
+def _squares(a: State, factor: float) -> PerSample:
+    """Sum of the squares of factor times each sample's numbers; (batch,)."""
+    dtype = accumulation_dtype(a)
+
+    def leaf_squares(x: jax.Array) -> PerSample:
+        scaled = flat(x).astype(dtype) * jnp.asarray(factor, dtype)
+        return jnp.sum(scaled * scaled, axis=1)
+
+    return total(jax.tree.map(leaf_squares, a))
 
 
 def largest(a: State) -> PerSample:

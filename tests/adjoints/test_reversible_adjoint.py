@@ -170,11 +170,11 @@ def test_rows_after_the_best_iterate_differentiate_exactly():
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("rows", [(), (2, 6)], ids=["value", "trajectory"])
 def test_samples_that_overflow_leave_the_shared_gradient_exact(rows):
-    # the first is best right before it overflows, the second at its start
-    slope = jnp.array([[2.0], [-3.0], [0.5]])
+    # the first is best right before it overflows, on its way to 16, the second at its start
+    slope, offset = jnp.array([[0.5], [-3.0], [0.5]]), jnp.array([[8.0], [3.0], [3.0]])
 
     def f(z, gain):
-        return jnp.where(jnp.abs(z) > 10, jnp.inf, gain * slope * z + 3)
+        return jnp.where(jnp.abs(z) > 10, jnp.inf, gain * slope * z + offset)
 
     z0, args = jnp.array([[1.0], [0.7], [1.0]]), (jnp.array(1.0),)
     found, report, solution = gradient(

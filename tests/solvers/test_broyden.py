@@ -231,7 +231,7 @@ def test_degenerate_steps_still_converge(rank, line_search):
 def test_a_map_without_fixed_point_stays_finite():
     solution = solve(translation, jnp.zeros((2, 3)))
     assert (solution.stats.status == Status.STEP_LIMIT).all()
-    np.testing.assert_allclose(solution.value, 20, rtol=1e-6)
+    np.testing.assert_array_equal(solution.value, 0)
 
 
 @pytest.mark.parametrize("rank", [2, 5])
@@ -267,7 +267,7 @@ def test_a_skipped_update_keeps_the_pairs_that_are_there():
 
     solution = solve(f, jnp.full((1, 1), -10.0), max_steps=8)
     np.testing.assert_allclose(solution.memory.apply(jnp.ones((1, 1))), 3, rtol=1e-6)
-    np.testing.assert_allclose(solution.value, 2 + 3 * 6, rtol=1e-6)
+    np.testing.assert_allclose(solution.value, 2, rtol=1e-6)  # the first where g is 1
 
 
 @pytest.mark.usefixtures("float64")

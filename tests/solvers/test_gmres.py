@@ -168,7 +168,7 @@ def test_a_batch_is_its_samples_solved_alone():
     )
 
 
-@pytest.mark.parametrize("poison", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("poison", [np.nan, np.inf, 3e38])
 def test_a_broken_sample_changes_no_other(poison):
     matrix, offset, gain = inputs()
     z0 = jnp.full_like(offset, 0.25)

@@ -123,10 +123,11 @@ def test_the_memory_is_the_pair_that_was_returned():
 
 def test_with_a_trajectory_the_memory_is_the_last_good_pair():
     # overflows at its best, converges at once, walks away, walks away and overflows
-    gain, limit = jnp.array([[2.0], [0.0], [-3.0], [-3.0]]), jnp.array([[9.0], [9.0], [1e9], [9.0]])
+    gain, limit = jnp.array([[0.5], [0.0], [-3.0], [-3.0]]), jnp.array([[9.0], [9.0], [1e9], [9.0]])
+    offset = jnp.array([[8.0], [3.0], [3.0], [3.0]])
 
     def f(z):
-        return jnp.where(jnp.abs(z) > limit, jnp.inf, gain * z + 3)
+        return jnp.where(jnp.abs(z) > limit, jnp.inf, gain * z + offset)
 
     z0 = jnp.array([[1.0], [3.0], [0.7], [0.7]])
     solution = solve_with_memory(f, z0, max_steps=9, trajectory=(1, 2, 9))

@@ -4,6 +4,7 @@ At z* = f(z*, a) a cotangent v of z* becomes the cotangent (df/da)^T w of the op
 solves or approximates w = J^T w + v with J = df/dz at z*.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
@@ -13,17 +14,21 @@ from jax import lax
 
 from deqjax import _tree
 from deqjax._types import PerSample, State
-from deqjax.adjoints._pattern import Backward, Continuous, Kept, Pulled, at_each_point
+from deqjax.adjoints._pattern import Continuous, Kept, Pulled, at_each_point
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution, Status
-from deqjax.solvers._loop import residual_norm
+from deqjax.solvers._residual import residual_norm
 
 Transpose: TypeAlias = Callable[[State], State]
 """w -> J^T w at the fixed point, linearized once."""
 
 
 class Rule(Protocol):
-    """The way from the cotangent v of z* to the adjoint state w."""
+    """The way from the cotangent v of z* to the adjoint state w.
+
+    A function or a frozen dataclass: two rules of equal fields are equal, so that what was compiled
+    for one serves the other.
+    """
 
     def __call__(
         self, transpose: Transpose, cotangent: State, kept: Kept
@@ -35,20 +40,26 @@ class Rule(Protocol):
         """
 
 
-def by_adjoint_state(rule: Rule) -> Backward:
-    """The backward pass that applies the rule at z*, and at each state of a trajectory."""
+@dataclasses.dataclass(frozen=True)
+class ByAdjointState:
+    """The backward pass that applies a rule at z*, and at each state of a trajectory."""
 
-    def backward(
+    rule: Rule
+
+    def __call__(
+        self,
         f: Callable[[State, Continuous], State],
         kept: Kept,
         continuous: Continuous,
         cotangents: Solution,
     ) -> Pulled:
+        """Pull the cotangents back, as `deqjax.adjoints._pattern.Backward` says."""
+
         def pull_one(point: State, cotangent: State) -> tuple[Continuous, BackwardStats]:
             _, pull = jax.vjp(f, point, continuous)
             scale = _cotangent_scale(cotangent)
             scaled = rescale(cotangent, 1 / scale)
-            w, report = rule(lambda w: pull(w)[0], scaled, kept)
+            w, report = self.rule(lambda w: pull(w)[0], scaled, kept)
             through_state, gradient = pull(rescale(w, scale))
             if not isinstance(report, BackwardStats):
                 image = _tree.add(rescale(through_state, 1 / scale), scaled)
@@ -56,8 +67,6 @@ def by_adjoint_state(rule: Rule) -> Backward:
             return gradient, report
 
         return at_each_point(kept.solution, cotangents, pull_one)
-
-    return backward
 
 
 def _measured(steps: PerSample, w: State, image: State) -> BackwardStats:

@@ -1,14 +1,16 @@
 """Implicit differentiation: the adjoint state is itself a fixed point."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
 import jax.numpy as jnp
+from jax import lax
 
 from deqjax import _tree
 from deqjax._hoist import hoist
-from deqjax._types import Scalar, State
-from deqjax.adjoints._adjoint_state import Transpose, by_adjoint_state
+from deqjax._types import PerSample, Scalar, State
+from deqjax.adjoints._adjoint_state import ByAdjointState, Transpose, rescale
 from deqjax.adjoints._pattern import Adjoint, Kept, WithBackward
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution, Status, anderson
@@ -22,7 +24,7 @@ def implicit(
     *,
     acceptable: Scalar | None = None,
     fallback: Literal["jacobian_free"] | None = None,
-    on_failure: Literal["keep", "nan"] = "keep",
+    on_failure: Literal["bound", "keep", "nan"] = "bound",
 ) -> Adjoint:
     """Gradients by the implicit function theorem, at memory independent of the number of steps.
 
@@ -36,7 +38,10 @@ def implicit(
     differentiated again.
 
     A sample's backward solve has failed if it ended above the ``acceptable`` residual. By default
-    it keeps its best w; the probe tells in every case how the solve went.
+    its w is then shortened, if need be, until what is unexplained of it is no more than the
+    cotangent that it started from: a w of relative residual r to the length ||v|| / r. A w that is
+    nearly right stays as it is, and one that ran away cannot carry the step with it. The probe
+    tells in every case how the solve went.
 
     Args:
         solver: for the backward system, affine in w: any solver of this library (``gmres`` is made
@@ -46,8 +51,9 @@ def implicit(
         acceptable: residual above which a sample's backward solve has failed, ``tol`` if None; may
             be traced.
         fallback: "jacobian_free" gives a failed sample w = v.
-        on_failure: "nan" makes w of a failed sample NaN, and with it the gradient of parameters
-            that it shares, so that no step can be taken with it unnoticed.
+        on_failure: "bound" shortens w of a failed sample as above, "keep" leaves it as it is, "nan"
+            makes it NaN, and with it the gradient of parameters that it shares, so that no step can
+            be taken with it unnoticed.
 
     Returns:
         A rule for ``fixed_point(..., adjoint=...)``.
@@ -69,32 +75,54 @@ def implicit(
         >>> print(f"{jax.grad(loss)(0.5):.2f}")
         4.00
     """
-    check_not_negative("the backward tol", tol)
-    check_count("the backward max_steps", max_steps, least=0)
+    check_not_negative("the backward tol", tol, single=False)
+    check_count("the backward max_steps", max_steps, least=0, single=False)
     acceptable = tol if acceptable is None else acceptable
-    check_not_negative("acceptable", acceptable)
+    check_not_negative("acceptable", acceptable, single=False)
     if fallback not in (None, "jacobian_free"):
         raise ValueError(f"fallback must be 'jacobian_free' or None, got {fallback!r}.")
-    if on_failure not in ("keep", "nan"):
-        raise ValueError(f"on_failure must be 'keep' or 'nan', got {on_failure!r}.")
+    if on_failure not in ("bound", "keep", "nan"):
+        raise ValueError(f"on_failure must be 'bound', 'keep' or 'nan', got {on_failure!r}.")
     if fallback and on_failure == "nan":
         raise ValueError(
             "fallback='jacobian_free' leaves no failed sample for on_failure='nan': choose one."
         )
 
-    def rule(transpose: Transpose, cotangent: State, kept: Kept) -> tuple[State, BackwardStats]:
+    rule = _Solve(solver, fallback, on_failure)
+    return WithBackward(ByAdjointState(rule), controls=(tol, max_steps, acceptable))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Solve:
+    """The adjoint state by a solver, and what becomes of a sample where that fails."""
+
+    solver: Callable[..., Solution]
+    fallback: str | None
+    on_failure: str
+
+    def __call__(
+        self, transpose: Transpose, cotangent: State, kept: Kept
+    ) -> tuple[State, BackwardStats]:
         tol, max_steps, acceptable = kept.controls
         w, report = solve_adjoint_state(
-            transpose, cotangent, cotangent, solver=solver, tol=tol, max_steps=max_steps
+            transpose, cotangent, cotangent, solver=self.solver, tol=tol, max_steps=max_steps
         )
         failed = (report.status == Status.DIVERGED) | ~(report.residual <= acceptable)
-        if fallback:
+        if self.fallback:
             w = _tree.select(failed, cotangent, w)
-        elif on_failure == "nan":
+        elif self.on_failure == "nan":
             w = _tree.scale(jnp.where(failed, jnp.nan, 1), w)
+        elif self.on_failure == "bound":
+            w = rescale(w, jnp.where(failed, _shortening(w, cotangent, report.residual), 1))
         return w, report
 
-    return WithBackward(by_adjoint_state(rule), controls=(tol, max_steps, acceptable))
+
+def _shortening(w: State, cotangent: State, residual: PerSample) -> PerSample:
+    """(batch,) at most 1: what makes residual * ||w|| no longer than the cotangent."""
+    length, unexplained = _tree.norm(cotangent), residual * _tree.norm(w)
+    factor = length / jnp.where(unexplained > length, unexplained, length)
+    # a cotangent of zeros has w = 0, and one that is not finite stays so
+    return lax.stop_gradient(jnp.where(jnp.isfinite(factor), factor, 1))
 
 
 def solve_adjoint_state(

@@ -1,10 +1,12 @@
 """The truncated Neumann series of the adjoint state."""
 
+import dataclasses
+
 from jax import lax
 
 from deqjax import _tree
 from deqjax._types import PerSample, State
-from deqjax.adjoints._adjoint_state import Transpose, by_adjoint_state, no_steps
+from deqjax.adjoints._adjoint_state import ByAdjointState, Transpose, no_steps
 from deqjax.adjoints._pattern import Adjoint, Kept, WithBackward
 from deqjax.solvers._validate import check_count
 
@@ -48,15 +50,22 @@ def neumann(terms: int = 5) -> Adjoint:
         3.50
     """
     check_count("terms", terms)
-    steps = int(terms) - 1
+    return WithBackward(ByAdjointState(_Series(int(terms) - 1)))
 
-    def series(transpose: Transpose, cotangent: State, kept: Kept) -> tuple[State, PerSample]:
+
+@dataclasses.dataclass(frozen=True)
+class _Series:
+    """The series by Horner's rule."""
+
+    steps: int
+
+    def __call__(
+        self, transpose: Transpose, cotangent: State, kept: Kept
+    ) -> tuple[State, PerSample]:
         del kept
 
         def horner(w: State, _: None) -> tuple[State, None]:
             return _tree.add(transpose(w), cotangent), None
 
-        w, _ = lax.scan(horner, cotangent, length=steps)
-        return w, no_steps(cotangent) + steps
-
-    return WithBackward(by_adjoint_state(series))
+        w, _ = lax.scan(horner, cotangent, length=self.steps)
+        return w, no_steps(cotangent) + self.steps

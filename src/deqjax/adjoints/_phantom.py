@@ -1,5 +1,6 @@
 """Phantom gradients: backpropagation through a few damped steps that start at the fixed point."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -56,9 +57,17 @@ def phantom(steps: int = 5, damping: Scalar = 0.5) -> Adjoint:
     """
     check_count("steps", steps)
     check_not_negative("damping", damping)
-    length = int(steps)
+    return WithBackward(_DampedLoop(int(steps)), controls=damping)
 
-    def backward(
+
+@dataclasses.dataclass(frozen=True)
+class _DampedLoop:
+    """Backpropagation through the damped steps."""
+
+    length: int
+
+    def __call__(
+        self,
         f: Callable[[State, Continuous], State],
         kept: Kept,
         continuous: Continuous,
@@ -68,7 +77,7 @@ def phantom(steps: int = 5, damping: Scalar = 0.5) -> Adjoint:
             def damped(h: State, _: None) -> tuple[State, None]:
                 return _tree.mix(h, f(h, continuous), kept.controls), None
 
-            return lax.scan(damped, start, length=length)[0]
+            return lax.scan(damped, start, length=self.length)[0]
 
         def pull_one(point: State, cotangent: State) -> tuple[Continuous, BackwardStats]:
             end, pull = jax.vjp(lambda a: loop(point, a), continuous)
@@ -76,8 +85,6 @@ def phantom(steps: int = 5, damping: Scalar = 0.5) -> Adjoint:
             finite = jnp.isfinite(_tree.largest(end)) & jnp.isfinite(_tree.largest(cotangent))
             residual = jnp.where(finite, 0.0, jnp.inf)
             status = jnp.where(finite, int(Status.NOT_RUN), int(Status.DIVERGED))
-            return gradient, BackwardStats(no_steps(end) + length, residual, status)
+            return gradient, BackwardStats(no_steps(end) + self.length, residual, status)
 
         return at_each_point(kept.solution, cotangents, pull_one)
-
-    return WithBackward(backward, controls=damping)

@@ -1,5 +1,6 @@
 """SHINE: the inverse that the forward solve learned serves the backward pass."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 
 from deqjax import _tree
 from deqjax._types import PerSample, Scalar, State
-from deqjax.adjoints._adjoint_state import Transpose, by_adjoint_state, no_steps
+from deqjax.adjoints._adjoint_state import ByAdjointState, Transpose, no_steps
 from deqjax.adjoints._implicit import solve_adjoint_state
 from deqjax.adjoints._pattern import Adjoint, Kept, WithBackward
 from deqjax.adjoints._probe import BackwardStats
@@ -72,17 +73,26 @@ def shine(
     check_count("refine", refine, least=0)
     check_not_negative("the backward tol", tol)
 
-    def refined(transpose: Transpose, cotangent: State, kept: Kept) -> tuple[State, BackwardStats]:
+    never = not isinstance(refine, jax.Array) and refine == 0
+    rule = ByAdjointState(_estimate if never else _Refined(solver))
+    steps = refine if isinstance(refine, jax.Array) else int(refine)  # 3.0 is a count too
+    return WithBackward(rule, controls=(steps, tol), memory=LowRankInverse, needs="broyden")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Refined:
+    """The estimate, and steps of a solver from there."""
+
+    solver: Callable[..., Solution]
+
+    def __call__(
+        self, transpose: Transpose, cotangent: State, kept: Kept
+    ) -> tuple[State, BackwardStats]:
         refine, tol = kept.controls
         start, _ = _estimate(transpose, cotangent, kept)
         return solve_adjoint_state(
-            transpose, cotangent, start, solver=solver, tol=tol, max_steps=refine
+            transpose, cotangent, start, solver=self.solver, tol=tol, max_steps=refine
         )
-
-    never = not isinstance(refine, jax.Array) and refine == 0
-    rule = by_adjoint_state(_estimate if never else refined)
-    steps = refine if isinstance(refine, jax.Array) else int(refine)  # 3.0 is a count too
-    return WithBackward(rule, controls=(steps, tol), memory=LowRankInverse, needs="broyden")
 
 
 def _estimate(transpose: Transpose, cotangent: State, kept: Kept) -> tuple[State, PerSample]:

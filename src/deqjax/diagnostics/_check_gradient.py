@@ -34,7 +34,7 @@ from deqjax.diagnostics._float64_truth import (
 )
 from deqjax.diagnostics._table import aligned
 from deqjax.solvers import Solution, Status, anderson, broyden
-from deqjax.solvers._loop import residual_norm
+from deqjax.solvers._residual import residual_norm
 from deqjax.solvers._validate import check_count, check_map, check_state
 
 Solver: TypeAlias = Callable[..., Solution]

@@ -14,7 +14,7 @@ from deqjax._manual_axes import vary_like_result
 from deqjax._types import Map, Operands, Scalar, State
 from deqjax.diagnostics._table import aligned
 from deqjax.solvers import Solution, Status, anderson
-from deqjax.solvers._loop import residual_norm
+from deqjax.solvers._residual import residual_norm
 from deqjax.solvers._validate import check_not_negative, check_state
 
 

@@ -13,7 +13,7 @@ from jax import lax
 from deqjax import _tree
 from deqjax._types import Map, Operands, State
 from deqjax.solvers import Solution, anderson
-from deqjax.solvers._loop import residual_norm
+from deqjax.solvers._residual import residual_norm
 
 # Float64 level: z* is iterated to the first and accepted up to the second. The adjoint state's
 # 1e-8 is an order of magnitude below the rounding of a float32 rule.

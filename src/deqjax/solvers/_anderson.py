@@ -16,7 +16,7 @@ from deqjax.solvers._history import (
     subtract_weighted_steps,
 )
 from deqjax.solvers._least_squares import solve_normal_equations
-from deqjax.solvers._loop import LoopOptions, iterate
+from deqjax.solvers._loop import LoopOptions, Pass, iterate
 from deqjax.solvers._solution import Solution
 from deqjax.solvers._validate import check_count, check_not_negative
 
@@ -96,7 +96,8 @@ def anderson(
         empty = empty_columns(z, count)
         return _History(empty, empty, jnp.zeros((batch, count, count), dtype))
 
-    def step(memory: _History, z: State, fz: State, index: jax.Array) -> tuple[State, _History]:
+    def step(memory: _History, z: State, fz: State, seen: Pass) -> tuple[State, _History]:
+        index = seen.number
         newest, previous = index % count, (index - 1) % count
         damped_now = _tree.mix(z, fz, damping)
         residuals = store(memory.residuals, _tree.subtract(fz, z), newest)

@@ -9,7 +9,7 @@ from jax import lax
 from deqjax import _tree
 from deqjax._types import Map, PerSample, Scalar, State
 from deqjax.solvers._history import inner_products
-from deqjax.solvers._loop import LoopOptions, iterate, residual_norm
+from deqjax.solvers._loop import LoopOptions, Pass, iterate
 from deqjax.solvers._low_rank import LowRankInverse, identity_inverse, invert, store_each
 from deqjax.solvers._solution import Solution
 from deqjax.solvers._validate import check_count
@@ -113,34 +113,32 @@ def broyden(
         zeros = jax.tree.map(jnp.zeros_like, z)
         return _Memory(z, zeros, unmeasured, none, _Estimate(inverse.middle, inverse, none))
 
-    def advance(memory: _Memory, z: State, fz: State) -> tuple[State, _Memory]:
+    def advance(memory: _Memory, z: State, fz: State, size: PerSample) -> tuple[State, _Memory]:
         estimate = _learn(
             memory.estimate, _tree.subtract(z, memory.base), _tree.subtract(fz, memory.image)
         )
         residual = _tree.subtract(fz, z)
         proposal = _tree.mix(z, _tree.add(z, estimate.inverse.apply(residual)), damping)
-        return proposal, _Memory(
-            z, fz, _tree.norm(residual), jnp.zeros_like(memory.backtracks), estimate
-        )
+        return proposal, _Memory(z, fz, size, jnp.zeros_like(memory.backtracks), estimate)
 
-    def search(memory: _Memory, z: State, fz: State) -> tuple[State, _Memory]:
+    def search(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
         size = memory.size
         length = jnp.asarray(damping, size.dtype) * jnp.exp2(-memory.backtracks.astype(size.dtype))
-        accepted = _tree.norm(_tree.subtract(fz, z)) <= (1 - _SUFFICIENT_DECREASE * length) * size
+        accepted = seen.change <= (1 - _SUFFICIENT_DECREASE * length) * size
         accepted |= memory.backtracks >= _MOST_BACKTRACKS
         # a sample that stops here keeps its z: rejected, it would go on backtracking on the spot
-        stop = options.get("stop", "relative")
-        accepted |= residual_norm(z, fz, stop) <= jnp.asarray(tol, size.dtype)
+        accepted |= ~seen.goes_on
         # where rejected, a step of zero from the base teaches nothing
         start, image = _tree.select(accepted, (z, fz), (memory.base, memory.image))
-        proposal, advanced = advance(memory, start, image)
+        proposal, advanced = advance(memory, start, image, jnp.where(accepted, seen.change, size))
         halved = _tree.mix(memory.base, z, 0.5)
         backtracks = jnp.where(accepted, 0, memory.backtracks + 1)
         return _tree.select(accepted, proposal, halved), advanced._replace(backtracks=backtracks)
 
-    def step(memory: _Memory, z: State, fz: State, index: jax.Array) -> tuple[State, _Memory]:
-        del index
-        return search(memory, z, fz) if line_search else advance(memory, z, fz)
+    def step(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
+        if line_search:
+            return search(memory, z, fz, seen)
+        return advance(memory, z, fz, seen.change)
 
     solution, memory = iterate(f, z0, init=init, step=step, tol=tol, max_steps=max_steps, **options)
     return solution._replace(memory=memory.estimate.inverse) if keep_memory else solution

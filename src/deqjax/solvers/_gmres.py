@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from deqjax import _tree
 from deqjax._types import Map, PerSample, Scalar, State
 from deqjax.solvers._krylov import solve_linear
-from deqjax.solvers._loop import LoopOptions, iterate, residual_norm
+from deqjax.solvers._loop import LoopOptions, Pass, iterate
 from deqjax.solvers._solution import Solution
 from deqjax.solvers._validate import check_count
 
@@ -74,7 +74,7 @@ def gmres(
             "gmres cannot be unrolled (differentiable=True): use anderson or picard for that, or "
             "an adjoint that does not unroll the solver."
         )
-    check_count("max_steps", max_steps, least=0)
+    check_count("max_steps", max_steps, least=0, single=False)
     most = jnp.asarray(max_steps, jnp.int32)
     # one cycle more, for a sample whose estimated residual was a little below the true one
     cycles = jnp.minimum(most, (most + size - 1) // size + 1)
@@ -83,18 +83,15 @@ def gmres(
     def init(z: State) -> _Spent:
         return _Spent(jnp.zeros((_tree.batch_size(z),), jnp.int32), jnp.int32(0))
 
-    def step(memory: _Spent, z: State, fz: State, index: jax.Array) -> tuple[State, _Spent]:
-        right = _tree.subtract(fz, z)
-        residual, length = residual_norm(z, fz, stop), _tree.norm(right)
-        goal = jnp.asarray(tol, residual.dtype)
-        # false for a sample that has stopped, and on the last pass, whose result is not used
-        unsolved = (residual > goal) & jnp.isfinite(residual) & (index < cycles)
+    def step(memory: _Spent, z: State, fz: State, seen: Pass) -> tuple[State, _Spent]:
+        right, length = _tree.subtract(fz, z), seen.change
+        goal = jnp.asarray(tol, length.dtype)
         _, jacobian = jax.linearize(f, z)
         found = solve_linear(
             lambda v: _tree.subtract(v, jacobian(v)),
             right,
             tol=goal if stop == "relative" else goal / jnp.where(length > 0, length, 1),
-            limit=jnp.where(unsolved, most - memory.sample, 0),
+            limit=jnp.where(seen.goes_on, most - memory.sample, 0),
             size=size,
             near=z if stop == "relative" else None,
             axis_name=options.get("axis_name"),

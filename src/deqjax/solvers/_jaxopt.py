@@ -19,7 +19,7 @@ from deqjax import _tree
 from deqjax._flatten import ravel, unravel
 from deqjax._manual_axes import vary, vary_like_result, varying_axes
 from deqjax._types import Map, PerSample, Scalar, State
-from deqjax.solvers._loop import residual_norm
+from deqjax.solvers._residual import Measured, measure
 from deqjax.solvers._solution import Solution, Stats, Status
 from deqjax.solvers._validate import check_problem
 
@@ -52,7 +52,7 @@ _TAKEN = {
 
 class _Record(NamedTuple):
     value: State  # best finite iterates
-    residual: PerSample  # (batch,) their residual
+    measured: Measured  # of these
     steps: PerSample  # (batch,) int32
     status: PerSample  # (batch,) int32
 
@@ -119,7 +119,7 @@ def jaxopt(
         >>> print(solution.value[0].round(2), Status(int(solution.stats.status[0])).name)
         [2. 2. 2.] CONVERGED
     """
-    z0 = check_problem(f, z0, tol=tol, max_steps=max_steps, stop="relative", trace=0)
+    z0 = check_problem(f, z0, tol=tol, max_steps=max_steps)
     if method not in _METHODS:
         raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
     chosen = _METHODS[method]
@@ -150,7 +150,8 @@ def jaxopt(
     end = lax.while_loop(running, advance, vary(start, varying_axes(z0)))
     status = jnp.where(end.record.status == _RUNNING, Status.STEP_LIMIT, end.record.status)
     evaluations = jnp.asarray(end.state.num_fun_eval, jnp.int32)
-    stats = Stats(end.record.steps, end.record.residual, status, evaluations, None)
+    residual = end.record.measured.residual
+    stats = Stats(end.record.steps, residual, status, evaluations, None)
     return Solution(end.record.value, lax.stop_gradient(stats))
 
 
@@ -212,21 +213,22 @@ def _settled(state: Any) -> Any:
 
 def _empty_record(z0: State) -> _Record:
     zeros = jnp.zeros((_tree.batch_size(z0),), jnp.int32)
-    residual = jnp.full_like(zeros, jnp.inf, _tree.accumulation_dtype(z0))
-    return _Record(z0, residual, zeros, zeros + _RUNNING)
+    unmeasured = jnp.full_like(zeros, jnp.inf, _tree.accumulation_dtype(z0))
+    return _Record(z0, Measured(unmeasured, unmeasured), zeros, zeros + _RUNNING)
 
 
 def _measure(record: _Record, pair: Pair, taken: jax.Array, tol: jax.Array) -> _Record:
     """Judge the iterate that JAXopt evaluated after ``taken`` steps, sample by sample."""
     z, fz = pair
-    residual = residual_norm(z, fz, "relative")
+    seen = measure(z, fz)
     active = record.status == _RUNNING
-    finite = jnp.isfinite(residual)
-    better = active & finite & (residual < record.residual)
+    finite = jnp.isfinite(seen.residual)
+    converged = active & (seen.residual <= tol)
+    better = active & finite & (seen.change < record.measured.change) | converged
     status = jnp.where(active & ~finite, Status.DIVERGED, record.status)
     return _Record(
         value=_tree.select(better, z, record.value),
-        residual=jnp.where(better, residual, record.residual),
+        measured=_tree.select(better, seen, record.measured),
         steps=jnp.where(active, taken, record.steps),
-        status=jnp.where(active & finite & (residual <= tol), Status.CONVERGED, status),
+        status=jnp.where(converged, Status.CONVERGED, status),
     )

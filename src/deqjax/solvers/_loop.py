@@ -1,13 +1,15 @@
 """The one loop that every solver runs: stopping, freezing, best iterate, trace.
 
 A method is two pure functions: ``init(z0) -> memory`` and
-``step(memory, z, fz, index) -> (z_next, memory)``. The loop evaluates f once per pass, measures the
-residual of the iterate that it evaluated, and lets the method propose the next one. Samples never
-meet: one that has stopped keeps its iterate while its batch mates go on.
+``step(memory, z, fz, seen) -> (z_next, memory)``. The loop evaluates f once per pass, measures the
+iterate that it evaluated, and lets the method propose the next one. Samples never meet: one that
+has stopped keeps its iterate while its batch mates go on.
+
+The value returned is the iterate that converged, else the one that f changed least.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from jax import lax
 from deqjax import _tree
 from deqjax._manual_axes import vary, vary_like_result, varying_axes
 from deqjax._types import PerSample, Scalar, State
+from deqjax.solvers._residual import Measured, Norm, Stop, measure
 from deqjax.solvers._solution import Solution, Stats, Status
 from deqjax.solvers._validate import (
     check_checkpoint,
@@ -37,6 +40,10 @@ class LoopOptions(TypedDict, total=False):
     Attributes:
         stop: "relative" (default) compares ||f(z) - z|| / ||f(z)|| with tol, "absolute" the
             numerator alone.
+        norm: "state" (default) takes these norms over all leaves together, "leaf" over each leaf,
+            and each must reach tol: a leaf of small numbers cannot hide behind a large one.
+        min_steps: updates that a sample takes before it may stop as converged, 0 (default) or more;
+            () or (batch,), may be traced.
         trace: rows of the residual trace to record, 0 for none; ``max_steps + 1`` shows all. A
             Python int, because it is a shape.
         trajectory: steps whose iterates `Solution` shows, as increasing Python ints, for
@@ -48,7 +55,9 @@ class LoopOptions(TypedDict, total=False):
             run those between again in the backward pass; None keeps everything.
     """
 
-    stop: Literal["relative", "absolute"]
+    stop: Stop
+    norm: Norm
+    min_steps: Scalar
     trace: int
     trajectory: tuple[int, ...]
     axis_name: str | None
@@ -62,27 +71,20 @@ class _Carry(NamedTuple):
     z: State  # current iterates
     memory: Any  # the method's own
     best: State  # best finite iterates
-    residual: PerSample  # (batch,) residual of best
+    measured: Measured  # of the best iterates
     steps: PerSample  # (batch,) int32
     status: PerSample  # (batch,) int32
     trace: jax.Array | None  # (rows, batch)
     trajectory: State | None  # leaves (chosen steps, batch, ...)
 
 
-def residual_norm(z: State, fz: State, stop: str) -> PerSample:
-    """Residual of z per sample; not finite where f(z) or its norm is not.
+class Pass(NamedTuple):
+    """What the loop tells a method of the pass at hand."""
 
-    The residual only decides when to stop, so no gradient passes through it (and none of the
-    infinite slope of the norm at zero).
-    """
-    z, fz = lax.stop_gradient((z, fz))
-    change, size = _tree.norm(_tree.subtract(fz, z)), _tree.norm(fz)
-    if stop == "relative":
-        # f(z) = z = 0 is a fixed point, not 0 / 0
-        ratio = change / jnp.where(size > 0, size, jnp.finfo(size.dtype).tiny)
-        relative = jnp.where(change > 0, jnp.minimum(ratio, jnp.finfo(size.dtype).max), change)
-        return jnp.where(jnp.isfinite(change) & jnp.isfinite(size), relative, jnp.nan)
-    return jnp.where(jnp.isfinite(size), change, jnp.nan)
+    number: jax.Array  # () int32, updates proposed so far
+    change: PerSample  # (batch,) ||f(z) - z||
+    residual: PerSample  # (batch,) what is compared with tol
+    goes_on: PerSample  # (batch,) bool, whether the sample will take the proposal
 
 
 def iterate(
@@ -90,44 +92,50 @@ def iterate(
     z0: State,
     *,
     init: Callable[[State], Memory],
-    step: Callable[[Memory, State, State, jax.Array], tuple[State, Memory]],
+    step: Callable[[Memory, State, State, Pass], tuple[State, Memory]],
     tol: Scalar,
     max_steps: Scalar,
-    stop: Literal["relative", "absolute"] = "relative",
+    stop: Stop = "relative",
+    norm: Norm = "state",
+    min_steps: Scalar = 0,
     trace: int = 0,
     trajectory: tuple[int, ...] = (),
     axis_name: str | None = None,
     differentiable: bool = False,
     checkpoint_every: int | None = None,
-    measure: Callable[[State, State, str], PerSample] = residual_norm,
+    measure: Callable[[State, State, Stop, Norm], Measured] = measure,
     **unknown: object,
 ) -> tuple[Solution, Memory]:
     """Run a method until every sample has converged, diverged or taken ``max_steps`` steps.
 
-    ``measure(z, f(z), stop)`` is the residual per sample. Returns the solution and the method's
-    memory after the last pass, which goes on for samples that have stopped.
+    ``tol`` and ``max_steps`` may differ from sample to sample. Returns the solution and the
+    method's memory after the last pass, which goes on for samples that have stopped.
     """
     check_options(unknown, LoopOptions.__annotations__)
-    z0 = check_problem(f, z0, tol=tol, max_steps=max_steps, stop=stop, trace=trace)
+    z0 = check_problem(
+        f, z0, tol=tol, max_steps=max_steps, stop=stop, norm=norm, min_steps=min_steps, trace=trace
+    )
     check_trajectory(trajectory)
     check_checkpoint(checkpoint_every, differentiable)
     z0 = vary_like_result(f, z0)
     dtype = _tree.accumulation_dtype(z0)
     batch = _tree.batch_size(z0)
     tol = jnp.asarray(tol, dtype)
-    limit = jnp.asarray(max_steps, jnp.int32)
+    limit, least = jnp.asarray(max_steps, jnp.int32), jnp.asarray(min_steps, jnp.int32)
 
     def advance(carry: _Carry) -> _Carry:
         fz = f(carry.z)
-        residual = measure(carry.z, fz, stop)
+        seen = measure(carry.z, fz, stop, norm)
         active = carry.status == _RUNNING
-        finite = jnp.isfinite(residual)
+        finite = jnp.isfinite(seen.residual)
+        converged = active & (seen.residual <= tol) & (carry.taken >= least)
         status = jnp.where(active & ~finite, Status.DIVERGED, carry.status)
-        status = jnp.where(active & finite & (residual <= tol), Status.CONVERGED, status)
-        better = active & finite & (residual < carry.residual)
+        status = jnp.where(converged, Status.CONVERGED, status)
+        better = active & finite & (seen.change < carry.measured.change) | converged
         goes_on = (status == _RUNNING) & (carry.taken < limit)
 
-        proposal, memory = step(carry.memory, carry.z, fz, carry.taken)
+        told = Pass(carry.taken, seen.change, seen.residual, goes_on)
+        proposal, memory = step(carry.memory, carry.z, fz, told)
         running = jnp.any(goes_on)
         if axis_name is not None:
             running = lax.pmax(running.astype(jnp.int32), axis_name) > 0
@@ -135,8 +143,8 @@ def iterate(
             running = vary(running, varying_axes(carry.running))
         rows = carry.trace
         if rows is not None:
-            seen = jnp.where(active, residual, jnp.nan)
-            rows = rows.at[carry.taken].set(seen, mode="drop")
+            row = jnp.where(active, seen.residual, jnp.nan)
+            rows = rows.at[carry.taken].set(row, mode="drop")
         chosen = carry.trajectory
         if chosen is not None:
             good = _tree.select(status == Status.DIVERGED, carry.best, carry.z)
@@ -150,7 +158,7 @@ def iterate(
             z=_tree.select(goes_on, proposal, best),
             memory=memory,
             best=best,
-            residual=jnp.where(better, residual, carry.residual),
+            measured=_tree.select(better, seen, carry.measured),
             steps=carry.steps + goes_on.astype(jnp.int32),
             status=status,
             trace=rows,
@@ -163,7 +171,7 @@ def iterate(
         z=z0,
         memory=init(z0),
         best=z0,
-        residual=jnp.full((batch,), jnp.inf, dtype),
+        measured=Measured(*2 * [jnp.full((batch,), jnp.inf, dtype)]),
         steps=jnp.zeros((batch,), jnp.int32),
         status=jnp.full((batch,), _RUNNING, jnp.int32),
         trace=jnp.full((trace, batch), jnp.nan, dtype) if trace else None,
@@ -174,8 +182,11 @@ def iterate(
         end = _repeat(advance, start, static_steps(max_steps) + 1, checkpoint_every)
     else:
         end = lax.while_loop(lambda carry: carry.running, advance, start)
-    status = jnp.where(end.status == _RUNNING, Status.STEP_LIMIT, end.status)
-    stats = Stats(end.steps, end.residual, status, end.taken, end.trace)
+    residual = end.measured.residual
+    # the best of more steps than it needed may have been there before the last one
+    unfinished = jnp.where(residual <= tol, Status.CONVERGED, Status.STEP_LIMIT)
+    status = jnp.where(end.status == _RUNNING, unfinished, end.status)
+    stats = Stats(end.steps, residual, status, end.taken, end.trace)
     chosen = end.trajectory
     if chosen is not None:
         chosen = _complete(chosen, end.best, end.taken, trajectory)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from deqjax import _tree
 from deqjax._types import Map, PerSample, Scalar, State
 from deqjax.solvers._krylov import LinearSolution, solve_linear
-from deqjax.solvers._loop import LoopOptions, iterate, residual_norm
+from deqjax.solvers._loop import LoopOptions, Pass, iterate
+from deqjax.solvers._residual import Measured, Norm, Stop, measure
 from deqjax.solvers._solution import Solution, Stats, Status
 from deqjax.solvers._validate import check_count, check_not_negative
 
@@ -105,7 +106,6 @@ def newton_krylov(
             "newton_krylov cannot be unrolled (differentiable=True): use anderson or picard for "
             "that, or an adjoint that does not unroll the solver."
         )
-    stop, most = options.get("stop", "relative"), jnp.asarray(max_steps, jnp.int32)
 
     def init(z: State) -> _Search:
         dtype, batch = _tree.accumulation_dtype(z), _tree.batch_size(z)
@@ -123,12 +123,12 @@ def newton_krylov(
             products=jnp.int32(0),
         )
 
-    def step(memory: _Search, z: State, fz: State, index: jax.Array) -> tuple[State, _Search]:
-        residual, measured = _tree.subtract(fz, z), residual_norm(z, fz, stop)
-        goal = jnp.asarray(tol, measured.dtype)
-        accepted, memory = _judge(memory, z, residual, measured, goal, inner_tol)
+    def step(memory: _Search, z: State, fz: State, seen: Pass) -> tuple[State, _Search]:
+        residual = _tree.subtract(fz, z)
+        goal = jnp.asarray(tol, seen.residual.dtype)
+        accepted, memory = _judge(memory, z, residual, seen, goal, inner_tol)
         # no direction for a sample that has stopped, nor on the last pass, which takes no step
-        wanted = accepted & (memory.damped == 0) & (measured > goal) & (index < most)
+        wanted = accepted & (memory.damped == 0) & seen.goes_on
         _, jacobian = jax.linearize(f, z)
         found = solve_linear(
             lambda v: _tree.subtract(v, jacobian(v)),
@@ -150,7 +150,7 @@ def newton_krylov(
         step=step,
         tol=tol,
         max_steps=max_steps,
-        measure=_forgiving_residual,
+        measure=_forgiving_measure,
         **options,
     )
     return solution._replace(stats=_report(solution.stats, search.products))
@@ -160,15 +160,15 @@ def _judge(
     memory: _Search,
     z: State,
     residual: State,
-    measured: PerSample,
+    seen: Pass,
     goal: jax.Array,
     inner_tol: Scalar,
 ) -> tuple[PerSample, _Search]:
     """Whether each sample accepts its trial point, and the search with that as its base."""
-    norm, damped = _tree.norm(residual), memory.damped > 0
+    norm, damped = seen.change, memory.damped > 0
     decreased = norm <= (1 - _SUFFICIENT * memory.length) * memory.norm
-    accepted = jnp.isfinite(measured) & (decreased | damped)
-    forcing = _forcing(memory, norm, measured, goal, jnp.asarray(inner_tol, norm.dtype))
+    accepted = (norm < _most(norm)) & (decreased | damped)
+    forcing = _forcing(memory, norm, seen.residual, goal, jnp.asarray(inner_tol, norm.dtype))
     return accepted, memory._replace(
         base=_tree.select(accepted, z, memory.base),
         residual=_tree.select(accepted, residual, memory.residual),
@@ -219,15 +219,20 @@ def _forcing(
     return jnp.where(jnp.isinf(memory.norm), largest, limited)
 
 
-def _forgiving_residual(z: State, fz: State, stop: str) -> PerSample:
-    """The residual; huge where it is not finite at a z that is a number: the search rejects that.
+def _forgiving_measure(z: State, fz: State, stop: Stop, norm: Norm) -> Measured:
+    """What the loop measures; huge where that is not finite at a z that is a number.
 
-    The loop gives up a sample whose residual is not finite: here one that proposed NaN itself.
+    The loop gives up a sample whose residual is not finite: here one that proposed NaN itself. A
+    trial point where f is not finite is for the search to reject.
     """
-    residual = residual_norm(z, fz, stop)
-    rejected = ~jnp.isfinite(residual) & ~jnp.isnan(_tree.largest(z))
-    most = jnp.finfo(residual.dtype).max
-    return jnp.where(rejected, most, jnp.minimum(residual, most / 2))
+    seen = measure(z, fz, stop, norm)
+    most = _most(seen.residual)
+    rejected = ~jnp.isfinite(seen.residual) & ~jnp.isnan(_tree.largest(z))
+    return Measured(*(jnp.where(rejected, most, jnp.minimum(x, most / 2)) for x in seen))
+
+
+def _most(values: jax.Array) -> float:
+    return float(jnp.finfo(values.dtype).max)
 
 
 def _spoil(mask: PerSample, z: State) -> State:
@@ -236,7 +241,7 @@ def _spoil(mask: PerSample, z: State) -> State:
 
 def _report(stats: Stats, products: jax.Array) -> Stats:
     """Undo what `_forgiving_residual` told the loop, and count the products."""
-    largest = jnp.finfo(stats.residual.dtype).max
+    largest = _most(stats.residual)
     residual = jnp.where(stats.residual < largest, stats.residual, jnp.inf)
     trace = stats.trace
     if trace is not None:

@@ -2,11 +2,9 @@
 
 from typing import Unpack
 
-import jax
-
 from deqjax import _tree
 from deqjax._types import Map, Scalar, State
-from deqjax.solvers._loop import LoopOptions, iterate
+from deqjax.solvers._loop import LoopOptions, Pass, iterate
 from deqjax.solvers._solution import Solution
 
 
@@ -49,8 +47,8 @@ def picard(
         max_steps were taken before the residual fell to the tolerance
     """
 
-    def step(memory: None, z: State, fz: State, index: jax.Array) -> tuple[State, None]:
-        del index
+    def step(memory: None, z: State, fz: State, seen: Pass) -> tuple[State, None]:
+        del seen
         return _tree.mix(z, fz, damping), memory
 
     solution, _ = iterate(

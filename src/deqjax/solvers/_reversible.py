@@ -10,7 +10,8 @@ from jax import lax
 
 from deqjax import _tree
 from deqjax._types import Map, PerSample, Scalar, State
-from deqjax.solvers._loop import LoopOptions, iterate, residual_norm
+from deqjax.solvers._loop import LoopOptions, Pass, iterate
+from deqjax.solvers._residual import Measured, Norm, Stop, measure
 from deqjax.solvers._solution import Solution
 from deqjax.solvers._validate import check_not_negative, check_problem
 
@@ -109,6 +110,8 @@ def reversible(
         tol=tol,
         max_steps=max_steps,
         stop=options.get("stop", "relative"),
+        norm=options.get("norm", "state"),
+        min_steps=options.get("min_steps", 0),
         trace=options.get("trace", 0),
     )
     wide_f = in_full_width(f, z0)
@@ -118,18 +121,17 @@ def reversible(
     def evaluate(pair: _Pair) -> _Pair:
         return pair._replace(z=wide_f(pair.z))
 
-    def measure(pair: _Pair, image: _Pair, stop: str) -> PerSample:
+    def measure_z(pair: _Pair, image: _Pair, stop: Stop, norm: Norm) -> Measured:
         # of z as it is returned
-        return residual_norm(like(pair.z, z0), like(image.z, z0), stop)
+        return measure(like(pair.z, z0), like(image.z, z0), stop, norm)
 
     def step(
-        last: _Pair | None, pair: _Pair, image: _Pair, index: jax.Array
+        last: _Pair | None, pair: _Pair, image: _Pair, seen: Pass
     ) -> tuple[_Pair, _Pair | None]:
-        del index
         if last is not None:
-            good = jnp.isfinite(measure(pair, image, options.get("stop", "relative")))
             # a sample that has stopped is back at its best iterate, which may be older
-            last = _tree.select(good & (pair.age > last.age), pair, last)
+            newer = jnp.isfinite(seen.residual) & (pair.age > last.age)
+            last = _tree.select(newer, pair, last)
         y = _tree.mix(pair.y, image.z, damping)
         z = _tree.mix(pair.z, wide_f(y), damping)
         return _Pair(z, y, pair.age + 1), last
@@ -142,7 +144,7 @@ def reversible(
         step=step,
         tol=tol,
         max_steps=max_steps,
-        measure=measure,
+        measure=measure_z,
         **options,
     )
     best, rows = solution.value, solution.trajectory

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from deqjax._types import Scalar, State
 
@@ -15,21 +16,46 @@ def check_problem(
     *,
     tol: Scalar,
     max_steps: Scalar,
-    stop: str,
-    trace: int,
+    stop: str = "relative",
+    norm: str = "state",
+    min_steps: Scalar = 0,
+    trace: int = 0,
 ) -> State:
     """Return z0 as arrays of settled dtype, or raise a ValueError or TypeError in one sentence."""
     z0 = check_state(z0)
-    check_count("max_steps", max_steps)
-    check_not_negative("tol", tol)
-    if stop not in ("relative", "absolute"):
-        raise ValueError(f"stop must be 'relative' or 'absolute', got {stop!r}.")
+    check_limits(tol, max_steps, z0)
+    check_per_sample("min_steps", min_steps, z0)
+    check_count("min_steps", min_steps, least=0, single=False)
+    for name, choice, known in (
+        ("stop", stop, ("relative", "absolute")),
+        ("norm", norm, ("state", "leaf")),
+    ):
+        if choice not in known:
+            raise ValueError(f"{name} must be {known[0]!r} or {known[1]!r}, got {choice!r}.")
     if isinstance(trace, bool) or not isinstance(trace, int) or trace < 0:
         raise ValueError(
             f"trace must be the number of rows to record, a Python int >= 0, got {trace!r}."
         )
     check_map(jax.eval_shape(f, z0), z0)
     return z0
+
+
+def check_limits(tol: Scalar, max_steps: Scalar, z0: State) -> None:
+    """Raise unless tol is >= 0 and max_steps a whole number >= 1, for all samples or each."""
+    check_per_sample("tol", tol, z0)
+    check_not_negative("tol", tol, single=False)
+    check_per_sample("max_steps", max_steps, z0)
+    check_count("max_steps", max_steps, single=False)
+
+
+def check_per_sample(name: str, value: Scalar, z0: State) -> None:
+    """Raise unless the value is one number, or one for each sample."""
+    batch = len(jax.tree.leaves(z0)[0])
+    if jnp.shape(value) not in ((), (batch,)):
+        raise ValueError(
+            f"{name} must be one number or one for each of the {batch} samples, got an array of "
+            f"shape {jnp.shape(value)}."
+        )
 
 
 def check_trajectory(steps: tuple[int, ...]) -> None:
@@ -112,30 +138,35 @@ def static_steps(max_steps: Scalar) -> int:
             "a differentiable loop needs max_steps as a Python int, because it is a shape; "
             "use an implicit adjoint to vary max_steps at run time."
         )
-    return int(max_steps)
+    return int(np.max(max_steps))
 
 
-def check_count(name: str, value: Scalar, *, least: int = 1) -> None:
-    """Raise unless the value is a whole number >= least; a run-time value is taken as it is."""
-    _check_single(name, value)
+def check_count(name: str, value: Scalar, *, least: int = 1, single: bool = True) -> None:
+    """Raise unless the value is a whole number >= least; a run-time value is taken as it is.
+
+    Without ``single`` it may be an array of such numbers.
+    """
+    if single:
+        _check_single(name, value)
     if isinstance(value, jax.Array):
         if not jnp.issubdtype(value.dtype, jnp.integer):
             raise TypeError(f"{name} must be a whole number, got an array of {value.dtype}.")
-    elif value % 1 != 0:  # infinity and NaN too
+    elif np.any(np.floor(value) != value) or not np.all(np.isfinite(value)):
         raise TypeError(f"{name} must be a whole number, got {value}.")
-    elif value < least:
+    elif np.any(np.less(value, least)):
         raise ValueError(f"{name} must be at least {least}, got {value}.")
 
 
-def check_not_negative(name: str, value: Scalar) -> None:
+def check_not_negative(name: str, value: Scalar, *, single: bool = True) -> None:
     """Raise if the value is negative or NaN; a run-time value is taken as it is."""
-    _check_single(name, value)
-    if not isinstance(value, jax.Array) and not value >= 0:
+    if single:
+        _check_single(name, value)
+    # the value of a jax.Array stays unread: reading it would wait for the device, or is impossible
+    if not isinstance(value, jax.Array) and not np.all(np.greater_equal(value, 0)):
         raise ValueError(f"{name} must be zero or positive, got {value}.")
 
 
 def _check_single(name: str, value: Scalar) -> None:
-    # the value of a jax.Array stays unread: reading it would wait for the device, or is impossible
     if jnp.ndim(value):
         raise ValueError(f"{name} must be one number, got an array of shape {jnp.shape(value)}.")
 
