@@ -100,9 +100,9 @@ def test_value_and_gradients_equal_the_unrolled_ones(place):
 
     kernel, bias = (params(variables)[f"{name}/{leaf}"] for leaf in ("kernel", "bias"))
     value, (in_kernel, in_bias, in_u) = jax.value_and_grad(unrolled, (0, 1, 2))(kernel, bias, u)
-    found, (gradient, found_in_u) = jax.jit(
-        jax.value_and_grad(partial(objective, model), (0, 1))
-    )(variables, u)
+    found, (gradient, found_in_u) = jax.jit(jax.value_and_grad(partial(objective, model), (0, 1)))(
+        variables, u
+    )
     np.testing.assert_allclose(found, value, rtol=0, atol=1e-11)
     np.testing.assert_allclose(found_in_u, in_u, rtol=0, atol=1e-11)
     np.testing.assert_allclose(params(gradient)[f"{name}/kernel"], in_kernel, rtol=0, atol=1e-11)
@@ -193,7 +193,7 @@ def test_the_solver_and_the_adjoint_of_the_layer_are_used():
     np.testing.assert_allclose(gradient, 1 - value**2, rtol=0, atol=1e-5)  # of the last step alone
 
 
-class Nothing(nn.Module):
+class Noisy(nn.Module):
     """Draws from Python's side, so each trace has noise of its own."""
 
     def __call__(self, z, u):
@@ -205,7 +205,7 @@ NOISE = np.random.default_rng(0)
 
 def test_debug_reports_randomness_in_python():
     with pytest.raises(dq.NotDeterministicError, match="no fixed point exists"):
-        layer(Nothing(), debug=True).init(KEY, injection())
+        layer(Noisy(), debug=True).init(KEY, injection())
 
 
 def test_a_function_serves_as_a_cell():
@@ -237,7 +237,7 @@ def test_a_function_that_hides_a_module_is_refused():
     ("cell", "sentence"),
     [
         (TanhCell, "the cell TanhCell is a class; give DEQ an instance"),
-        (NnxCell(), r"the cell TanhCell is a NNX module; its layer is deqjax\.nn\.DEQ"),
+        (NnxCell(), r"the cell TanhCell is an NNX module; its layer is deqjax\.nn\.DEQ"),
     ],
     ids=["class", "NNX module"],
 )

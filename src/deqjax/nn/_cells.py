@@ -28,7 +28,7 @@ def check_nnx_cell(cell: Callable[..., Any]) -> None:
     """
     if isinstance(cell, nnx.Module):
         return
-    _check_kind(cell, flax.linen.Module, "Linen", "deqjax.linen.DEQ")
+    _check_kind(cell, flax.linen.Module, "a Linen", "deqjax.linen.DEQ")
     held = _first_held(cell, nnx.Module)
     if held is not None:
         raise TypeError(
@@ -46,7 +46,7 @@ def check_linen_cell(cell: Callable[..., Any]) -> None:
     """
     if isinstance(cell, flax.linen.Module):
         return
-    _check_kind(cell, nnx.Module, "NNX", "deqjax.nn.DEQ")
+    _check_kind(cell, nnx.Module, "an NNX", "deqjax.nn.DEQ")
     held = _first_held(cell, flax.linen.Module)
     if held is not None:
         raise TypeError(
@@ -61,7 +61,7 @@ def _check_kind(cell: Callable[..., Any], other: type, flavour: str, layer: str)
         raise TypeError(f"the cell {cell.__name__} is a class; give DEQ an instance of it.")
     if isinstance(cell, other):
         raise TypeError(
-            f"the cell {type(cell).__name__} is a {flavour} module; its layer is {layer}."
+            f"the cell {type(cell).__name__} is {flavour} module; its layer is {layer}."
         )
 
 
