@@ -156,7 +156,7 @@ def test_nested_layers_and_several_of_them_train():
 def test_limits_start_and_probe_are_those_of_fixed_point():
     model, u = DEQ(TanhCell(), solver=picard, tol=1e-5, max_steps=50), injection()
     variables = model.init(KEY, u)
-    solve = jax.jit(lambda variables, u, **options: model.apply(variables, u, **options))
+    solve = jax.jit(model.apply)
     found = solve(variables, u)
     assert (found.stats.status == dq.Status.CONVERGED).all()
     assert (solve(variables, u, z0=found.value, tol=1e-4).stats.steps == 0).all()
@@ -227,7 +227,7 @@ def test_a_function_that_hides_a_module_is_refused():
         @nn.compact
         def __call__(self, u):
             cell = TanhCell()
-            return layer(lambda z, u: cell(z, u))(u).value
+            return layer(cell)(u).value
 
     with pytest.raises(TypeError, match=r"hides the module TanhCell.*give DEQ the module itself"):
         Hiding().init(KEY, injection())
