@@ -227,7 +227,7 @@ def test_a_function_that_hides_a_module_is_refused():
         @nn.compact
         def __call__(self, u):
             cell = TanhCell()
-            return layer(cell)(u).value
+            return layer(lambda z, u: cell(z, 2 * u))(u).value
 
     with pytest.raises(TypeError, match=r"hides the module TanhCell.*give DEQ the module itself"):
         Hiding().init(KEY, injection())
