@@ -25,6 +25,7 @@ LAYERS = (
     *CORE,
     ("_records", "plot"),
     ("nn",),
+    ("linen",),
     ("models",),
     ("data",),
     ("convert",),
@@ -38,6 +39,7 @@ TRAINING_ONLY = {"optax", "orbax", "grain", "tensorflow_datasets", "tensorboardX
 FORBIDDEN = {
     **{name: TRAINING_ONLY | {"flax"} for layer in CORE for name in layer},
     "nn": TRAINING_ONLY,
+    "linen": TRAINING_ONLY,
     "models": TRAINING_ONLY,
     # data knows numbers, not networks: of this package it imports itself alone
     # a converted model is a model: what it is trained on and how is not known here

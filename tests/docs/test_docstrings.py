@@ -25,6 +25,7 @@ WITH_EXAMPLE = {
     *(f"deqjax.adjoints.{name}" for name in ("implicit", "jacobian_free", "neumann", "phantom")),
     *(f"deqjax.adjoints.{name}" for name in ("shine", "reversible", "unrolled")),
     *(f"deqjax.nn.{name}" for name in ("DEQ", "freeze", "DropoutMask", "Weight")),
+    "deqjax.linen.DEQ",
 }
 
 

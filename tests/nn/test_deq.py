@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen, nnx
 from nn_cells import BATCH, WIDTH, TanhCell, injection, leaves, unroll, weights
 
 import deqjax as dq
@@ -286,3 +286,16 @@ def _sibling_in_a_closure():
 def test_a_function_that_hides_a_module_is_refused(cell):
     with pytest.raises(TypeError, match=r"hides.*TanhCell.*give DEQ the module itself"):
         DEQ(cell())
+
+
+@pytest.mark.parametrize(
+    ("cell", "sentence"),
+    [
+        (TanhCell, "the cell TanhCell is a class; give DEQ an instance"),
+        (linen.Dense(WIDTH), r"the cell Dense is a Linen module; its layer is deqjax\.linen\.DEQ"),
+    ],
+    ids=["class", "Linen module"],
+)
+def test_a_cell_of_another_kind_is_refused(cell, sentence):
+    with pytest.raises(TypeError, match=sentence):
+        DEQ(cell)

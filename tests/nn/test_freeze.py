@@ -207,12 +207,6 @@ class Normalized(nnx.Module):
         return 0.5 * jnp.tanh(self.norm(z)) + u
 
 
-class Sowing(nnx.Module):
-    def __call__(self, z, u):
-        self.sow(nnx.Intermediate, "seen", z)
-        return 0.5 * jnp.tanh(z) + u
-
-
 class Counting(nnx.Module):
     def __init__(self):
         self.calls = nnx.Variable(jnp.int32(0))
@@ -233,12 +227,10 @@ class OwnKey(nnx.Module):
         return 0.5 * jnp.tanh(z) + jax.random.normal(key, u.shape)
 
 
-@pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
 @pytest.mark.parametrize(
     ("cell", "variable"),
     [
         (Normalized, r"BatchStat 'norm\.(mean|var)'"),
-        (Sowing, "Intermediate 'seen'"),
         (Counting, "Variable 'calls'"),
         (OwnKey, "RngKey 'secret'"),
     ],

@@ -1,19 +1,38 @@
 """The equilibrium layer: any NNX cell, iterated to its fixed point."""
 
-import functools
-import inspect
+import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from deqjax._fixed_point import fixed_point
 from deqjax._types import Map, Operands, Scalar, State
 from deqjax.adjoints import Adjoint, BackwardStats
-from deqjax.nn._freeze import freeze
+from deqjax.nn._cells import check_nnx_cell, start
+from deqjax.nn._freeze import FrozenCell, freeze
 from deqjax.solvers import Solution, anderson
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+class _NoFunction:
+    """A method that inspection of the class does not take for a function."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self.__doc__ = method.__doc__
+        self.method = method
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self.method, instance)
+
+
+def _left_alone_by_tabulate(method: Method) -> Method:
+    """`nnx.tabulate` puts every public method that it finds under jit, which returns no function.
+
+    It raises there, and leaves the classes of the model wrapped for the rest of the process.
+    """
+    return cast(Method, _NoFunction(method))
 
 
 class DEQ(nnx.Module):
@@ -63,7 +82,7 @@ class DEQ(nnx.Module):
         max_steps: int = 30,
         debug: bool = False,
     ) -> None:
-        _refuse_hidden_modules(cell)
+        check_nnx_cell(cell)
         self.cell = cell
         self.solver = solver
         self.adjoint = adjoint
@@ -71,6 +90,7 @@ class DEQ(nnx.Module):
         self.max_steps = max_steps
         self.debug = debug
 
+    @_left_alone_by_tabulate
     def freeze(self, u: Operands, z0: State | None = None) -> Map:
         """The cell as a pure function f(z, u) with this call's dropout masks.
 
@@ -80,7 +100,7 @@ class DEQ(nnx.Module):
         Raises:
             CellStateError: the cell changes its state, such as running batch statistics.
         """
-        return freeze(self.cell, _start(u, z0), u)
+        return freeze(self.cell, start(u, z0), u)
 
     def __call__(
         self,
@@ -109,10 +129,11 @@ class DEQ(nnx.Module):
             CellStateError: the cell changes its state.
             ValueError, TypeError: as [`deqjax.fixed_point`][].
         """
-        start = _start(u, z0)
-        return fixed_point(
-            self.freeze(u, start) if f is None else f,
-            start,
+        z = start(u, z0)
+        f = freeze(self.cell, z, u) if f is None else f
+        solution = fixed_point(
+            f,
+            z,
             u,
             solver=self.solver,
             adjoint=self.adjoint,
@@ -121,31 +142,6 @@ class DEQ(nnx.Module):
             probe=probe,
             debug=self.debug,
         )
-
-
-def _start(u: Operands, z0: State | None) -> Any:
-    return jax.tree.map(jnp.zeros_like, u) if z0 is None else z0
-
-
-def _refuse_hidden_modules(cell: Callable[..., Any]) -> None:
-    """NNX finds modules in attributes; one held by a function would be a constant to it."""
-    if isinstance(cell, nnx.Module):
-        return
-    for held in _held_by(inspect.unwrap(cell)):
-        if isinstance(held, nnx.Module):
-            raise TypeError(
-                f"the cell is a function that hides the module {type(held).__name__} and its "
-                "parameters from NNX; give DEQ the module itself, or write the cell as an "
-                "nnx.Module that holds it as an attribute."
-            )
-
-
-def _held_by(cell: object) -> tuple[object, ...]:
-    if isinstance(cell, functools.partial):
-        return (*_held_by(cell.func), *cell.args, *cell.keywords.values())
-    if inspect.ismethod(cell):
-        return (cell.__self__,)
-    if inspect.isfunction(cell):
-        names = inspect.getclosurevars(cell)
-        return (*names.nonlocals.values(), *names.globals.values())
-    return ()
+        if isinstance(f, FrozenCell):
+            f.capture(self.cell, solution.value, u)
+        return solution

@@ -13,6 +13,23 @@ class CellStateError(ValueError):
     """A cell changes its own state when called, so iterating it has no meaning."""
 
 
+def state_error(kind: str, name: str) -> CellStateError:
+    """The refusal of a cell that updates this variable of its own."""
+    return CellStateError(
+        f"the cell updates its {kind} {name!r} while it is iterated, so "
+        "f would change from step to step; switch the update off inside the cell "
+        "(BatchNorm: use_running_average=True) or normalize without statistics."
+    )
+
+
+def sown_error(name: str) -> CellStateError:
+    """The refusal of a cell that sows into its own attributes."""
+    return CellStateError(
+        f"the cell sows its {name!r} into itself at every step of the solve; call the model inside "
+        "nnx.capture, which shows what the cell sows at the solution."
+    )
+
+
 def freeze(cell: Callable[[State, Operands], State], z0: State, u: Operands) -> Map:
     """Return ``f(z, u) = cell(z, u)`` with fixed random keys, pure and differentiable.
 
@@ -51,13 +68,43 @@ def freeze(cell: Callable[[State, Operands], State], z0: State, u: Operands) -> 
     for path, stream in streams(frozen).items():
         if path in used:
             stream.key.set_value(keys[path])
-    graph, state = nnx.split(frozen)
+    return FrozenCell(frozen, used)
 
-    def frozen_cell(z: State, u: Operands) -> State:
-        # copied for each trace: without, NNX refuses to count draws made under another trace
-        return nnx.merge(graph, state, copy=True)(z, u)
 
-    return frozen_cell
+class FrozenCell:
+    """``f(z, u)`` of a cell whose arrays are held: no call changes them."""
+
+    def __init__(self, cell: nnx.Module, used: set[tuple[Any, ...]]) -> None:
+        self.name = type(cell).__name__
+        self.used = used  # paths of the streams that the cell draws from
+        self.graph, self.state = nnx.split(cell)
+
+    def __call__(self, z: State, u: Operands) -> State:
+        result: State = self._copy()(z, u)
+        return result
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name})"
+
+    def capture(self, cell: Any, z: State, u: Operands) -> None:
+        """Inside `nnx.capture`, evaluate the cell itself once at z, with the keys held here.
+
+        What it sows while it is iterated stays in copies; this shows what it sees at the solution.
+        """
+        if not hasattr(cell, "__captures__"):  # Flax's mark for the time of a capture
+            return
+        held = streams(self._copy())
+        own = {path: stream for path, stream in streams(cell).items() if path in self.used}
+        before = {path: _key_and_count(stream) for path, stream in own.items()}
+        for path, stream in own.items():
+            _set_key_and_count(stream, *_key_and_count(held[path]))
+        cell(z, u)
+        for path, stream in own.items():
+            _set_key_and_count(stream, *before[path])
+
+    def _copy(self) -> Any:
+        # for each trace its own: without, NNX refuses to count draws made under another trace
+        return nnx.merge(self.graph, self.state, copy=True)
 
 
 def _streams_drawn_from(cell: nnx.Module, z0: State, u: Operands) -> set[tuple[Any, ...]]:
@@ -81,11 +128,9 @@ def _streams_drawn_from(cell: nnx.Module, z0: State, u: Operands) -> set[tuple[A
         # a key outside of a stream counts as state: nothing here would advance it between calls
         if path[:-1] not in known:
             name = ".".join(map(str, path))
-            raise CellStateError(
-                f"the cell updates its {kind.__name__} {name!r} while it is iterated, so "
-                "f would change from step to step; switch the update off inside the cell "
-                "(nnx.BatchNorm: use_running_average=True) or normalize without statistics."
-            )
+            if issubclass(kind, nnx.Intermediate):
+                raise sown_error(name)
+            raise state_error(kind.__name__, name)
     return {path[:-1] for path in changed}
 
 
@@ -98,6 +143,15 @@ def streams(module: nnx.Module) -> dict[tuple[Any, ...], nnx.RngStream]:
     return {path: node for path, node in nnx.iter_graph(module) if isinstance(node, nnx.RngStream)}
 
 
+def _key_and_count(stream: nnx.RngStream) -> tuple[jax.Array, jax.Array]:
+    return stream.key.get_value(), stream.count.get_value()
+
+
+def _set_key_and_count(stream: nnx.RngStream, key: jax.Array, count: jax.Array) -> None:
+    stream.key.set_value(key)
+    stream.count.set_value(count)
+
+
 def reseed(module: nnx.Module, key: jax.Array) -> None:
     """Give each random stream of a module a key of its own, derived from one key.
 
@@ -105,5 +159,5 @@ def reseed(module: nnx.Module, key: jax.Array) -> None:
     to be carried from step to step.
     """
     for index, stream in enumerate(streams(module).values()):
-        stream.key.set_value(jax.random.fold_in(key, index))
-        stream.count.set_value(jax.numpy.zeros_like(stream.count.get_value()))
+        count = jax.numpy.zeros_like(stream.count.get_value())
+        _set_key_and_count(stream, jax.random.fold_in(key, index), count)
