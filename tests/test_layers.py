@@ -17,7 +17,7 @@ CORE = (
     ("_types", "_tree", "_manual_axes", "_flatten", "_arnoldi", "_hessenberg"),
     ("solvers",),
     ("_hoist", "_determinism", "adjoints"),
-    ("_fixed_point", "jacobian"),
+    ("_slips", "_fixed_point", "jacobian"),
     ("diagnostics",),
     ("deqjax",),  # the package's own __init__, which re-exports the core
 )

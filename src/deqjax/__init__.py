@@ -6,6 +6,8 @@ Solve z* = f(z*, x) for a batch, differentiate it at constant memory, and keep i
     penalty = deqjax.jacobian_penalty(f, solution.value, params, x, key=key)
 """
 
+import importlib.metadata
+
 from deqjax import adjoints, solvers
 from deqjax._determinism import NotDeterministicError
 from deqjax._fixed_point import fixed_point
@@ -13,6 +15,8 @@ from deqjax.adjoints import BackwardStats, backward_probe
 from deqjax.diagnostics import check_gradient, depth_sweep
 from deqjax.jacobian import jacobian_penalty, spectral_norm, spectral_radius
 from deqjax.solvers import Solution, Stats, Status
+
+__version__ = importlib.metadata.version("deqjax")
 
 __all__ = [
     "BackwardStats",

@@ -7,6 +7,7 @@ from deqjax import _tree
 from deqjax._determinism import check_deterministic
 from deqjax._hoist import hoist
 from deqjax._manual_axes import vary_like_result
+from deqjax._slips import check_adjoint, check_solver
 from deqjax._types import Map, Scalar, State
 from deqjax.adjoints import Adjoint, BackwardStats, implicit
 from deqjax.adjoints._probe import check_probe
@@ -30,9 +31,9 @@ def fixed_point(
     Composes with jit, grad (of any order, reverse mode), vmap, pmap, shard_map and remat. ``tol``
     and ``max_steps`` are run-time values: under jit, changing them compiles nothing.
 
-    Norms are sums of squares in float32 (float64 for float64 z), so states whose norm lies outside
-    1e-19 to 1e19 are beyond float32: scale them. A sample whose *inputs* are NaN leaves values and
-    statistics of the others untouched, but makes the gradient of parameters that they share NaN.
+    Norms are formed in float32 (float64 for float64 z) and hold from 1e-30 to 1e30. A sample whose
+    *inputs* are NaN leaves values and statistics of the others untouched, but makes the gradient of
+    parameters that they share NaN.
 
     Args:
         f: ``f(z, *args) -> z'`` with the structure, shapes and dtypes of z. Deterministic:
@@ -43,15 +44,17 @@ def fixed_point(
         solver: ``solver(f, z0, *, tol, max_steps) -> Solution``; set its own options with
             `functools.partial`, as in ``partial(deqjax.solvers.anderson, history=8)``.
         adjoint: rule for the gradient, ``deqjax.adjoints.implicit()`` if None.
-        tol: a sample stops when its residual ||f(z) - z|| / ||f(z)|| is at most this.
-        max_steps: most updates of z, at least 1.
+        tol: a sample stops when its residual ||f(z) - z|| / ||f(z)|| is at most this; () or
+            (batch,), each sample's own.
+        max_steps: most updates of z, at least 1; () or (batch,).
         probe: [`deqjax.backward_probe`][]; its gradient reports the backward solve.
         debug: evaluate f twice at z0 and at f(z0) first and raise if results differ in any bit.
             Costs four evaluations and, under jit, a host callback.
 
     Returns:
         [`deqjax.Solution`][]: ``value`` like z0 and ``stats`` per sample. A sample that did not
-        converge returns its best finite iterate, and its status says so.
+        converge returns its best finite iterate, the one that f changed least, and its status
+        says so.
 
     Raises:
         ValueError, TypeError: a malformed problem, in one sentence, before anything is compiled.
@@ -72,6 +75,8 @@ def fixed_point(
         >>> print(gradient.shape, deqjax.Status(int(solution.stats.status[0])).name)
         (3, 3) CONVERGED
     """
+    check_solver(solver)
+    check_adjoint(adjoint)
     z0 = check_state(z0)
     check_limits(tol, max_steps, z0)
     check_probe(probe, _tree.batch_size(z0))

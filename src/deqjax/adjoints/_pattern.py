@@ -109,6 +109,17 @@ def _keep_memory(
     return solution
 
 
+def check_solution(solution: Any, solver: Callable[..., Any]) -> Solution:
+    """Return what a solver returned, or raise a TypeError if that is no Solution."""
+    if not isinstance(solution, Solution):
+        name = getattr(getattr(solver, "func", solver), "__name__", solver)
+        raise TypeError(
+            f"the solver {name} returned {type(solution).__name__}: a solver returns a "
+            "deqjax.Solution with value and stats."
+        )
+    return solution
+
+
 def _solve(
     backward: Backward,
     f: PureMap,
@@ -132,7 +143,10 @@ def _solve(
     ) -> Solution:
         del controls, probe  # for the backward pass
         tol, max_steps = limits
-        return solver(lambda z: evaluate(z, continuous, discrete), z0, tol=tol, max_steps=max_steps)
+        solution = solver(
+            lambda z: evaluate(z, continuous, discrete), z0, tol=tol, max_steps=max_steps
+        )
+        return check_solution(solution, solver)
 
     def remember(*inputs: Any) -> tuple[Solution, Any]:
         # through `solve` itself: a second derivative differentiates z* by the rule again

@@ -4,11 +4,24 @@ import enum
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from deqjax._types import PerSample, State
 
 
-class Status(enum.IntEnum):
+class _ReadsOne(enum.EnumMeta):
+    """Says what to do with an array of several statuses, where an enumeration takes one."""
+
+    def __call__(cls, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(value, np.ndarray | jax.Array) and value.size != 1:
+            raise ValueError(
+                f"an array of shape {value.shape} is no single status: "
+                "deqjax.Status.names(statuses) gives the names of all."
+            )
+        return super().__call__(value, *args, **kwargs)
+
+
+class Status(enum.IntEnum, metaclass=_ReadsOne):
     """How a sample's solve ended.
 
     ``NOT_RUN`` is what a probe shows when no backward solve took place; a solver never reports it.
@@ -32,6 +45,20 @@ class Status(enum.IntEnum):
     def sentence(self) -> str:
         """The status in words."""
         return _SENTENCES[self]
+
+    @classmethod
+    def names(cls, statuses: Any) -> np.ndarray[Any, Any]:
+        """The names of an array of statuses, of `Stats` or `BackwardStats`, as an array of words.
+
+        Examples:
+            >>> import numpy as np
+            >>> from deqjax import Status
+            >>> print(Status.names(np.array([1, 3, 1])))
+            ['CONVERGED' 'DIVERGED' 'CONVERGED']
+        """
+        values = np.asarray(statuses)
+        words = np.array([cls(int(value)).name for value in values.ravel()], dtype=str)
+        return words.reshape(values.shape)
 
 
 _SENTENCES = {
