@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from deqjax._types import PerSample
+from deqjax.solvers._summary import summary, table
 
 
 class BackwardStats(NamedTuple):
@@ -23,6 +24,16 @@ class BackwardStats(NamedTuple):
     steps: PerSample
     residual: PerSample
     status: PerSample
+
+    def summary(self) -> str:
+        """How the samples' backward solves did, in a sentence; shapes inside of a transform."""
+        return summary(self.steps, self.residual, self.status)
+
+    def __repr__(self) -> str:
+        return f"BackwardStats({self.summary()})"
+
+    def _repr_html_(self) -> str:
+        return table({"backward": self.summary()})
 
 
 def backward_probe(batch: int) -> BackwardStats:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from deqjax._types import PerSample, State
+from deqjax.solvers._summary import describe, summary, table
 
 
 class _ReadsOne(enum.EnumMeta):
@@ -90,6 +91,24 @@ class Stats(NamedTuple):
     evaluations: jax.Array
     trace: jax.Array | None
 
+    def summary(self) -> str:
+        """How the samples did, in a sentence; shapes where the numbers are not known yet.
+
+        Examples:
+            >>> import jax.numpy as jnp
+            >>> from deqjax.solvers import picard
+            >>> solution = picard(lambda z: 0.5 * z, jnp.zeros((2, 3)), tol=0.1, max_steps=9)
+            >>> print(solution.stats.summary())
+            2 samples: all converged, 0 steps (at most 0), residual at most 0.0e+00
+        """
+        return summary(self.steps, self.residual, self.status)
+
+    def __repr__(self) -> str:
+        return f"Stats({self.summary()})"
+
+    def _repr_html_(self) -> str:
+        return table({"stats": self.summary()})
+
 
 class Solution(NamedTuple):
     """A fixed point and how it was found.
@@ -109,3 +128,15 @@ class Solution(NamedTuple):
     stats: Stats
     trajectory: State | None = None
     memory: Any = None
+
+    def __repr__(self) -> str:
+        return f"Solution({'; '.join(f'{name}: {text}' for name, text in self._rows().items())})"
+
+    def _repr_html_(self) -> str:
+        return table(self._rows())
+
+    def _rows(self) -> dict[str, str]:
+        """Each field that is there, in words."""
+        told = {"stats": self.stats.summary()} if isinstance(self.stats, Stats) else {}
+        fields = {name: value for name, value in self._asdict().items() if value is not None}
+        return told | {n: describe(value) for n, value in fields.items() if n not in told}
