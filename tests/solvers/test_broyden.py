@@ -293,3 +293,21 @@ def test_the_loop_differentiates():
 def test_a_wrong_rank_is_refused():
     with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
         broyden(identity, jnp.ones((2, 3)), tol=1e-3, max_steps=3, rank=0)
+
+
+def test_the_line_search_halves_a_step_to_where_f_has_no_value():
+    # from 3 the full step leads to -8, where the logarithm is NaN
+    solution = solve(lambda z: z - 10 * jnp.log(z), jnp.full((2, 2), 3.0), line_search=True)
+    assert (solution.stats.status == Status.CONVERGED).all()
+    np.testing.assert_allclose(solution.value, 1, rtol=1e-3)
+
+
+@pytest.mark.parametrize("start", [-1.0, 3.0])
+def test_a_search_without_any_finite_trial_is_diverged(start):
+    # f has a value at 3 alone, or nowhere
+    solution = solve(
+        lambda z: jnp.where(z == 3, 4.0, jnp.nan), jnp.full((1, 1), start), line_search=True
+    )
+    assert solution.stats.status[0] == Status.DIVERGED
+    np.testing.assert_array_equal(solution.value, start)
+    assert np.isinf(solution.stats.residual[0]) == (start == -1)

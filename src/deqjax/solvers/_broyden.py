@@ -8,9 +8,11 @@ from jax import lax
 
 from deqjax import _tree
 from deqjax._types import Map, PerSample, Scalar, State
+from deqjax.solvers._forgiving import measure_forgiving, report_truly
 from deqjax.solvers._history import inner_products
 from deqjax.solvers._loop import LoopOptions, Pass, iterate
 from deqjax.solvers._low_rank import LowRankInverse, identity_inverse, invert, store_each
+from deqjax.solvers._residual import measure
 from deqjax.solvers._solution import Solution
 from deqjax.solvers._validate import check_count
 
@@ -67,10 +69,11 @@ def broyden(
     whose z does not change learns nothing.
 
     ``line_search`` demands ||g(z_k + t p)|| <= (1 - 1e-4 t) ||g_k|| of a step p = H_k g_k, halving
-    t up to five times (Armijo's rule; the shortest step is taken in any case). f is evaluated once
-    a pass whether or not a sample backtracks, so each backtrack counts as one step and samples
-    proceed at their own pace. It helps where full steps run away. Where they do not, Broyden's
-    method lets the residual rise on its way, and the search costs two to ten times the steps.
+    t up to five times (Armijo's rule; the shortest step is taken in any case). A trial point where
+    f is not finite is halved likewise. f is evaluated once a pass whether or not a sample
+    backtracks, so each backtrack counts as one step and samples proceed at their own pace. It helps
+    where full steps run away. Where they do not, Broyden's method lets the residual rise on its
+    way, and the search costs two to ten times the steps.
 
     Memory: 2 rank + 4 times |z|. Cost per step: one evaluation of f, about 4 rank |z|
     multiply-adds and the inversion of a rank x rank matrix. For linear f of n dimensions with
@@ -140,7 +143,18 @@ def broyden(
             return search(memory, z, fz, seen)
         return advance(memory, z, fz, seen.change)
 
-    solution, memory = iterate(f, z0, init=init, step=step, tol=tol, max_steps=max_steps, **options)
+    solution, memory = iterate(
+        f,
+        z0,
+        init=init,
+        step=step,
+        tol=tol,
+        max_steps=max_steps,
+        measure=measure_forgiving if line_search else measure,
+        **options,
+    )
+    if line_search:
+        solution = solution._replace(stats=report_truly(solution.stats))
     return solution._replace(memory=memory.estimate.inverse) if keep_memory else solution
 
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 from deqjax import _tree
 from deqjax._types import Map, PerSample, Scalar, State
+from deqjax.solvers._forgiving import largest_number, measure_forgiving, report_truly
 from deqjax.solvers._krylov import LinearSolution, solve_linear
 from deqjax.solvers._loop import LoopOptions, Pass, iterate
-from deqjax.solvers._residual import Measured, Norm, Stop, measure
-from deqjax.solvers._solution import Solution, Stats, Status
+from deqjax.solvers._solution import Solution
 from deqjax.solvers._validate import check_count, check_not_negative
 
 # the share of the predicted decrease of ||g|| that a step must keep (Kelley 1995, section 8.1)
@@ -150,10 +150,12 @@ def newton_krylov(
         step=step,
         tol=tol,
         max_steps=max_steps,
-        measure=_forgiving_measure,
+        measure=measure_forgiving,
         **options,
     )
-    return solution._replace(stats=_report(solution.stats, search.products))
+    stats = report_truly(solution.stats)
+    evaluations = stats.evaluations + search.products
+    return solution._replace(stats=stats._replace(evaluations=evaluations))
 
 
 def _judge(
@@ -167,7 +169,7 @@ def _judge(
     """Whether each sample accepts its trial point, and the search with that as its base."""
     norm, damped = seen.change, memory.damped > 0
     decreased = norm <= (1 - _SUFFICIENT * memory.length) * memory.norm
-    accepted = (norm < _most(norm)) & (decreased | damped)
+    accepted = (norm < largest_number(norm)) & (decreased | damped)
     forcing = _forcing(memory, norm, seen.residual, goal, jnp.asarray(inner_tol, norm.dtype))
     return accepted, memory._replace(
         base=_tree.select(accepted, z, memory.base),
@@ -219,39 +221,5 @@ def _forcing(
     return jnp.where(jnp.isinf(memory.norm), largest, limited)
 
 
-def _forgiving_measure(z: State, fz: State, stop: Stop, norm: Norm) -> Measured:
-    """What the loop measures; huge where that is not finite at a z that is a number.
-
-    The loop gives up a sample whose residual is not finite: here one that proposed NaN itself. A
-    trial point where f is not finite is for the search to reject.
-    """
-    seen = measure(z, fz, stop, norm)
-    most = _most(seen.residual)
-    rejected = ~jnp.isfinite(seen.residual) & ~jnp.isnan(_tree.largest(z))
-    return Measured(*(jnp.where(rejected, most, jnp.minimum(x, most / 2)) for x in seen))
-
-
-def _most(values: jax.Array) -> float:
-    return float(jnp.finfo(values.dtype).max)
-
-
 def _spoil(mask: PerSample, z: State) -> State:
     return jax.tree.map(lambda x: jnp.where(_tree.per_sample(mask, x), jnp.nan, x), z)
-
-
-def _report(stats: Stats, products: jax.Array) -> Stats:
-    """Undo what `_forgiving_residual` told the loop, and count the products."""
-    largest = _most(stats.residual)
-    residual = jnp.where(stats.residual < largest, stats.residual, jnp.inf)
-    trace = stats.trace
-    if trace is not None:
-        trace = jnp.where(trace == largest, jnp.inf, trace)
-    diverged = stats.status == Status.DIVERGED
-    return Stats(
-        # the NaN that gives a sample up is no step
-        steps=jnp.maximum(stats.steps - diverged.astype(jnp.int32), 0),
-        residual=residual,
-        status=jnp.where(jnp.isinf(residual), int(Status.DIVERGED), stats.status),
-        evaluations=stats.evaluations + products,
-        trace=trace,
-    )
