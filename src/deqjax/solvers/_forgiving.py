@@ -1,4 +1,4 @@
-"""Measuring for methods that take trial steps: f may have no value at a point they can go back from.
+"""Measuring for methods that take trial steps, and can go back from where f has no value.
 
 The loop gives up a sample whose residual is not finite. For a search that is a trial to reject,
 so it is told a huge residual instead; where it knows no way back it proposes NaN, and is given up.
