@@ -11,9 +11,10 @@ from deqjax import _tree
 from deqjax._hoist import hoist
 from deqjax._types import PerSample, Scalar, State
 from deqjax.adjoints._adjoint_state import ByAdjointState, Transpose, rescale
+from deqjax.adjoints._both_modes import BothModes
 from deqjax.adjoints._pattern import Adjoint, Kept, WithBackward
 from deqjax.adjoints._probe import BackwardStats
-from deqjax.solvers import Solution, Status, anderson
+from deqjax.solvers import Solution, Stats, Status, anderson
 from deqjax.solvers._validate import check_count, check_not_negative
 
 
@@ -25,6 +26,7 @@ def implicit(
     acceptable: Scalar | None = None,
     fallback: Literal["jacobian_free"] | None = None,
     on_failure: Literal["bound", "keep", "nan"] = "bound",
+    forward_mode: bool = False,
 ) -> Adjoint:
     """Gradients by the implicit function theorem, at memory independent of the number of steps.
 
@@ -54,6 +56,11 @@ def implicit(
         on_failure: "bound" shortens w of a failed sample as above, "keep" leaves it as it is, "nan"
             makes it NaN, and with it the gradient of parameters that it shares, so that no step can
             be taken with it unnoticed.
+
+        forward_mode: let `jax.jvp`, `jax.jacfwd`, `jax.hessian` and Jacobian-vector products of a
+            gradient pass too, and solvers that linearize f, such as `newton_krylov` around an f
+            with a fixed point of its own inside. The tangent of z* solves dz = J dz + (df/da) da by
+            the same solver, and transposes to the system above. It fills no probe.
 
     Returns:
         A rule for ``fixed_point(..., adjoint=...)``.
@@ -88,7 +95,10 @@ def implicit(
             "fallback='jacobian_free' leaves no failed sample for on_failure='nan': choose one."
         )
 
-    rule = _Solve(solver, fallback, on_failure)
+    policy = _Policy(fallback, on_failure)
+    if forward_mode:
+        return BothModes(solver, policy, (tol, max_steps, acceptable))
+    rule = _Solve(solver, policy)
     return WithBackward(ByAdjointState(rule), controls=(tol, max_steps, acceptable))
 
 
@@ -97,8 +107,7 @@ class _Solve:
     """The adjoint state by a solver, and what becomes of a sample where that fails."""
 
     solver: Callable[..., Solution]
-    fallback: str | None
-    on_failure: str
+    policy: "_Policy"
 
     def __call__(
         self, transpose: Transpose, cotangent: State, kept: Kept
@@ -107,14 +116,27 @@ class _Solve:
         w, report = solve_adjoint_state(
             transpose, cotangent, cotangent, solver=self.solver, tol=tol, max_steps=max_steps
         )
+        return self.policy(w, cotangent, report, acceptable), report
+
+
+@dataclasses.dataclass(frozen=True)
+class _Policy:
+    """What becomes of w where the solve of w = A w + v failed."""
+
+    fallback: str | None
+    on_failure: str
+
+    def __call__(
+        self, w: State, v: State, report: BackwardStats | Stats, acceptable: Scalar
+    ) -> State:
         failed = (report.status == Status.DIVERGED) | ~(report.residual <= acceptable)
         if self.fallback:
-            w = _tree.select(failed, cotangent, w)
+            w = _tree.select(failed, v, w)
         elif self.on_failure == "nan":
             w = _tree.scale(jnp.where(failed, jnp.nan, 1), w)
         elif self.on_failure == "bound":
-            w = rescale(w, jnp.where(failed, _shortening(w, cotangent, report.residual), 1))
-        return w, report
+            w = rescale(w, jnp.where(failed, _shortening(w, v, report.residual), 1))
+        return w
 
 
 def _shortening(w: State, cotangent: State, residual: PerSample) -> PerSample:

@@ -109,6 +109,22 @@ def _keep_memory(
     return solution
 
 
+def split_operands(
+    operands: Operands,
+) -> tuple[Continuous, list[Any], Callable[[Continuous, list[Any]], Operands]]:
+    """The floating-point operands, the others, and what joins two such lists again."""
+    leaves, structure = jax.tree.flatten(operands)
+    smooth = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves]
+
+    def join(continuous: Continuous, discrete: list[Any]) -> Operands:
+        values = {True: iter(continuous), False: iter(discrete)}
+        return jax.tree.unflatten(structure, [next(values[kind]) for kind in smooth])
+
+    continuous = [leaf for leaf, kind in zip(leaves, smooth, strict=True) if kind]
+    discrete = [leaf for leaf, kind in zip(leaves, smooth, strict=True) if not kind]
+    return continuous, discrete, join
+
+
 def check_solution(solution: Any, solver: Callable[..., Any]) -> Solution:
     """Return what a solver returned, or raise a TypeError if that is no Solution."""
     if not isinstance(solution, Solution):
@@ -130,12 +146,10 @@ def _solve(
     controls: Any,
     probe: BackwardStats | None,
 ) -> Solution:
-    leaves, structure = jax.tree.flatten(operands)
-    smooth = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves]
+    continuous, discrete, join = split_operands(operands)
 
     def evaluate(z: State, continuous: Continuous, discrete: list[Any]) -> State:
-        values = {True: iter(continuous), False: iter(discrete)}
-        return f(z, jax.tree.unflatten(structure, [next(values[kind]) for kind in smooth]))
+        return f(z, join(continuous, discrete))
 
     @jax.custom_vjp
     def solve(
@@ -162,8 +176,6 @@ def _solve(
         return pulled.z0, pulled.operands, None, None, None, probe
 
     solve.defvjp(remember, pull_back)
-    continuous = [leaf for leaf, kind in zip(leaves, smooth, strict=True) if kind]
-    discrete = [leaf for leaf, kind in zip(leaves, smooth, strict=True) if not kind]
     controls = jax.tree.map(jnp.asarray, controls)
     solution: Solution = solve(z0, continuous, discrete, limits, controls, probe)
     return solution._replace(stats=lax.stop_gradient(solution.stats), memory=None)

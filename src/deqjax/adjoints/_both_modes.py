@@ -1,0 +1,120 @@
+"""Implicit differentiation in forward and in reverse mode, of any order."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from deqjax import _tree
+from deqjax._flatten import ravel, unravel
+from deqjax._hoist import PureMap
+from deqjax._types import Operands, Scalar, State
+from deqjax.adjoints._pattern import check_solution, split_operands
+from deqjax.adjoints._probe import BackwardStats
+from deqjax.solvers import Solution, Stats
+
+Settle = Callable[[State, State, Stats, Any], State]
+"""``settle(w, right, stats, acceptable)``: what becomes of w where its solve failed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BothModes:
+    """A `custom_jvp` whose tangent is the solution of a linear system, which transposes.
+
+    With J = df/dz at z* and a tangent t of the operands, the tangent of z* solves
+    dz = J dz + (df/da) t. As a `lax.custom_linear_solve` it is linear in t: its transpose is the
+    adjoint system w = J^T w + v, and its own derivatives are linear systems again.
+    """
+
+    solver: Callable[..., Solution]
+    settle: Settle
+    controls: tuple[Scalar, Scalar, Scalar]  # tol, max_steps and acceptable of the linear solves
+
+    def __call__(
+        self,
+        f: PureMap,
+        z0: State,
+        operands: Operands,
+        *,
+        solver: Callable[..., Solution],
+        tol: Scalar,
+        max_steps: Scalar,
+        probe: BackwardStats | None,
+    ) -> Solution:
+        """Return the solution, differentiable in the operands."""
+        if probe is not None:
+            raise ValueError(
+                "implicit(forward_mode=True) has no backward pass that could fill a probe: leave "
+                "probe out, or use implicit()."
+            )
+        continuous, discrete, join = split_operands(operands)
+
+        def evaluate(z: State, continuous: Any, discrete: Any) -> State:
+            return f(z, join(continuous, discrete))
+
+        @jax.custom_jvp
+        def solve(
+            z0: State, continuous: Any, discrete: Any, limits: Any, controls: Any
+        ) -> Solution:
+            del controls  # for the tangents
+            tol, max_steps = limits
+            found = solver(
+                lambda z: evaluate(z, continuous, discrete), z0, tol=tol, max_steps=max_steps
+            )
+            return check_solution(found, solver)._replace(memory=None)
+
+        @solve.defjvp
+        def push(primals: Any, tangents: Any) -> tuple[Solution, Solution]:
+            solution = solve(*primals)
+            _, continuous, discrete, _, controls = primals
+
+            def tangent_at(point: State) -> State:
+                _, right = jax.jvp(
+                    lambda a: evaluate(point, a, discrete), (continuous,), (tangents[1],)
+                )
+                _, product = jax.linearize(lambda z: evaluate(z, continuous, discrete), point)
+                return self._solve_linear(product, right, controls)
+
+            rows = solution.trajectory
+            if rows is not None:
+                rows = lax.map(tangent_at, rows)
+            zeros = jax.tree.map(_zero_tangent, solution)
+            return solution, zeros._replace(value=tangent_at(solution.value), trajectory=rows)
+
+        limits = (jnp.asarray(tol, _tree.accumulation_dtype(z0)), jnp.asarray(max_steps, jnp.int32))
+        controls = jax.tree.map(jnp.asarray, self.controls)
+        solution: Solution = solve(z0, continuous, discrete, limits, controls)
+        return solution._replace(stats=lax.stop_gradient(solution.stats))
+
+    def _solve_linear(
+        self, product: Callable[[State], State], right: State, controls: Any
+    ) -> State:
+        """X = J x + b, for the product with J; differentiable and transposable."""
+        tol, max_steps, acceptable = controls
+        dtype = _tree.accumulation_dtype(right)
+
+        # one array: a leaf that no operand reaches would be no linear input, and not transpose
+        def difference(x: jax.Array) -> jax.Array:
+            return x - ravel(product(unravel(x, right)), dtype)
+
+        def solve(difference: Callable[[jax.Array], jax.Array], right: jax.Array) -> jax.Array:
+            found = self.solver(
+                lambda x: x - difference(x) + right, right, tol=tol, max_steps=max_steps
+            )
+            settled: jax.Array = self.settle(found.value, right, found.stats, acceptable)
+            return settled
+
+        found = lax.custom_linear_solve(
+            difference, ravel(right, dtype), solve, transpose_solve=solve
+        )
+        return unravel(found, right)
+
+
+def _zero_tangent(leaf: jax.Array) -> Any:
+    if jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return jnp.zeros_like(leaf)
+    return np.zeros(leaf.shape, jax.dtypes.float0)
