@@ -138,7 +138,7 @@ RAISED = {
     "max_steps 0": partial(solve, max_steps=0),
     "max_steps 2.5": partial(solve, max_steps=2.5),
     "tol negative": partial(solve, tol=-1e-3),
-    "tol array": partial(solve, tol=jnp.ones(3)),
+    "tol array": partial(solve, tol=jnp.ones(7)),
     "traced max_steps": lambda: jax.jit(
         lambda n: solve(adjoint=dq.adjoints.unrolled(), max_steps=n)
     )(3),
