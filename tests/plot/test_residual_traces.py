@@ -111,3 +111,15 @@ def test_nothing_to_draw_is_said(trace):
 def test_solves_that_never_began_are_drawn():
     stats = picard(lambda z: z * jnp.nan, jnp.ones((2, 3)), tol=1e-4, max_steps=9, trace=10).stats
     assert rendered(plot.residual_traces({"Picard": stats}, tol=1e-4))
+
+
+def test_a_solution_is_drawn_as_its_stats():
+    solution = picard(lambda z: 0.5 * z + 1, jnp.zeros((2, 1)), tol=1e-3, max_steps=20, trace=21)
+    for one, other in zip(line(solution), line(solution.stats), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_solve_without_its_name_is_refused():
+    solution = picard(lambda z: 0.5 * z + 1, jnp.zeros((2, 1)), tol=1e-3, max_steps=20, trace=21)
+    with pytest.raises(TypeError, match="traces is a Solution: give solves by name"):
+        plot.residual_traces(solution)

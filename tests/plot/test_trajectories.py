@@ -4,6 +4,7 @@ import pytest
 from drawn import is_cut_off, legend, rendered
 
 from deqjax import plot
+from deqjax.solvers import picard
 
 STARTS = np.array([[4.0, 0.0, 0.0], [0.0, 2.0, 0.0], [-4.0, -2.0, 0.0]])
 PATHS = np.stack([STARTS * 0.5**step for step in range(5)])
@@ -66,3 +67,21 @@ def test_more_features_than_states_make_the_same_picture():
 def test_what_has_no_picture_is_refused(states, sentence):
     with pytest.raises(ValueError, match=sentence):
         plot.trajectories(states)
+
+
+def test_a_solution_is_drawn_by_its_trajectory():
+    solution = picard(
+        lambda z: 0.5 * z + 1, jnp.zeros((2, 3)), tol=0.0, max_steps=4, trajectory=(1, 2, 4)
+    )
+    for one, other in zip(
+        plot.trajectories(solution).axes[0].lines,
+        plot.trajectories(solution.trajectory).axes[0].lines,
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one.get_xydata(), other.get_xydata())
+
+
+def test_a_solution_without_a_trajectory_is_refused():
+    solution = picard(lambda z: 0.5 * z + 1, jnp.zeros((2, 3)), tol=0.1, max_steps=4)
+    with pytest.raises(ValueError, match="the solution has no trajectory: give its solver"):
+        plot.trajectories(solution)

@@ -229,6 +229,10 @@ def test_rows_that_only_fill_a_batch_count_in_no_statistic():
     limits = SolveLimits(1e-3, 4)
     radii = found.steps.radius(weights, filled, None, limits, jax.random.key(0))
     assert radii.shape == (4,)
+    # printed, a run is a few words, not its arrays
+    assert repr(found).startswith(f"Run(run: {found.config.name} (VisionConfig); step: 0 of ")
+    assert len(repr(found)) < 200
+    assert "<table>" in found._repr_html_()
 
 
 # runs

@@ -1,6 +1,7 @@
 """How good each rule's gradient is, against an unrolled one in float64."""
 
 import functools
+import html
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -107,6 +108,12 @@ class GradientCheck:
             f"{self.truth_residual:.1e}, adjoint residual {self.truth_adjoint_residual:.1e}"
         )
         return f"{aligned(table)}\n{known}"
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def default_rules() -> dict[str, RuleEntry]:

@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from deqjax.plot._style import draw_level, finish, line_style, logarithmic, new_figure
-from deqjax.solvers import Stats, Status
+from deqjax.solvers import Solution, Stats, Status
 
 
 def residual_traces(
-    traces: Mapping[str, Stats | ArrayLike],
+    traces: Mapping[str, Solution | Stats | ArrayLike],
     *,
     tol: float | None = None,
     title: str = "",
@@ -33,16 +33,22 @@ def residual_traces(
         >>> figure = plot.residual_traces({"Picard": found.stats}, tol=1e-3)
 
     Args:
-        traces: label -> [`deqjax.Stats`][] of a solver that was called with ``trace=max_steps + 1``
-            (fewer rows show the beginning), or a trace alone, (rows, batch), whose lines are the
-            medians of the values in each row that are not NaN.
+        traces: label -> [`deqjax.Solution`][], or its stats, of a solver that was called with
+            ``trace=max_steps + 1`` (fewer rows show the beginning), or a trace alone, (rows,
+            batch), whose lines are the medians of the values in each row that are not NaN.
         tol: drawn as a dashed line.
         title: stands above the panel.
         ylabel: for solves with ``stop="absolute"``, whose residual is not relative.
 
     Raises:
+        TypeError: a single solve, without its label.
         ValueError: a solve without a trace, or a trace of another shape.
     """
+    if not isinstance(traces, Mapping):
+        raise TypeError(
+            f"traces is a {type(traces).__name__}: give solves by name, as in "
+            'residual_traces({"Anderson": solution}).'
+        )
     figure = new_figure(7.5, 4.5, title)
     axes = figure.subplots()
     for index, (label, trace) in enumerate(traces.items()):
@@ -78,8 +84,10 @@ def _draw(axes: Axes, values: np.ndarray, index: int, label: str) -> None:
         axes.fill_between(rows, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _values(label: str, trace: Stats | ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _values(label: str, trace: Solution | Stats | ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """The residuals, (rows, batch), infinite after a sample has diverged; and who diverged."""
+    if isinstance(trace, Solution):
+        trace = trace.stats
     stats = trace if isinstance(trace, Stats) else None
     found = stats.trace if stats is not None else trace
     if found is None:

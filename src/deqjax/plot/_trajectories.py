@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from deqjax._types import State
 from deqjax.plot._style import finish, line_style, new_figure
+from deqjax.solvers import Solution
 
 
 def trajectories(states: State, *, title: str = "") -> Figure:
@@ -25,13 +26,20 @@ def trajectories(states: State, *, title: str = "") -> Figure:
 
     Args:
         states: leaves (steps, batch, ...), such as ``solution.trajectory`` with the start before
-            it.
+            it; or a [`deqjax.Solution`][], whose trajectory is drawn.
         title: stands above the panel.
 
     Raises:
-        ValueError: fewer than two steps, leaves that differ in steps or batch, fewer than two
-            features, or a state that is not finite.
+        ValueError: a solution without a trajectory, fewer than two steps, leaves that differ in
+            steps or batch, fewer than two features, or a state that is not finite.
     """
+    if isinstance(states, Solution):
+        if states.trajectory is None:
+            raise ValueError(
+                "the solution has no trajectory: give its solver the steps to keep, as in "
+                "partial(anderson, trajectory=(1, 2, 3))."
+            )
+        states = states.trajectory
     points = _points(states)
     steps, batch, features = points.shape
     flat = points.reshape(-1, features)

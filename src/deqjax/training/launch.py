@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 
+from deqjax.solvers._summary import table
 from deqjax.training.checkpoint import Checkpoints
 from deqjax.training.config import RESUMABLE_CHANGES, ConfigError, RunConfig, check
 from deqjax.training.interrupts import StopRequest
@@ -28,6 +29,9 @@ from deqjax.training.workdir import (
     read_config,
     saved_steps,
 )
+
+# scores that a printed outcome names, where the run has them; its metrics hold all
+_TOLD = ("loss", "bits_per_byte", "perplexity", "top1", "mean_iou", "forward_converged")
 
 
 class Outcome(NamedTuple):
@@ -52,6 +56,24 @@ class Outcome(NamedTuple):
     stopped_by: signal.Signals | None
     state_hash: str | None = None
     rescued: Path | None = None
+
+    def _rows(self) -> dict[str, str]:
+        ended = "finished" if self.stopped_by is None else f"stopped by {self.stopped_by.name}"
+        told = {
+            "run": f"{ended} at step {self.step} after {self.seconds:.0f} s",
+            "parameters": f"{self.parameters:,}",
+        }
+        for name, value in (self.metrics or {}).items():
+            if name in _TOLD:
+                told[name] = f"{value:.4g}"
+        rescued = {} if self.rescued is None else {"last state rescued to": str(self.rescued)}
+        return told | {"folder": str(self.workdir.path)} | rescued
+
+    def __repr__(self) -> str:
+        return f"Outcome({'; '.join(f'{name}: {text}' for name, text in self._rows().items())})"
+
+    def _repr_html_(self) -> str:
+        return table(self._rows())
 
 
 def train(

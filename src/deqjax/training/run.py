@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from deqjax.models import SegmentMemory
+from deqjax.solvers._summary import table
 from deqjax.training import language, parallel, vision
 from deqjax.training.config import RunConfig
 from deqjax.training.language_config import TrainConfig
@@ -44,6 +45,23 @@ class Run(NamedTuple):
         """
         weights = jax.device_put(self.state.evaluated)
         return self.steps.problem.architecture.build(weights, train=False)
+
+    def _rows(self) -> dict[str, str]:
+        # statistics of batches are no parameters, but live with them
+        weights = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.state.weights))
+        devices = self.steps.devices
+        return {
+            "run": f"{self.config.name} ({type(self.config).__name__})",
+            "step": f"{int(self.state.step)} of {self.config.steps}",
+            "weights": f"{weights:,} numbers",
+            "devices": f"{devices} of this process",
+        }
+
+    def __repr__(self) -> str:
+        return f"Run({'; '.join(f'{name}: {text}' for name, text in self._rows().items())})"
+
+    def _repr_html_(self) -> str:
+        return table(self._rows())
 
 
 def build(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> Run:
