@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from deqjax._types import PerSample, State
 
@@ -55,26 +56,32 @@ def total(tree: Any) -> jax.Array:
 def norm(a: State) -> PerSample:
     """Euclidean norm of each sample's state over all leaves; (batch,).
 
-    Squares of numbers beyond 1e-19 and 1e19 are none that float32 holds. So the sum is formed
-    twice, of the state enlarged and of the state reduced by a power of two, and the one that holds
-    is taken: right from 1e-30 to 1e30 in float32, and where both do, rounded as the plain sum is.
+    Squares of numbers beyond 1e-19 and 1e19 are none that float32 holds, so they are taken of the
+    state over its scale: right wherever the norm itself is a number, and rounded as the plain sum.
     """
-    info = jnp.finfo(accumulation_dtype(a))
-    half = 2.0 ** (info.maxexp // 3)  # about 1e13 in float32: both ranges overlap by far
-    enlarged, reduced = _squares(a, half), _squares(a, 1 / half)
-    holds = enlarged < 2.0 ** (info.maxexp - info.maxexp // 4)  # false for NaN and infinity
-    return jnp.where(holds, jnp.sqrt(enlarged) / half, jnp.sqrt(reduced) * half)
+    return norm_at(power_of_two(largest(a)), a)
 
 
-def _squares(a: State, factor: float) -> PerSample:
-    """Sum of the squares of factor times each sample's numbers; (batch,)."""
-    dtype = accumulation_dtype(a)
+def norm_at(scale: PerSample, a: State) -> PerSample:
+    """The norm of a state of about this scale, a power of two; (batch,)."""
+    inverse, dtype = 1 / scale, accumulation_dtype(a)
 
     def leaf_squares(x: jax.Array) -> PerSample:
-        scaled = flat(x).astype(dtype) * jnp.asarray(factor, dtype)
-        return jnp.sum(scaled * scaled, axis=1)
+        return jnp.sum((flat(x).astype(dtype) * inverse[:, None]) ** 2, axis=1)
 
-    return total(jax.tree.map(leaf_squares, a))
+    return scale * jnp.sqrt(total(jax.tree.map(leaf_squares, a)))
+
+
+def power_of_two(peak: PerSample) -> PerSample:
+    """The power of two next to each number, so that rescaling by it rounds nothing; (batch,).
+
+    One where the number is zero or not finite. Its reciprocal is a number, too.
+    """
+    info = jnp.finfo(peak.dtype)
+    usual = (peak > 0) & jnp.isfinite(peak)
+    bounded = jnp.clip(jnp.where(usual, peak, 1), 4 * info.tiny, info.max / 4)
+    scale: PerSample = lax.reduce_precision(bounded, exponent_bits=info.nexp, mantissa_bits=0)
+    return scale
 
 
 def largest(a: State) -> PerSample:

@@ -76,17 +76,12 @@ def _measured(steps: PerSample, w: State, image: State) -> BackwardStats:
 
 
 def _cotangent_scale(cotangent: State) -> PerSample:
-    """Power of two next to each sample's largest magnitude, so that rescaling rounds nothing.
+    """Power of two next to each sample's largest magnitude.
 
-    The mean over a large batch with loss scaling undone can leave cotangents near 1e-30, whose
-    squares vanish in float32. A zero or non-finite sample keeps scale 1: the solve reports it.
+    The mean over a large batch with loss scaling undone can leave cotangents near 1e-30. A zero or
+    non-finite sample keeps scale 1: the solve reports it.
     """
-    peak = lax.stop_gradient(_tree.largest(cotangent))
-    info = jnp.finfo(peak.dtype)
-    usual = (peak > 0) & jnp.isfinite(peak)
-    bounded = jnp.clip(jnp.where(usual, peak, 1), 4 * info.tiny, info.max / 4)
-    scale: PerSample = lax.reduce_precision(bounded, exponent_bits=info.nexp, mantissa_bits=0)
-    return scale
+    return _tree.power_of_two(lax.stop_gradient(_tree.largest(cotangent)))
 
 
 def rescale(state: State, values: PerSample) -> State:

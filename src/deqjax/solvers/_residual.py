@@ -39,7 +39,10 @@ def measure(z: State, fz: State, stop: Stop = "relative", norm: Norm = "state") 
     """
     z, fz = lax.stop_gradient((z, fz))
     difference = _tree.subtract(fz, z)
-    change, size = _tree.norm(difference), _tree.norm(fz)
+    # one scale for both norms, so that one pass over the states finds it
+    peaks = jax.tree.map(lambda x, y: jnp.maximum(jnp.abs(x), jnp.abs(y)), z, fz)
+    scale = _tree.power_of_two(_tree.largest(peaks))
+    change, size = _tree.norm_at(scale, difference), _tree.norm_at(scale, fz)
     if norm == "leaf":
         lengths = zip(_leaf_norms(difference), _leaf_norms(fz), strict=True)
         residual = functools.reduce(jnp.maximum, [_compared(*each, stop) for each in lengths])
