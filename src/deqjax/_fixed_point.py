@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from deqjax import _tree
+from deqjax import _eager, _tree
 from deqjax._determinism import check_deterministic
 from deqjax._hoist import hoist
 from deqjax._manual_axes import vary_like_result
@@ -85,4 +85,6 @@ def fixed_point(
     if debug:
         check_deterministic(f, z0, args)
     rule = implicit() if adjoint is None else adjoint
-    return rule(pure, z0, operands, solver=solver, tol=tol, max_steps=max_steps, probe=probe)
+    return _eager.solve(
+        rule, pure, z0, operands, solver=solver, tol=tol, max_steps=max_steps, probe=probe
+    )

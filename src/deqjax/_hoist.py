@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import jax
 
+from deqjax._fingerprint import Key, of_jaxpr
 from deqjax._types import Map, Operands, State
 from deqjax.solvers._validate import check_map
 
@@ -12,7 +13,24 @@ PureMap: TypeAlias = Callable[[State, Operands], State]
 """``f(z, operands) -> z'``, closing over no array."""
 
 
-def hoist(f: Map, z0: State, args: tuple[Any, ...]) -> tuple[PureMap, Operands]:
+class Traced:
+    """A map as it was traced: ``f(z, operands) -> z'``, closing over no array."""
+
+    def __init__(self, jaxpr: Any, structure: Any) -> None:
+        self.jaxpr = jaxpr
+        self.structure = structure  # of a state
+
+    def __call__(self, z: State, operands: Operands) -> State:
+        constants, leaves = operands
+        outputs = jax.core.eval_jaxpr(self.jaxpr, constants, *jax.tree.leaves(z), *leaves)
+        return jax.tree.unflatten(self.structure, outputs)
+
+    def key(self) -> Key:
+        """Equal for maps that do the same, traced from the same code or from another."""
+        return of_jaxpr(self.jaxpr), self.structure
+
+
+def hoist(f: Map, z0: State, args: tuple[Any, ...]) -> tuple[Traced, Operands]:
     """Trace f once and lift every array that it closes over into its operands.
 
     A `custom_vjp` rule neither sees nor differentiates what its function closes over, so parameters
@@ -25,15 +43,9 @@ def hoist(f: Map, z0: State, args: tuple[Any, ...]) -> tuple[PureMap, Operands]:
     Raises:
         ValueError, TypeError: f changes the structure, a shape or a dtype of z.
     """
-    closed, result = jax.make_jaxpr(f, return_shape=True)(z0, *args)
+    # a function of its own: JAX would not trace f again after a global that it reads has changed
+    closed, result = jax.make_jaxpr(lambda z, *args: f(z, *args), return_shape=True)(z0, *args)
     check_map(result, z0)
-    structure, constants = jax.tree.structure(z0), list(closed.consts)
     # without the arrays, which it would keep alive: they go in as operands (JAX 0.12 attaches them)
     jaxpr = closed.jaxpr.replace(constvars=closed.jaxpr.constvars)
-
-    def pure(z: State, operands: Operands) -> State:
-        constants, leaves = operands
-        outputs = jax.core.eval_jaxpr(jaxpr, constants, *jax.tree.leaves(z), *leaves)
-        return jax.tree.unflatten(structure, outputs)
-
-    return pure, (constants, jax.tree.leaves(args))
+    return Traced(jaxpr, jax.tree.structure(z0)), (list(closed.consts), jax.tree.leaves(args))
