@@ -14,10 +14,10 @@ ROOT = Path(deqjax.__file__).parent
 
 # From low to high; a module may import from its own layer and from those before it.
 CORE = (
-    ("_types", "_tree", "_manual_axes", "_flatten", "_arnoldi", "_hessenberg"),
+    ("_types", "_tree", "_manual_axes", "_flatten", "_fingerprint", "_arnoldi", "_hessenberg"),
     ("solvers",),
     ("_hoist", "_determinism", "adjoints"),
-    ("_slips", "_fixed_point", "jacobian"),
+    ("_slips", "_eager", "_fixed_point", "jacobian"),
     ("diagnostics",),
     ("deqjax",),  # the package's own __init__, which re-exports the core
 )

@@ -10,6 +10,7 @@ import importlib.metadata
 
 from deqjax import adjoints, solvers
 from deqjax._determinism import NotDeterministicError
+from deqjax._eager import clear_programs
 from deqjax._fixed_point import fixed_point
 from deqjax.adjoints import BackwardStats, backward_probe
 from deqjax.diagnostics import check_gradient, depth_sweep
@@ -27,6 +28,7 @@ __all__ = [
     "adjoints",
     "backward_probe",
     "check_gradient",
+    "clear_programs",
     "depth_sweep",
     "fixed_point",
     "jacobian_penalty",

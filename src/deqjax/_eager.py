@@ -71,14 +71,15 @@ def solve(
 
 def _split(rule: Any, limits: dict[str, Any], z0: State) -> tuple[Any, Any]:
     """What a program is compiled for, and the numbers that it takes at run time."""
-    if not isinstance(rule, WithBackward | BothModes):
+    if not isinstance(rule, WithBackward | BothModes):  # these two take them as arrays
         return (rule, limits), ((), {})
     limits = {
         "tol": jnp.asarray(limits["tol"], _tree.accumulation_dtype(z0)),
         "max_steps": jnp.asarray(limits["max_steps"], jnp.int32),
     }
     controls = jax.tree.map(jnp.asarray, rule.controls)
-    return (dataclasses.replace(rule, controls=()), {}), (controls, limits)
+    emptied: Any = {"controls": ()}
+    return (dataclasses.replace(rule, **emptied), {}), (controls, limits)
 
 
 def _compile(static: Any, pure: Traced, solver: Callable[..., Solution]) -> Callable[..., Solution]:

@@ -36,8 +36,8 @@ class NoFingerprintError(Exception):
     """A value that cannot be told apart from every other."""
 
 
-def of_jaxpr(jaxpr: Any) -> Key:
-    """Key of a jaxpr: its equations with their parameters, whatever its variables are called.
+def of_map(jaxpr: Any, structure: Any) -> Key:
+    """Key of a map as it was traced: its equations with all their parameters.
 
     The arrays that its ``constvars`` stand for are arguments to it and no part of the key. A
     custom derivative is compared by what it does: its rule is traced, up to second derivatives.
@@ -47,7 +47,7 @@ def of_jaxpr(jaxpr: Any) -> Key:
     """
     if jaxpr.effects:
         raise NoFingerprintError("effects, such as those of jax.debug.print")
-    return _Walk().jaxpr(jaxpr)
+    return (_equal(structure), _Walk().jaxpr(jaxpr))
 
 
 def of_settings(settings: Any) -> Key:
@@ -70,25 +70,30 @@ class _Walk:
     def value(self, value: Any) -> Key:
         """Key of any value."""
         kind = type(value)
-        if isinstance(value, core.Jaxpr | core.ClosedJaxpr):
+        if hasattr(value, "eqns"):  # open or closed
             return self.jaxpr(value)
-        if isinstance(value, tuple | list):
-            return (kind, *map(self.value, value))
         if isinstance(value, dict):
             return (kind, *((self.value(k), self.value(v)) for k, v in value.items()))
-        if isinstance(value, set | frozenset):
-            return (kind, frozenset(map(self.value, value)))
-        if isinstance(value, float):
-            return (kind, value.hex())  # 0.0 is not -0.0, and NaN is NaN
-        if isinstance(value, np.ndarray | np.generic | jax.Array):
-            return _array(value)
-        if isinstance(value, _BY_EQUALITY):
-            return (kind, value)
         if isinstance(value, functools.partial):
             return (kind, *map(self.value, (value.func, value.args, value.keywords)))
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = [getattr(value, field.name) for field in dataclasses.fields(value)]
             return (self._named(kind), *map(self.value, fields))
+        if isinstance(value, tuple | list):
+            return (kind, *map(self.value, value))
+        return self._single(value)
+
+    def _single(self, value: Any) -> Key:
+        """Key of what has no parts."""
+        kind = type(value)
+        if isinstance(value, float):
+            return (kind, value.hex())  # 0.0 is not -0.0, and NaN is NaN
+        if isinstance(value, np.ndarray | np.generic | jax.Array):
+            return _array(value)
+        if isinstance(value, set | frozenset):
+            return (kind, frozenset(map(self.value, value)))
+        if isinstance(value, _BY_EQUALITY):
+            return _equal(value)
         if callable(value):
             return self._named(value)
         return _of_jax(value)
@@ -123,7 +128,7 @@ class _Walk:
                 return ("literal", atom.aval, _array(np.asarray(atom.val)))
             return numbers[atom]
 
-        inner = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+        inner = getattr(jaxpr, "jaxpr", jaxpr)
         parts = [tuple(map(_array, captured)), bind(inner.constvars), bind(inner.invars)]
         for equation in inner.eqns:
             inputs = tuple(map(read, equation.invars))
@@ -196,21 +201,28 @@ def _count(jaxpr: Any) -> int:
 
 def _of_jax(value: Any) -> Key:
     """Types of arrays, shardings, layouts: immutable values of JAX's own."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind.__module__.partition(".")[0] not in ("jax", "jaxlib"):
         raise NoFingerprintError(f"a {kind.__name__}")
-    if kind.__eq__ is not object.__eq__:
-        return (kind, value)
-    if getattr(value, "__dict__", {}) or getattr(kind, "__slots__", ()):
-        raise NoFingerprintError(f"a {kind.__name__}, which equals itself alone")
-    return kind  # a marker without contents
+    if kind.__eq__ is object.__eq__ and not getattr(value, "__dict__", True):
+        return (kind,)  # a marker without contents
+    return _equal(value)
+
+
+def _equal(value: Any) -> Key:
+    """Key of what compares itself."""
+    try:
+        hash(value)
+    except TypeError as error:
+        raise NoFingerprintError(f"a {type(value).__name__}, which is not hashable") from error
+    return (type(value), value)
 
 
 def _array(value: Any) -> Key:
     """Key of a small array: its type, its place and its values."""
     if _too_large(value):
         raise NoFingerprintError("an array that is traced, large or no plain numbers")
-    place = (value.aval, value.sharding) if isinstance(value, jax.Array) else ()
+    place = (jax.typeof(value), value.sharding) if isinstance(value, jax.Array) else ()
     plain = np.asarray(value)
     return (type(value), plain.dtype, plain.shape, plain.tobytes(), *place)
 

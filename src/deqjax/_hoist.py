@@ -1,11 +1,12 @@
 """Turning a user's f with its closures into a pure function of arrays."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
 
-from deqjax._fingerprint import Key, of_jaxpr
+from deqjax._fingerprint import Key, of_map
 from deqjax._types import Map, Operands, State
 from deqjax.solvers._validate import check_map
 
@@ -27,7 +28,7 @@ class Traced:
 
     def key(self) -> Key:
         """Equal for maps that do the same, traced from the same code or from another."""
-        return of_jaxpr(self.jaxpr), self.structure
+        return of_map(self.jaxpr, self.structure)
 
 
 def hoist(f: Map, z0: State, args: tuple[Any, ...]) -> tuple[Traced, Operands]:
@@ -43,8 +44,9 @@ def hoist(f: Map, z0: State, args: tuple[Any, ...]) -> tuple[Traced, Operands]:
     Raises:
         ValueError, TypeError: f changes the structure, a shape or a dtype of z.
     """
-    # a function of its own: JAX would not trace f again after a global that it reads has changed
-    closed, result = jax.make_jaxpr(lambda z, *args: f(z, *args), return_shape=True)(z0, *args)
+    # a new function each time: a known one JAX would not trace again, though a global changed that
+    # it reads
+    closed, result = jax.make_jaxpr(functools.partial(f), return_shape=True)(z0, *args)
     check_map(result, z0)
     # without the arrays, which it would keep alive: they go in as operands (JAX 0.12 attaches them)
     jaxpr = closed.jaxpr.replace(constvars=closed.jaxpr.constvars)
