@@ -31,6 +31,10 @@ def fixed_point(
     Composes with jit, grad (of any order, reverse mode), vmap, pmap, shard_map and remat. ``tol``
     and ``max_steps`` are run-time values: under jit, changing them compiles nothing.
 
+    Outside of jit too, a map that was solved before compiles nothing: f is traced, and what the
+    trace shows finds the program compiled then, whatever the values of arrays, captured ones too.
+    The last 128 programs are kept ([`deqjax.clear_programs`][] forgets them); they hold no arrays.
+
     Norms are formed in float32 (float64 for float64 z) and hold from 1e-30 to 1e30. A sample whose
     *inputs* are NaN leaves values and statistics of the others untouched, but makes the gradient of
     parameters that they share NaN.

@@ -64,6 +64,7 @@ PLACEHOLDERS = {"FILE": "experiments/stdlib_lm.py", "DIR": "runs/DIR", "HOST:POR
 SCRIPT_TESTS = {
     "benchmarks/solvers.py": "test_solver_benchmark_compares_counts_and_judges",
     "benchmarks/gradients.py": "test_gradient_benchmark_covers_every_rule",
+    "benchmarks/eager.py": "test_eager_benchmark_times_calls_and_weighs_them",
     "benchmarks/kill_resume.py": "test_tiny_runs_are_valid_and_cross_checkpoints",
     "benchmarks/peer_failures.py": "test_every_case_expects_something",
     "estimate.py": "test_a_recipe_has_parameters_memory_and_arithmetic",

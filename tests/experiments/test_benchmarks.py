@@ -60,6 +60,20 @@ def test_gradient_benchmark_covers_every_rule(load, tmp_path, capsys):
     assert "cold compilation" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("compile_fast")
+def test_eager_benchmark_times_calls_and_weighs_them(load, tmp_path, capsys):
+    load("eager").main(["--quick", "--out", str(tmp_path)])
+    record = json.loads((tmp_path / "eager.json").read_text())
+    assert {"command", "date", "device", "versions"} < set(record)
+    kinds = {row["call"].split(", ")[1] for row in record["calls"]}
+    assert kinds == {"matmul", "DEQ"}
+    for row in record["calls"]:
+        assert row["first_ms"] > 0
+        assert row["later_ms"] > 0
+    assert record["memory"]["arrays_late"] <= record["memory"]["arrays_early"]
+    assert "MiB at the end" in capsys.readouterr().out
+
+
 def test_penalty_share_tells_penalized_steps_from_others(load, monkeypatch):
     module = load("penalty_share")
     real = module.train_step
