@@ -396,9 +396,9 @@ def test_memory_does_not_grow():
 
     solves(3)
     objects, arrays = solves(20)
-    more_objects, more_arrays = solves(300)
+    more_objects, more_arrays = solves(100)
     assert more_arrays <= arrays
-    assert more_objects <= objects + 100  # less than half an object a call
+    assert more_objects <= objects + 50  # less than half an object a call
 
 
 def test_the_programs_used_longest_ago_go(monkeypatch):
