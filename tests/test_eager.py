@@ -41,7 +41,7 @@ def compilations():
 
     jax.monitoring.register_event_duration_secs_listener(count)
     yield counted
-    jax.monitoring.clear_event_listeners()
+    jax.monitoring.unregister_event_duration_listener(count)
 
 
 def layer(z, weights, offset):
@@ -73,6 +73,7 @@ CALLS = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_a_second_call_compiles_nothing_and_says_what_jit_says(call, compilations):
     call(jnp.float32(0.1))
+    assert compilations
     compilations.clear()
     result = call(jnp.float32(0.3))
     assert compilations == []
@@ -408,6 +409,14 @@ def test_the_programs_used_longest_ago_go(monkeypatch):
     kept = list(_eager._programs)
     dq.fixed_point(lambda z: 0.1 * z + 1, Z0, **QUICK)
     assert set(_eager._programs) == set(kept)
+
+
+def test_forgotten_programs_are_gone():
+    gradient(0.3, **QUICK)
+    programs = [weakref.ref(program) for program in _eager._programs.values()]
+    dq.clear_programs()
+    gc.collect()
+    assert [program() for program in programs] == [None]
 
 
 def test_inside_of_jit_nothing_is_kept():
