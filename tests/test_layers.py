@@ -14,9 +14,9 @@ ROOT = Path(deqjax.__file__).parent
 
 # From low to high; a module may import from its own layer and from those before it.
 CORE = (
-    ("_types", "_tree", "_manual_axes", "_flatten", "_arnoldi", "_hessenberg"),
+    ("_types", "_tree", "_manual_axes", "_flatten", "_arnoldi", "_hessenberg", "_segments"),
     ("solvers",),
-    ("_hoist", "_determinism", "adjoints"),
+    ("_hoist", "_determinism", "_independence", "_form", "adjoints"),
     ("_slips", "_fixed_point", "jacobian"),
     ("diagnostics",),
     ("deqjax",),  # the package's own __init__, which re-exports the core

@@ -11,6 +11,8 @@ import importlib.metadata
 from deqjax import adjoints, solvers
 from deqjax._determinism import NotDeterministicError
 from deqjax._fixed_point import fixed_point
+from deqjax._independence import CoupledRowsError
+from deqjax._segments import Segments
 from deqjax.adjoints import BackwardStats, backward_probe
 from deqjax.diagnostics import check_gradient, depth_sweep
 from deqjax.jacobian import jacobian_penalty, spectral_norm, spectral_radius
@@ -20,7 +22,9 @@ __version__ = importlib.metadata.version("deqjax")
 
 __all__ = [
     "BackwardStats",
+    "CoupledRowsError",
     "NotDeterministicError",
+    "Segments",
     "Solution",
     "Stats",
     "Status",
