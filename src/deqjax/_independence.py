@@ -87,5 +87,5 @@ def _report(changed: Any, sample: str) -> None:
     if rows.size:
         named = ", ".join(map(str, rows[:5])) + (", ..." if rows.size > 5 else "")
         raise CoupledRowsError(
-            f"{_WAY_OUT[sample]} ({sample} {named} of f changed when others were perturbed)."
+            f"{_WAY_OUT[sample]} (of f's {sample}s {named} changed when others were perturbed)."
         )

@@ -48,8 +48,7 @@ def jacobian_penalty(
     Args:
         f: ``f(z, *args) -> z'``, leaves (batch, ...); f(z) may differ from z in structure and
             shapes.
-        z: where to linearize, usually a fixed point; leaves (batch, ...), floating
-            point, real or complex.
+        z: where to linearize, usually a fixed point; leaves (batch, ...), real or complex.
         *args: as for f; what f closes over gets gradients too.
         key: a JAX random key for the probes.
         samples: probes to average, a Python int; the variance falls as 1 / samples.
@@ -148,8 +147,7 @@ def spectral_radius(
     Args:
         f: ``f(z, *args) -> z'`` with the structure, shapes and dtypes of z; differentiable in
             forward mode.
-        z: where to linearize; leaves (batch, ...), floating
-            point, real or complex.
+        z: where to linearize; leaves (batch, ...), real or complex.
         *args: as for f.
         key: a JAX random key for the start vector, which the samples share: a sample's result does
             not depend on its batch mates or its place among them.
@@ -207,8 +205,7 @@ def spectral_norm(
     Args:
         f: ``f(z, *args) -> z'``, leaves (batch, ...); f(z) may differ from z in structure and
             shapes.
-        z: where to linearize; leaves (batch, ...), floating
-            point, real or complex.
+        z: where to linearize; leaves (batch, ...), real or complex.
         *args: as for f.
         key: a JAX random key for the start vector, which the samples share.
         iterations: power iterations, a Python int.
