@@ -261,7 +261,7 @@ def test_aux_is_that_of_the_value():
             "choose one",
         ),
         (lambda z: z, jnp.ones((3, 1)), {"has_aux": True}, TypeError, "f that returns (z, aux)"),
-        (lambda z: (z, 1), jnp.ones((3, 1)), {}, TypeError, "what belongs besides with has_aux"),
+        (lambda z: (z, 1), jnp.ones((3, 1)), {}, TypeError, "takes (z, aux) with has_aux=True"),
         (
             lambda z: z[:2],
             jnp.ones(3),

@@ -161,6 +161,14 @@ def test_ids_of_the_run_do_what_known_ids_do():
     assert np.isfinite(gradient).all()
 
 
+def test_ids_may_be_batched():
+    batch = jnp.stack([jnp.asarray(IDS), jnp.asarray(IDS[::-1].copy())])
+    found, _ = jax.jit(jax.vmap(with_ids_of_the_run))(batch)
+    first, _ = with_ids_of_the_run(batch[0])
+    np.testing.assert_allclose(found.value["a"][0], first.value["a"], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(found.stats.status, int(dq.Status.CONVERGED))
+
+
 def test_a_graph_that_is_too_long_is_lost_aloud_and_alone():
     # graph 1 gets graph 0's rows as well: eight, and five fit
     ids = np.where(IDS == 0, 1, IDS)

@@ -95,7 +95,7 @@ class Graphs:
         if self.too_long is None:
             return leaf
         mask = self.too_long.reshape(-1, *(1,) * (leaf.ndim - 1))
-        return jnp.where(mask, jnp.asarray(value, leaf.dtype), leaf)
+        return jnp.where(mask, value, leaf)
 
 
 def graphs_of(segments: Any, z0: State) -> Graphs:

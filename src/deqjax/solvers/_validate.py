@@ -137,7 +137,7 @@ def check_map(result: State, z0: State) -> None:
     if before != after:
         raise TypeError(
             f"f changes the structure of z from {before} to {after}; return a state of z's "
-            "structure, and what belongs besides with has_aux=True."
+            "structure; fixed_point takes (z, aux) with has_aux=True."
         )
     for (path, old), new in zip(
         jax.tree_util.tree_leaves_with_path(z0), jax.tree.leaves(result), strict=True
