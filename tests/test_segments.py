@@ -61,14 +61,20 @@ def compiled(solver, form):
     return run
 
 
-def assert_equal_to_graphs_alone(solver, dtype, tolerance, tol, max_steps):
-    matrix, x = inputs(dtype)
-    tol, max_steps = jnp.broadcast_to(tol, COUNT), jnp.broadcast_to(max_steps, COUNT)
-    together = compiled(solver, "together")(matrix, x, tol, max_steps)
+def assert_equal_to_graphs_alone(solver, tol, max_steps):
+    problem = inputs()
+    limits = jnp.broadcast_to(tol, COUNT), jnp.broadcast_to(max_steps, COUNT)
+    together = compiled(solver, "together")(*problem, *limits)
+    assert_graphs(together, solver, problem, limits, 1e-12)
+    return together.stats
+
+
+def assert_graphs(together, solver, problem, limits, tolerance):
+    matrix, x = problem
     for graph in (0, 1):  # of one shape: one program
         own = graph == IDS
         single = compiled(solver, "alone")(
-            matrix[own][:, own], x[own], tol[graph], max_steps[graph]
+            matrix[own][:, own], x[own], *(limit[graph] for limit in limits)
         )
         for name in ("a", "b"):
             np.testing.assert_allclose(
@@ -76,27 +82,20 @@ def assert_equal_to_graphs_alone(solver, dtype, tolerance, tol, max_steps):
             )
         assert together.stats.steps[graph] == single.stats.steps[0]
         assert together.stats.status[graph] == single.stats.status[0]
-    return together.stats
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("solver", [picard, anderson, broyden, newton_krylov, reversible])
 def test_each_graph_is_solved_as_if_alone(solver):
     limit = 12 if solver is reversible else 80
-    stats = assert_equal_to_graphs_alone(solver, np.float64, 1e-12, 1e-13, limit)
+    stats = assert_equal_to_graphs_alone(solver, 1e-13, limit)
     assert solver is not picard or stats.steps[0] < stats.steps[1] < stats.steps[3]
-
-
-def test_in_float32_too():
-    stats = assert_equal_to_graphs_alone(anderson, np.float32, 1e-6, 1e-5, 80)
-    # and a graph without rows is there at once
-    assert (stats.steps[2], stats.residual[2], stats.status[2]) == (0, 0, dq.Status.CONVERGED)
 
 
 @pytest.mark.usefixtures("float64")
 def test_limits_and_tolerances_of_each_graph():
     tol, max_steps = np.array([1e-2, 1e-13, 1e-2, 1e-13]), np.array([50, 3, 50, 80])
-    stats = assert_equal_to_graphs_alone(anderson, np.float64, 1e-12, tol, max_steps)
+    stats = assert_equal_to_graphs_alone(anderson, tol, max_steps)
     names = ["CONVERGED", "STEP_LIMIT", "CONVERGED", "CONVERGED"]
     assert dq.Status.names(stats.status).tolist() == names
     assert stats.steps[1] == 3
@@ -151,14 +150,14 @@ def with_ids_of_the_run(ids):
     return solution, gradient
 
 
-def test_ids_of_the_run_do_what_known_ids_do():
+def test_ids_of_the_run_serve_as_well_in_float32_too():
     found, gradient = with_ids_of_the_run(jnp.asarray(IDS))
-    expected = compiled(anderson, "together")(
-        *inputs(np.float32), jnp.full(COUNT, 1e-5), jnp.full(COUNT, 80)
-    )
-    np.testing.assert_allclose(found.value["a"], expected.value["a"], rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(found.stats.steps, expected.stats.steps)
+    limits = jnp.full(COUNT, 1e-5), jnp.full(COUNT, 80)
+    assert_graphs(found, anderson, inputs(np.float32), limits, 1e-6)
     assert np.isfinite(gradient).all()
+    # and a graph without rows is there at once
+    stats = found.stats
+    assert (stats.steps[2], stats.residual[2], stats.status[2]) == (0, 0, dq.Status.CONVERGED)
 
 
 def test_ids_may_be_batched():
