@@ -327,7 +327,7 @@ def test_too_few_iterations_are_refused(estimate):
 
 @pytest.mark.parametrize("estimate", [jacobian_penalty, spectral_radius, spectral_norm])
 def test_a_state_of_integers_is_refused(estimate):
-    with pytest.raises(TypeError, match="has dtype int64: a state must be real floating point"):
+    with pytest.raises(TypeError, match="has dtype int64: a state must be floating point"):
         estimate(lambda z: z, jnp.ones((2, 3), int), key=KEY(0))
 
 

@@ -15,8 +15,9 @@ ROOT = Path(deqjax.__file__).parent
 # From low to high; a module may import from its own layer and from those before it.
 CORE = (
     ("_types", "_tree", "_manual_axes", "_flatten", "_fingerprint", "_arnoldi", "_hessenberg"),
+    ("_segments",),
     ("solvers",),
-    ("_hoist", "_determinism", "adjoints"),
+    ("_hoist", "_determinism", "_independence", "_form", "adjoints"),
     ("_slips", "_eager", "_fixed_point", "jacobian"),
     ("diagnostics",),
     ("deqjax",),  # the package's own __init__, which re-exports the core

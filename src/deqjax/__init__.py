@@ -12,6 +12,8 @@ from deqjax import adjoints, solvers
 from deqjax._determinism import NotDeterministicError
 from deqjax._eager import clear_programs
 from deqjax._fixed_point import fixed_point
+from deqjax._independence import CoupledRowsError
+from deqjax._segments import Segments
 from deqjax.adjoints import BackwardStats, backward_probe
 from deqjax.diagnostics import check_gradient, depth_sweep
 from deqjax.jacobian import jacobian_penalty, spectral_norm, spectral_radius
@@ -21,7 +23,9 @@ __version__ = importlib.metadata.version("deqjax")
 
 __all__ = [
     "BackwardStats",
+    "CoupledRowsError",
     "NotDeterministicError",
+    "Segments",
     "Solution",
     "Stats",
     "Status",

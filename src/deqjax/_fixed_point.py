@@ -5,14 +5,17 @@ from typing import Any
 
 from deqjax import _eager, _tree
 from deqjax._determinism import check_deterministic
+from deqjax._form import take_form
 from deqjax._hoist import hoist
+from deqjax._independence import check_independent
 from deqjax._manual_axes import vary_like_result
+from deqjax._segments import Segments
 from deqjax._slips import check_adjoint, check_solver
 from deqjax._types import Map, Scalar, State
 from deqjax.adjoints import Adjoint, BackwardStats, implicit
 from deqjax.adjoints._probe import check_probe
 from deqjax.solvers import Solution, anderson
-from deqjax.solvers._validate import check_limits, check_state
+from deqjax.solvers._validate import check_limits
 
 
 def fixed_point(
@@ -24,6 +27,9 @@ def fixed_point(
     tol: Scalar = 1e-3,
     max_steps: Scalar = 30,
     probe: BackwardStats | None = None,
+    coupled: bool = False,
+    segments: Segments | Any = None,
+    has_aux: bool = False,
     debug: bool = False,
 ) -> Solution:
     """Solve z* = f(z*, *args) for a batch and differentiate it in ``args`` and in f's closures.
@@ -42,7 +48,9 @@ def fixed_point(
     Args:
         f: ``f(z, *args) -> z'`` with the structure, shapes and dtypes of z. Deterministic:
             draw random numbers before the solve.
-        z0: start; a pytree of real floating-point arrays whose axis 0 is the batch.
+        z0: start; a pytree of real or complex floating-point arrays whose axis 0 is the batch.
+            Complex numbers are solved as pairs of real ones; f need not be holomorphic, and
+            gradients follow JAX's convention.
         *args: pytrees of arrays; floating-point leaves get gradients, integers and keys pass
             through.
         solver: ``solver(f, z0, *, tol, max_steps) -> Solution``; set its own options with
@@ -52,8 +60,16 @@ def fixed_point(
             (batch,), each sample's own.
         max_steps: most updates of z, at least 1; () or (batch,).
         probe: [`deqjax.backward_probe`][]; its gradient reports the backward solve.
-        debug: evaluate f twice at z0 and at f(z0) first and raise if results differ in any bit.
-            Costs four evaluations and, under jit, a host callback.
+        coupled: the whole state is one sample: leaves of any shape, scalars too. Statistics and
+            probe have shape (1,).
+        segments: (rows,) integers, row -> graph: axis 0 of every leaf holds the nodes of many
+            graphs, and each graph is a sample. Norms, small systems, ``tol``, ``max_steps``,
+            statistics and probe are per graph, (graphs,). Under jit a [`deqjax.Segments`][].
+        has_aux: f returns ``(z', aux)``, and the solution shows the aux of its value, a pytree of
+            arrays of any shape, differentiable, by one more evaluation of f.
+        debug: evaluate f twice at z0 and at f(z0) first and raise if results differ in any bit;
+            then perturb some rows, and raise if others change. Costs eight evaluations and, under
+            jit, host callbacks.
 
     Returns:
         [`deqjax.Solution`][]: ``value`` like z0 and ``stats`` per sample. A sample that did not
@@ -63,6 +79,7 @@ def fixed_point(
     Raises:
         ValueError, TypeError: a malformed problem, in one sentence, before anything is compiled.
         deqjax.NotDeterministicError: with ``debug``, an f that changes between evaluations.
+        deqjax.CoupledRowsError: with ``debug``, an f whose rows (graphs) depend on each other.
 
     Examples:
         >>> import functools
@@ -81,14 +98,17 @@ def fixed_point(
     """
     check_solver(solver)
     check_adjoint(adjoint)
-    z0 = check_state(z0)
+    z0, form = take_form(z0, coupled=coupled, segments=segments, has_aux=has_aux)
+    core = form.core(f)
     check_limits(tol, max_steps, z0)
     check_probe(probe, _tree.batch_size(z0))
-    z0 = vary_like_result(f, z0, *args)
-    pure, operands = hoist(f, z0, args)
+    z0 = vary_like_result(core, z0, *args)
+    pure, operands = hoist(core, z0, args)
     if debug:
-        check_deterministic(f, z0, args)
+        check_deterministic(core, z0, args)
+        check_independent(core, z0, args, form.layout.sample)
     rule = implicit() if adjoint is None else adjoint
-    return _eager.solve(
+    solution = _eager.solve(
         rule, pure, z0, operands, solver=solver, tol=tol, max_steps=max_steps, probe=probe
     )
+    return form.finish(solution, f, args)

@@ -14,10 +14,12 @@ from jax import lax
 
 from deqjax import _tree
 from deqjax._arnoldi import arnoldi
+from deqjax._form import Form, take_form
 from deqjax._hessenberg import largest_modulus
 from deqjax._manual_axes import vary, vary_like_result, varying_axes
+from deqjax._segments import Segments
 from deqjax._types import Map, PerSample, State
-from deqjax.solvers._validate import check_count, check_map, check_state
+from deqjax.solvers._validate import check_count, check_map
 
 
 def jacobian_penalty(
@@ -28,6 +30,9 @@ def jacobian_penalty(
     samples: int = 1,
     mode: Literal["jvp", "vjp"] = "jvp",
     distribution: Literal["normal", "rademacher"] = "normal",
+    coupled: bool = False,
+    segments: Segments | Any = None,
+    has_aux: bool = False,
 ) -> jax.Array:
     """Estimate ||J_f(z)||_F^2 / dim(z), averaged over the batch, differentiable in ``args``.
 
@@ -43,7 +48,7 @@ def jacobian_penalty(
     Args:
         f: ``f(z, *args) -> z'``, leaves (batch, ...); f(z) may differ from z in structure and
             shapes.
-        z: where to linearize, usually a fixed point; leaves (batch, ...), real floating point.
+        z: where to linearize, usually a fixed point; leaves (batch, ...), real or complex.
         *args: as for f; what f closes over gets gradients too.
         key: a JAX random key for the probes.
         samples: probes to average, a Python int; the variance falls as 1 / samples.
@@ -51,12 +56,15 @@ def jacobian_penalty(
             stored backward pass); "vjp" a backward one. Equal in expectation.
         distribution: of the entries of the probes, "normal" or "rademacher" (signs: smaller
             variance).
+        coupled: as for [`deqjax.fixed_point`][]: for a z of any shape.
+        segments: as for [`deqjax.fixed_point`][]: the penalty is of all graphs together.
+        has_aux: f returns ``(z', aux)``; the aux is left out.
 
     Returns:
         () float32 (float64 for float64 z). Not finite if f's derivative is not at any sample.
 
     Raises:
-        ValueError, TypeError: a z that is no batch of real states, samples below 1, an unknown mode
+        ValueError, TypeError: a z that is no batch of states, samples below 1, an unknown mode
             or distribution.
 
     Examples:
@@ -74,11 +82,12 @@ def jacobian_penalty(
         raise ValueError(f"mode must be 'jvp' or 'vjp', got {mode!r}.")
     if distribution not in ("normal", "rademacher"):
         raise ValueError(f"distribution must be 'normal' or 'rademacher', got {distribution!r}.")
-    z = lax.stop_gradient(check_state(z))
-    size = sum(leaf.size for leaf in jax.tree.leaves(z))
+    size = sum(_real_size(leaf) for leaf in jax.tree.leaves(z))
+    z, form = take_form(z, coupled=coupled, segments=segments, has_aux=has_aux)
+    z, core = lax.stop_gradient(z), form.core(f, endomorphism=False)
 
     def evaluate(state: State) -> State:
-        return f(state, *args)
+        return core(state, *args)
 
     if mode == "jvp":
         like = z
@@ -102,7 +111,14 @@ def jacobian_penalty(
 
 
 def spectral_radius(
-    f: Map, z: State, *args: Any, key: jax.Array, iterations: int = 30
+    f: Map,
+    z: State,
+    *args: Any,
+    key: jax.Array,
+    iterations: int = 30,
+    coupled: bool = False,
+    segments: Segments | Any = None,
+    has_aux: bool = False,
 ) -> PerSample:
     """Estimate each sample's spectral radius |lambda_max(J_f(z))|.
 
@@ -131,18 +147,21 @@ def spectral_radius(
     Args:
         f: ``f(z, *args) -> z'`` with the structure, shapes and dtypes of z; differentiable in
             forward mode.
-        z: where to linearize; leaves (batch, ...), real floating point.
+        z: where to linearize; leaves (batch, ...), real or complex.
         *args: as for f.
         key: a JAX random key for the start vector, which the samples share: a sample's result does
             not depend on its batch mates or its place among them.
         iterations: dimension of the Krylov space, a Python int; at most the features of a sample
             are used.
+        coupled: as for [`deqjax.fixed_point`][]: the whole z is one sample.
+        segments: as for [`deqjax.fixed_point`][]: row -> graph, each graph a sample.
+        has_aux: f returns ``(z', aux)``; the aux is left out.
 
     Returns:
         (batch,) float32 (float64 for float64 z), without gradient. NaN where J is not finite.
 
     Raises:
-        ValueError, TypeError: a z that is no batch of real states, an f that changes its structure,
+        ValueError, TypeError: a z that is no batch of states, an f that changes its structure,
             shapes or dtypes, iterations below 1.
 
     Examples:
@@ -155,16 +174,26 @@ def spectral_radius(
         ['0.900', '0.900', '0.900']
     """
     check_count("iterations", iterations)
-    z = check_state(z)
-    check_map(jax.eval_shape(f, z, *args), z)
-    product, start = _linear_map(f, z, args, key)
+    z, form = take_form(z, coupled=coupled, segments=segments, has_aux=has_aux)
+    core = form.core(f)
+    check_map(jax.eval_shape(core, z, *args), z)
+    product, start = _linear_map(core, z, args, key, form)
     features = sum(leaf.size for leaf in jax.tree.leaves(z)) // _tree.batch_size(z)
     hessenberg = arnoldi(product, start, min(int(iterations), features))
     radius: PerSample = largest_modulus(lax.stop_gradient(hessenberg))
     return radius
 
 
-def spectral_norm(f: Map, z: State, *args: Any, key: jax.Array, iterations: int = 30) -> PerSample:
+def spectral_norm(
+    f: Map,
+    z: State,
+    *args: Any,
+    key: jax.Array,
+    iterations: int = 30,
+    coupled: bool = False,
+    segments: Segments | Any = None,
+    has_aux: bool = False,
+) -> PerSample:
     """Estimate each sample's spectral norm ||J_f(z)||_2 by power iteration on J^T J.
 
     A lower bound that grows with the iterations (Golub & Van Loan, Matrix Computations, 4th ed.,
@@ -176,16 +205,19 @@ def spectral_norm(f: Map, z: State, *args: Any, key: jax.Array, iterations: int 
     Args:
         f: ``f(z, *args) -> z'``, leaves (batch, ...); f(z) may differ from z in structure and
             shapes.
-        z: where to linearize; leaves (batch, ...), real floating point.
+        z: where to linearize; leaves (batch, ...), real or complex.
         *args: as for f.
         key: a JAX random key for the start vector, which the samples share.
         iterations: power iterations, a Python int.
+        coupled: as for [`deqjax.fixed_point`][]: the whole z is one sample.
+        segments: as for [`deqjax.fixed_point`][]: row -> graph, each graph a sample.
+        has_aux: f returns ``(z', aux)``; the aux is left out.
 
     Returns:
         (batch,) float32 (float64 for float64 z), without gradient. NaN where J is not finite.
 
     Raises:
-        ValueError, TypeError: a z that is no batch of real states, iterations below 1.
+        ValueError, TypeError: a z that is no batch of states, iterations below 1.
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -197,7 +229,8 @@ def spectral_norm(f: Map, z: State, *args: Any, key: jax.Array, iterations: int 
         ['2.000', '2.000', '2.000']
     """
     check_count("iterations", iterations)
-    product, start = _linear_map(f, check_state(z), args, key)
+    z, form = take_form(z, coupled=coupled, segments=segments, has_aux=has_aux)
+    product, start = _linear_map(form.core(f, endomorphism=False), z, args, key, form)
     transpose = jax.linear_transpose(product, start)
 
     def body(v: State, _: None) -> tuple[State, None]:
@@ -210,7 +243,7 @@ def spectral_norm(f: Map, z: State, *args: Any, key: jax.Array, iterations: int 
 
 
 def _linear_map(
-    f: Map, z: State, args: tuple[Any, ...], key: jax.Array
+    f: Map, z: State, args: tuple[Any, ...], key: jax.Array, form: Form
 ) -> tuple[Callable[[State], State], State]:
     """The product with J, linearized once and without gradients, and a random vector."""
     z, args = lax.stop_gradient((z, args))
@@ -218,7 +251,13 @@ def _linear_map(
     _, product = jax.linearize(lambda state: f(state, *args), z)
     one = _random_like(key, jax.tree.map(lambda x: x[:1], z), "normal")
     start = jax.tree.map(lambda v, x: jnp.broadcast_to(v, x.shape), one, z)
+    start = form.inward(form.outward(start)) if form.changes_states else start  # zeros at padding
     return product, vary(start, varying_axes(z))
+
+
+def _real_size(leaf: Any) -> int:
+    """Real numbers in a leaf."""
+    return int(jnp.size(leaf)) * (2 if jnp.iscomplexobj(leaf) else 1)
 
 
 def _normalized(v: State) -> State:

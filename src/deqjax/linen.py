@@ -18,6 +18,7 @@ from flax.linen.transforms import get_module_scopes, set_module_scopes
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deqjax._fixed_point import fixed_point
+from deqjax._segments import Segments
 from deqjax._types import Map, Operands, Scalar, State
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.nn._cells import check_linen_cell, start
@@ -46,7 +47,10 @@ class DEQ(nn.Module):
         adjoint: rule for the gradient; None is ``deqjax.adjoints.implicit()``.
         tol: default relative tolerance; a call may override it with a run-time value.
         max_steps: default step limit; likewise.
-        debug: check in each call that two evaluations of the cell at one z agree.
+        coupled: the whole state is one sample, as for [`deqjax.fixed_point`][].
+        has_aux: the cell returns ``(z', aux)``, and the solution shows the aux of its value.
+        debug: check in each call that two evaluations of the cell at one z agree, and that no row
+            depends on another.
 
     Examples:
         >>> import flax.linen as nn
@@ -74,13 +78,16 @@ class DEQ(nn.Module):
     adjoint: Adjoint | None = None
     tol: float = 1e-3
     max_steps: int = 30
+    coupled: bool = False
+    has_aux: bool = False
     debug: bool = False
 
     def freeze(self, u: Operands, z0: State | None = None, **options: Any) -> Map:
         """The cell as a pure function f(z, u) with this call's dropout masks.
 
         Give it to ``__call__`` and to [`deqjax.jacobian_penalty`][], so that both see one map.
-        It is differentiable in the cell's parameters, which it closes over.
+        It is differentiable in the cell's parameters, which it closes over. With ``has_aux`` it
+        returns what the cell does; the penalty has the option, too.
 
         Args:
             u: the cell's second argument.
@@ -117,6 +124,7 @@ class DEQ(nn.Module):
         probe: BackwardStats | None = None,
         tol: Scalar | None = None,
         max_steps: Scalar | None = None,
+        segments: Segments | Any = None,
         **options: Any,
     ) -> Solution:
         """Solve z* = cell(z*, u).
@@ -128,6 +136,8 @@ class DEQ(nn.Module):
             probe: [`deqjax.backward_probe`][] of this batch.
             tol: overrides the layer's tolerance, may be traced.
             max_steps: overrides the layer's step limit, may be traced.
+            segments: row -> graph, where rows are nodes of graphs, as for
+                [`deqjax.fixed_point`][].
             **options: the cell's own keyword arguments, as ``deterministic=True``; one that the
                 cell does not have is a TypeError.
 
@@ -152,6 +162,9 @@ class DEQ(nn.Module):
             tol=self.tol if tol is None else tol,
             max_steps=self.max_steps if max_steps is None else max_steps,
             probe=probe,
+            coupled=self.coupled,
+            segments=segments,
+            has_aux=self.has_aux,
             debug=self.debug,
         )
         if isinstance(f, _FrozenCell) and not self.is_initializing():

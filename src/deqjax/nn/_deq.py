@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 from flax import nnx
 
 from deqjax._fixed_point import fixed_point
+from deqjax._segments import Segments
 from deqjax._types import Map, Operands, Scalar, State
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.nn._cells import check_nnx_cell, start
@@ -49,7 +50,10 @@ class DEQ(nnx.Module):
         adjoint: rule for the gradient; None is ``deqjax.adjoints.implicit()``.
         tol: default relative tolerance; a call may override it with a run-time value.
         max_steps: default step limit; likewise.
-        debug: check in each call that two evaluations of the cell at one z agree.
+        coupled: the whole state is one sample, as for [`deqjax.fixed_point`][].
+        has_aux: the cell returns ``(z', aux)``, and the solution shows the aux of its value.
+        debug: check in each call that two evaluations of the cell at one z agree, and that no row
+            depends on another.
 
     Raises:
         TypeError: the cell is a function that holds an NNX module, whose parameters NNX would not
@@ -80,6 +84,8 @@ class DEQ(nnx.Module):
         adjoint: Adjoint | None = None,
         tol: float = 1e-3,
         max_steps: int = 30,
+        coupled: bool = False,
+        has_aux: bool = False,
         debug: bool = False,
     ) -> None:
         check_nnx_cell(cell)
@@ -88,6 +94,8 @@ class DEQ(nnx.Module):
         self.adjoint = adjoint
         self.tol = tol
         self.max_steps = max_steps
+        self.coupled = coupled
+        self.has_aux = has_aux
         self.debug = debug
 
     @_left_alone_by_tabulate
@@ -95,7 +103,8 @@ class DEQ(nnx.Module):
         """The cell as a pure function f(z, u) with this call's dropout masks.
 
         Give it to ``__call__`` and to [`deqjax.jacobian_penalty`][], so that both see one map.
-        It is differentiable in the cell's parameters, which it closes over.
+        It is differentiable in the cell's parameters, which it closes over. With ``has_aux`` it
+        returns what the cell does; the penalty has the option, too.
 
         Raises:
             CellStateError: the cell changes its state, such as running batch statistics.
@@ -111,6 +120,7 @@ class DEQ(nnx.Module):
         probe: BackwardStats | None = None,
         tol: Scalar | None = None,
         max_steps: Scalar | None = None,
+        segments: Segments | Any = None,
     ) -> Solution:
         """Solve z* = cell(z*, u).
 
@@ -121,6 +131,8 @@ class DEQ(nnx.Module):
             probe: [`deqjax.backward_probe`][] of this batch.
             tol: overrides the layer's tolerance, may be traced.
             max_steps: overrides the layer's step limit, may be traced.
+            segments: row -> graph, where rows are nodes of graphs, as for
+                [`deqjax.fixed_point`][].
 
         Returns:
             [`deqjax.Solution`][].
@@ -140,6 +152,9 @@ class DEQ(nnx.Module):
             tol=self.tol if tol is None else tol,
             max_steps=self.max_steps if max_steps is None else max_steps,
             probe=probe,
+            coupled=self.coupled,
+            segments=segments,
+            has_aux=self.has_aux,
             debug=self.debug,
         )
         if isinstance(f, FrozenCell):

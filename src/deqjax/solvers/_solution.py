@@ -80,7 +80,8 @@ class Stats(NamedTuple):
             (with ``stop="absolute"``: ||f(z) - z||); infinite if f was never finite.
         status: (batch,) int32, a [`Status`][deqjax.solvers.Status].
         evaluations: () int32, evaluations of f on the whole batch: one more than the steps of the
-            slowest sample, since the residual of the last iterate is measured too.
+            slowest sample, since the residual of the last iterate is measured too; with
+            ``has_aux=True`` another one, at the value.
         trace: (rows, batch) residual before each step, NaN once a sample has stopped; None unless
             asked for with ``trace=rows``.
     """
@@ -122,12 +123,14 @@ class Solution(NamedTuple):
             ``unrolled`` and ``reversible`` exactly.
         memory: what a method hands to the backward rule that asked for it with
             ``keep_memory=True``; None otherwise.
+        aux: what f returned besides at the value; None unless asked for with ``has_aux=True``.
     """
 
     value: State
     stats: Stats
     trajectory: State | None = None
     memory: Any = None
+    aux: Any = None
 
     def __repr__(self) -> str:
         return f"Solution({'; '.join(f'{name}: {text}' for name, text in self._rows().items())})"

@@ -82,29 +82,52 @@ def check_checkpoint(every: int | None, differentiable: bool) -> None:
 
 def check_state(z0: State) -> State:
     """Return z0 with array leaves of settled dtype; raise if it is no batch of real states."""
+    z0 = settle(z0)
+    check_batch(z0)
+    return z0
+
+
+def settle(z0: State, *, or_complex: bool = False) -> State:
+    """Return z0 with array leaves of settled dtype; raise unless all are floating point."""
     paths, structure = jax.tree_util.tree_flatten_with_path(z0)
     if not paths:
         raise ValueError("z0 has no array leaves: give a pytree of arrays of shape (batch, ...).")
     leaves = []
     for path, value in paths:
         leaf, name = jnp.asarray(value), _name("z0", path)
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise TypeError(
-                f"{name} has dtype {leaf.dtype}: a state must be real floating point; "
+                f"{name} has dtype {leaf.dtype}: a state must be floating point; "
                 "pass integers and keys through args."
             )
-        if leaf.ndim == 0:
-            raise ValueError(f"{name} is a scalar: axis 0 of every leaf must be the batch.")
+        if jnp.iscomplexobj(leaf) and not or_complex:
+            raise TypeError(
+                f"{name} has dtype {leaf.dtype}: deqjax.fixed_point takes complex states, here "
+                "they must be real."
+            )
         # a weak type would change inside the loop, and a loop's carry may not
         leaves.append(jax.lax.convert_element_type(leaf, leaf.dtype))
-    sizes = {
-        _name("z0", path): leaf.shape[0] for (path, _), leaf in zip(paths, leaves, strict=True)
-    }
+    return jax.tree.unflatten(structure, leaves)
+
+
+def check_batch(z0: State) -> None:
+    """Raise unless all leaves have one batch as axis 0."""
+    sizes = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(z0):
+        name = _name("z0", path)
+        if leaf.ndim == 0:
+            raise ValueError(
+                f"{name} is a scalar: axis 0 of every leaf must be the batch; if the whole state "
+                "is one sample, give fixed_point coupled=True."
+            )
+        sizes[name] = leaf.shape[0]
     if len(set(sizes.values())) > 1:
-        raise ValueError(f"axis 0 of every leaf must be the same batch, got {sizes}.")
+        raise ValueError(
+            f"axis 0 of every leaf must be the same batch, got {sizes}; if the whole state is one "
+            "sample, give fixed_point coupled=True."
+        )
     if 0 in sizes.values():
         raise ValueError("z0 is an empty batch: axis 0 of its leaves has length 0.")
-    return jax.tree.unflatten(structure, leaves)
 
 
 def check_map(result: State, z0: State) -> None:
@@ -114,7 +137,7 @@ def check_map(result: State, z0: State) -> None:
     if before != after:
         raise TypeError(
             f"f changes the structure of z from {before} to {after}; return a state of z's "
-            "structure and nothing besides."
+            "structure; fixed_point takes (z, aux) with has_aux=True."
         )
     for (path, old), new in zip(
         jax.tree_util.tree_leaves_with_path(z0), jax.tree.leaves(result), strict=True
