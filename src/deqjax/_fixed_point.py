@@ -1,7 +1,10 @@
 """The entry point: a solver for the value, an adjoint for the gradient."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
+
+import jax.numpy as jnp
 
 from deqjax import _tree
 from deqjax._determinism import check_deterministic
@@ -24,6 +27,7 @@ def fixed_point(
     tol: Scalar = 1e-3,
     max_steps: Scalar = 30,
     probe: BackwardStats | None = None,
+    numbered: bool = False,
     debug: bool = False,
 ) -> Solution:
     """Solve z* = f(z*, *args) for a batch and differentiate it in ``args`` and in f's closures.
@@ -48,6 +52,12 @@ def fixed_point(
             (batch,), each sample's own.
         max_steps: most updates of z, at least 1; () or (batch,).
         probe: [`deqjax.backward_probe`][]; its gradient reports the backward solve.
+        numbered: call ``f(z, *args, step=n)`` with the number n of updates that led to z, () int32
+            from 0: for noise by step (``jax.random.fold_in(key, step)`` of a key in args or
+            closed over, so that the same call takes the same path) and for schedules. A solver
+            proposes from all evaluations alike, whatever their step. Rules that differentiate at
+            z* do so at the number of the last evaluation, ``stats.steps.max()``; ``unrolled`` and
+            ``truncated`` each step at its own.
         debug: evaluate f twice at z0 and at f(z0) first and raise if results differ in any bit.
             Costs four evaluations and, under jit, a host callback.
 
@@ -80,9 +90,11 @@ def fixed_point(
     z0 = check_state(z0)
     check_limits(tol, max_steps, z0)
     check_probe(probe, _tree.batch_size(z0))
-    z0 = vary_like_result(f, z0, *args)
-    pure, operands = hoist(f, z0, args)
+    # a keyword: it cannot be taken for an operand, wherever those end
+    at_start = functools.partial(f, step=jnp.int32(0)) if numbered else f
+    z0 = vary_like_result(at_start, z0, *args)
+    pure, operands = hoist(f, z0, args, numbered)
     if debug:
-        check_deterministic(f, z0, args)
+        check_deterministic(at_start, z0, args)
     rule = implicit() if adjoint is None else adjoint
     return rule(pure, z0, operands, solver=solver, tol=tol, max_steps=max_steps, probe=probe)

@@ -8,6 +8,7 @@ from deqjax.adjoints._phantom import phantom
 from deqjax.adjoints._probe import BackwardStats, backward_probe
 from deqjax.adjoints._reversible import reversible
 from deqjax.adjoints._shine import shine
+from deqjax.adjoints._truncated import truncated
 from deqjax.adjoints._unrolled import unrolled
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "phantom",
     "reversible",
     "shine",
+    "truncated",
     "unrolled",
 ]

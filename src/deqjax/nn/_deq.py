@@ -9,7 +9,7 @@ from flax import nnx
 from deqjax._fixed_point import fixed_point
 from deqjax._types import Map, Operands, Scalar, State
 from deqjax.adjoints import Adjoint, BackwardStats
-from deqjax.nn._cells import check_nnx_cell, start
+from deqjax.nn._cells import check_nnx_cell, end_step, start
 from deqjax.nn._freeze import FrozenCell, freeze
 from deqjax.solvers import Solution, anderson
 
@@ -49,6 +49,8 @@ class DEQ(nnx.Module):
         adjoint: rule for the gradient; None is ``deqjax.adjoints.implicit()``.
         tol: default relative tolerance; a call may override it with a run-time value.
         max_steps: default step limit; likewise.
+        numbered: the cell is ``cell(z, u, step=n)`` with the number n of updates that led to z, as
+            [`deqjax.fixed_point`][] says.
         debug: check in each call that two evaluations of the cell at one z agree.
 
     Raises:
@@ -74,12 +76,13 @@ class DEQ(nnx.Module):
 
     def __init__(
         self,
-        cell: Callable[[State, Operands], State],
+        cell: Callable[..., State],
         *,
         solver: Callable[..., Solution] = anderson,
         adjoint: Adjoint | None = None,
         tol: float = 1e-3,
         max_steps: int = 30,
+        numbered: bool = False,
         debug: bool = False,
     ) -> None:
         check_nnx_cell(cell)
@@ -88,6 +91,7 @@ class DEQ(nnx.Module):
         self.adjoint = adjoint
         self.tol = tol
         self.max_steps = max_steps
+        self.numbered = numbered
         self.debug = debug
 
     @_left_alone_by_tabulate
@@ -100,7 +104,7 @@ class DEQ(nnx.Module):
         Raises:
             CellStateError: the cell changes its state, such as running batch statistics.
         """
-        return freeze(self.cell, start(u, z0), u)
+        return freeze(self.cell, start(u, z0), u, numbered=self.numbered)
 
     def __call__(
         self,
@@ -130,7 +134,7 @@ class DEQ(nnx.Module):
             ValueError, TypeError: as [`deqjax.fixed_point`][].
         """
         z = start(u, z0)
-        f = freeze(self.cell, z, u) if f is None else f
+        f = self.freeze(u, z) if f is None else f
         solution = fixed_point(
             f,
             z,
@@ -140,8 +144,9 @@ class DEQ(nnx.Module):
             tol=self.tol if tol is None else tol,
             max_steps=self.max_steps if max_steps is None else max_steps,
             probe=probe,
+            numbered=self.numbered,
             debug=self.debug,
         )
         if isinstance(f, FrozenCell):
-            f.capture(self.cell, solution.value, u)
+            f.capture(self.cell, solution.value, u, **end_step(self.numbered, solution))
         return solution
