@@ -1,5 +1,7 @@
 """Rules for the gradient of a fixed point: ``fixed_point(..., adjoint=rule)``."""
 
+from deqjax.adjoints._adjoint_state import by_adjoint_state
+from deqjax.adjoints._forward import solve_forward
 from deqjax.adjoints._implicit import implicit
 from deqjax.adjoints._jacobian_free import jacobian_free
 from deqjax.adjoints._neumann import neumann
@@ -15,12 +17,14 @@ __all__ = [
     "Adjoint",
     "BackwardStats",
     "backward_probe",
+    "by_adjoint_state",
     "implicit",
     "jacobian_free",
     "neumann",
     "phantom",
     "reversible",
     "shine",
+    "solve_forward",
     "truncated",
     "unrolled",
 ]

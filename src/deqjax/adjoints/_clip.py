@@ -36,7 +36,7 @@ def cut(pulled: State, cotangent: State, clip: Scalar | None) -> State:
 
 @jax.custom_vjp
 def cut_gradient(z: State, cotangent: State, clip: Scalar | None) -> State:
-    """z itself; its own cotangent is cut on the way back."""
+    """Return z; its own cotangent is cut on the way back."""
     del cotangent, clip
     return z
 

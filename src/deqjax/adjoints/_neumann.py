@@ -6,9 +6,9 @@ from jax import lax
 
 from deqjax import _tree
 from deqjax._types import PerSample, Scalar, State
-from deqjax.adjoints._adjoint_state import ByAdjointState, Transpose, no_steps
+from deqjax.adjoints._adjoint_state import Transpose, by_adjoint_state, no_steps
 from deqjax.adjoints._clip import check_clip, cut
-from deqjax.adjoints._pattern import Adjoint, Kept, WithBackward
+from deqjax.adjoints._pattern import Adjoint, Kept
 from deqjax.solvers._validate import check_count
 
 
@@ -58,7 +58,7 @@ def neumann(terms: int = 5, *, clip: Scalar | None = None) -> Adjoint:
     """
     check_count("terms", terms)
     check_clip(clip)
-    return WithBackward(ByAdjointState(_Series(int(terms) - 1)), controls=clip)
+    return by_adjoint_state(_Series(int(terms) - 1), controls=clip)
 
 
 @dataclasses.dataclass(frozen=True)

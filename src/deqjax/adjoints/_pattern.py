@@ -22,7 +22,16 @@ from deqjax.solvers import Solution
 
 
 class Adjoint(Protocol):
-    """A rule for gradients: solves z = f(z, operands) and says how the result differentiates."""
+    """A rule for gradients: solves z = f(z, operands) and says how the result differentiates.
+
+    ``f(z, operands) -> z'`` closes over no array: ``operands`` is a pytree with the leaves of args
+    and all that the user's f closed over, integers and keys too. A rule of your own solves by
+    [`solve_forward`][deqjax.adjoints.solve_forward], or calls the solver itself, and is a function
+    or a frozen dataclass: equal rules then share what was compiled for them. Where f sees the
+    step's number (``numbered=True``), ``f.at_end(operands, solution)`` are the operands of the last
+    evaluation, and ``f.at_step(operands, step)`` those of any other; otherwise both are
+    ``operands``.
+    """
 
     def __call__(
         self,

@@ -45,8 +45,7 @@ def phantom(steps: int = 5, damping: Scalar = 0.5, *, clip: Scalar | None = None
         A rule for ``fixed_point(..., adjoint=...)``.
 
     Raises:
-        ValueError, TypeError: steps that are no whole number >= 1, or a damping or clip that is negative
-            or NaN.
+        ValueError, TypeError: steps that are no whole number >= 1, or a negative damping or clip.
 
     Examples:
         >>> import jax, jax.numpy as jnp

@@ -141,8 +141,7 @@ def iterate(
     check_trajectory(trajectory)
     check_checkpoint(checkpoint_every, differentiable)
     z0 = vary_like_result(at_start(f), z0)
-    dtype = _tree.accumulation_dtype(z0)
-    batch = _tree.batch_size(z0)
+    dtype, batch = _tree.accumulation_dtype(z0), _tree.batch_size(z0)
     tol = jnp.asarray(tol, dtype)
     limit, least = jnp.asarray(max_steps, jnp.int32), jnp.asarray(min_steps, jnp.int32)
 
@@ -154,9 +153,8 @@ def iterate(
         converged = active & (seen.residual <= tol) & (carry.taken >= least)
         status = jnp.where(active & ~finite, Status.DIVERGED, carry.status)
         status = jnp.where(converged, Status.CONVERGED, status)
-        better = active & finite
-        if returns == "best":
-            better = better & (seen.change < carry.measured.change) | converged
+        preferred = (returns == "last") | (seen.change < carry.measured.change)
+        better = active & finite & preferred | converged
         goes_on = (status == _RUNNING) & (carry.taken < limit)
 
         told = Pass(carry.taken, seen.change, seen.residual, goes_on)
