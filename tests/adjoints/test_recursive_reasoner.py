@@ -18,7 +18,7 @@ from deqjax.solvers import picard
 
 pytestmark = pytest.mark.usefixtures("float64", "strict_promotion")
 
-INNER, CYCLES, KEPT, NOISE = 3, 4, 0.05, 0.01
+INNER, CYCLES, KEPT, NOISE = 2, 4, 0.05, 0.01
 rng = np.random.default_rng(1)
 PARAMETERS = {"weights": 0.5 * rng.normal(size=(4, 4)), "bias": rng.normal(size=(1, 1, 4))}
 INPUT = rng.normal(size=(2, 3, 4))

@@ -82,11 +82,11 @@ def test_picard_passes_are_numbered_from_zero():
 def test_products_belong_to_the_evaluation_of_their_step(solver):
     # exact in one step if f is linearized where it is evaluated: at the slope of step 1, not of 0
     def f(z, step):
-        return jnp.where(step == 0, 0.5, 3.0) * z + 1
+        return jnp.where(step == 0, 0.5, 0.2) * z + 1
 
     z0 = jnp.zeros((1, 1))
     rows = solver(f, z0, tol=1e-12, max_steps=4, numbered=True, trajectory=(1, 2)).trajectory
-    np.testing.assert_allclose(rows[:, 0, 0], [1 / (1 - 0.5), 1 / (1 - 3)])
+    np.testing.assert_allclose(rows[:, 0, 0], [1 / (1 - 0.5), 1 / (1 - 0.2)])
 
 
 def test_the_last_iterate_may_be_worse_than_the_best():
@@ -99,7 +99,8 @@ def test_the_last_iterate_may_be_worse_than_the_best():
     np.testing.assert_array_equal(best.value, z0)
     np.testing.assert_array_equal(last.value, [[5.0], [1.0]])
     np.testing.assert_allclose(last.stats.residual, [4 / 9, 0])
-    assert (last.stats.status == jnp.array([dq.Status.STEP_LIMIT, dq.Status.CONVERGED])).all()
+    statuses = [dq.Status.STEP_LIMIT, dq.Status.CONVERGED]
+    np.testing.assert_array_equal(last.stats.status, statuses)
     # what has no image is no result
     broken = picard(
         lambda z: jnp.where(z > 4, jnp.nan, 2 * z), z0, tol=0.0, max_steps=9, returns="last"
@@ -190,8 +191,8 @@ def test_noise_by_step_and_key_is_deterministic_inside_every_transform():
 
     def loss(x, seed, probe=None, debug=False):
         solution = dq.fixed_point(
-            noisy, jnp.zeros_like(x), jax.random.key(seed), x, adjoint=implicit(tol=1e-12),
-            tol=0.0, max_steps=4, numbered=True, probe=probe, debug=debug,
+            noisy, jnp.zeros_like(x), jax.random.key(seed), x, solver=picard,
+            adjoint=implicit(picard, tol=1e-12, max_steps=100), tol=0.0, max_steps=4, numbered=True, probe=probe, debug=debug,
         )  # fmt: skip
         return jnp.sum(jnp.sin(solution.value))
 
@@ -221,7 +222,6 @@ class Cell(nnx.Module):
         self.linear = nnx.Linear(2, 2, param_dtype=jnp.float64, rngs=rngs)
 
     def __call__(self, z, u, step):
-        self.sow(nnx.Intermediate, "step", step)
         return jnp.tanh(0.3 * self.linear(z) + u) / (step.astype(z.dtype) + 1)
 
 
