@@ -192,7 +192,8 @@ def test_noise_by_step_and_key_is_deterministic_inside_every_transform():
     def loss(x, seed, probe=None, debug=False):
         solution = dq.fixed_point(
             noisy, jnp.zeros_like(x), jax.random.key(seed), x, solver=picard,
-            adjoint=implicit(picard, tol=1e-12, max_steps=100), tol=0.0, max_steps=4, numbered=True, probe=probe, debug=debug,
+            adjoint=implicit(picard, tol=1e-12, max_steps=100), tol=0.0, max_steps=4,
+            numbered=True, probe=probe, debug=debug,
         )  # fmt: skip
         return jnp.sum(jnp.sin(solution.value))
 
