@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from deqjax import _tree
 from deqjax._determinism import check_deterministic
 from deqjax._hoist import hoist
-from deqjax._manual_axes import vary_like_result
+from deqjax._manual_axes import vary, vary_discrete, vary_like_result, varying_axes
 from deqjax._slips import check_adjoint, check_solver
 from deqjax._types import Map, Scalar, State
 from deqjax.adjoints import Adjoint, BackwardStats, implicit
@@ -90,8 +90,13 @@ def fixed_point(
     z0 = check_state(z0)
     check_limits(tol, max_steps, z0)
     check_probe(probe, _tree.batch_size(z0))
-    # a keyword: it cannot be taken for an operand, wherever those end
-    at_start = functools.partial(f, step=jnp.int32(0)) if numbered else f
+    at_start = f
+    if numbered:
+        # loops count for each device; a key must vary as the step does that is folded into it
+        axes = varying_axes((z0, args))
+        args = vary_discrete(args, axes)
+        # a keyword: it cannot be taken for an operand, wherever those end
+        at_start = functools.partial(f, step=vary(jnp.int32(0), axes))
     z0 = vary_like_result(at_start, z0, *args)
     pure, operands = hoist(f, z0, args, numbered)
     if debug:

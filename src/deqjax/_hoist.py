@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from deqjax._manual_axes import vary, varying_axes
 from deqjax._types import Map, Operands, State
 from deqjax.solvers import Solution
 from deqjax.solvers._validate import check_map
@@ -76,9 +77,10 @@ def hoist(
         ValueError, TypeError: f changes the structure, a shape or a dtype of z.
     """
     if numbered:
+        step = vary(jnp.int32(0), varying_axes(z0))
         closed, result = jax.make_jaxpr(
             lambda z, step, *args: f(z, *args, step=step), return_shape=True
-        )(z0, jnp.int32(0), *args)
+        )(z0, step, *args)
     else:
         closed, result = jax.make_jaxpr(f, return_shape=True)(z0, *args)
     check_map(result, z0)

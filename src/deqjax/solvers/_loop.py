@@ -223,7 +223,7 @@ def by_number(f: Callable[..., State], numbered: bool) -> Callable[[State, jax.A
 
 def at_start(f: Callable[[State, jax.Array], State]) -> Callable[[State], State]:
     """F as the first pass sees it."""
-    return lambda z: f(z, jnp.int32(0))
+    return lambda z: f(z, vary(jnp.int32(0), varying_axes(z)))
 
 
 def _repeat(
