@@ -20,6 +20,7 @@ from deqjax.adjoints import (
     neumann,
     phantom,
     shine,
+    truncated,
     unrolled,
 )
 from deqjax.solvers import anderson, broyden, gmres, jaxopt, newton_krylov, picard, reversible
@@ -254,3 +255,30 @@ def test_cells_of_the_layers_see_the_step():
     expected = dq.fixed_point(f, jnp.zeros_like(u), kernel, **OPTIONS)
     np.testing.assert_allclose(found.value, expected.value, rtol=1e-12)
     assert jax.tree.leaves(sown) == [3]  # of the last evaluation
+
+
+def test_shards_number_their_own_solves():
+    """Inside shard_map, which demands of a key that it varies as the step does."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1, 2)))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",))
+    sharded = jax.sharding.PartitionSpec("data")
+
+    def gradient(shift, x):
+        def loss(shift):
+            solution = dq.fixed_point(
+                noisy, jnp.zeros_like(x), jax.random.key(0), x + shift, solver=picard,
+                adjoint=truncated(2), tol=0.0, max_steps=2, numbered=True,
+            )  # fmt: skip
+            return jnp.sum(solution.value**2)
+
+        return jax.grad(loss)(shift)
+
+    def in_shard(shift, x):  # the cotangent of a replicated number is summed over the shards
+        return gradient(shift, x[0])
+
+    whole = jax.sharding.PartitionSpec()
+    both = jax.shard_map(in_shard, mesh=mesh, in_specs=(whole, sharded), out_specs=whole)
+    alone = jax.jit(gradient)
+    np.testing.assert_allclose(
+        jax.jit(both)(0.1, x), alone(0.1, x[0]) + alone(0.1, x[1]), rtol=1e-9
+    )
