@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from deqjax import _fingerprint, _tree
-from deqjax._hoist import Traced
+from deqjax._hoist import PureMap
 from deqjax._types import Operands, Scalar, State
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.adjoints._both_modes import BothModes
@@ -46,7 +46,7 @@ def clear_programs() -> None:
 
 def solve(
     rule: Adjoint,
-    pure: Traced,
+    pure: PureMap,
     z0: State,
     operands: Operands,
     *,
@@ -82,7 +82,9 @@ def _split(rule: Any, limits: dict[str, Any], z0: State) -> tuple[Any, Any]:
     return (dataclasses.replace(rule, **emptied), {}), (controls, limits)
 
 
-def _compile(static: Any, pure: Traced, solver: Callable[..., Solution]) -> Callable[..., Solution]:
+def _compile(
+    static: Any, pure: PureMap, solver: Callable[..., Solution]
+) -> Callable[..., Solution]:
     """A program for all arrays of the types that it meets, and for each of JAX's settings."""
     rule, fixed = static
 

@@ -1,14 +1,17 @@
 """The entry point: a solver for the value, an adjoint for the gradient."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
+
+import jax.numpy as jnp
 
 from deqjax import _eager, _tree
 from deqjax._determinism import check_deterministic
 from deqjax._form import take_form
-from deqjax._hoist import hoist
+from deqjax._hoist import hoist, last_step
 from deqjax._independence import check_independent
-from deqjax._manual_axes import vary_like_result
+from deqjax._manual_axes import vary, vary_discrete, vary_like_result, varying_axes
 from deqjax._segments import Segments
 from deqjax._slips import check_adjoint, check_solver
 from deqjax._types import Map, Scalar, State
@@ -30,6 +33,7 @@ def fixed_point(
     coupled: bool = False,
     segments: Segments | Any = None,
     has_aux: bool = False,
+    numbered: bool = False,
     debug: bool = False,
 ) -> Solution:
     """Solve z* = f(z*, *args) for a batch and differentiate it in ``args`` and in f's closures.
@@ -67,6 +71,12 @@ def fixed_point(
             statistics and probe are per graph, (graphs,). Under jit a [`deqjax.Segments`][].
         has_aux: f returns ``(z', aux)``, and the solution shows the aux of its value, a pytree of
             arrays of any shape, differentiable, by one more evaluation of f.
+        numbered: call ``f(z, *args, step=n)`` with the number n of updates that led to z, () int32
+            from 0: for noise by step (``jax.random.fold_in(key, step)`` of a key in args or
+            closed over, so that the same call takes the same path) and for schedules. A solver
+            proposes from all evaluations alike, whatever their step. Rules that differentiate at
+            z* do so at the number of the last evaluation, ``stats.steps.max()``; ``unrolled`` and
+            ``truncated`` each step at its own.
         debug: evaluate f twice at z0 and at f(z0) first and raise if results differ in any bit;
             then perturb some rows, and raise if others change. Costs eight evaluations and, under
             jit, host callbacks.
@@ -102,13 +112,21 @@ def fixed_point(
     core = form.core(f)
     check_limits(tol, max_steps, z0)
     check_probe(probe, _tree.batch_size(z0))
-    z0 = vary_like_result(core, z0, *args)
-    pure, operands = hoist(core, z0, args)
+    at_start = core
+    if numbered:
+        # loops count for each device; a key must vary as the step does that is folded into it
+        axes = varying_axes((z0, args))
+        args = vary_discrete(args, axes)
+        # a keyword: it cannot be taken for an operand, wherever those end
+        at_start = functools.partial(core, step=vary(jnp.int32(0), axes))
+    z0 = vary_like_result(at_start, z0, *args)
+    pure, operands = hoist(core, z0, args, numbered)
     if debug:
-        check_deterministic(core, z0, args)
-        check_independent(core, z0, args, form.layout.sample)
+        check_deterministic(at_start, z0, args)
+        check_independent(at_start, z0, args, form.layout.sample)
     rule = implicit() if adjoint is None else adjoint
     solution = _eager.solve(
         rule, pure, z0, operands, solver=solver, tol=tol, max_steps=max_steps, probe=probe
     )
-    return form.finish(solution, f, args)
+    shown = functools.partial(f, step=last_step(solution)) if numbered else f
+    return form.finish(solution, shown, args)

@@ -102,9 +102,9 @@ class Form:
         if not self.changes_states and not self.has_aux:
             return f
 
-        def core_map(z: State, *args: Any) -> State:
+        def core_map(z: State, *args: Any, **step: jax.Array) -> State:
             state = self.outward(z)
-            result = f(state, *args)
+            result = f(state, *args, **step)
             if self.has_aux:
                 result, _ = _pair(result)
             result = jax.tree.map(jnp.asarray, result)

@@ -7,6 +7,7 @@ constants such as a start of zeros vary over none. Elsewhere these functions cha
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from deqjax._types import Map, State
@@ -37,6 +38,18 @@ def vary(tree: Tree, axes: frozenset[Any]) -> Tree:
     def mark(leaf: jax.Array) -> jax.Array:
         missing = tuple(axes - jax.typeof(leaf).manual_axis_type.varying) if axes else ()
         return lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    result: Tree = jax.tree.map(mark, tree)
+    return result
+
+
+def vary_discrete(tree: Tree, axes: frozenset[Any]) -> Tree:
+    """Mark the integers and keys among the leaves as varying over the axes."""
+
+    def mark(leaf: Any) -> Any:
+        if not axes or jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            return leaf
+        return vary(jnp.asarray(leaf), axes)
 
     result: Tree = jax.tree.map(mark, tree)
     return result

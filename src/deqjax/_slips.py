@@ -8,7 +8,8 @@ from deqjax.solvers import Solution
 
 _SOLVERS = [name for name in solvers.__all__ if name.islower()]
 _ADJOINTS = {getattr(adjoints, name): name for name in adjoints.__all__ if name.islower()}
-_ADJOINTS.pop(adjoints.backward_probe)
+for helper in (adjoints.backward_probe, adjoints.by_adjoint_state, adjoints.solve_forward):
+    _ADJOINTS.pop(helper)
 
 
 def check_solver(solver: Any) -> None:

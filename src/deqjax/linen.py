@@ -21,7 +21,7 @@ from deqjax._fixed_point import fixed_point
 from deqjax._segments import Segments
 from deqjax._types import Map, Operands, Scalar, State
 from deqjax.adjoints import Adjoint, BackwardStats
-from deqjax.nn._cells import check_linen_cell, start
+from deqjax.nn._cells import check_linen_cell, end_step, first_step, start
 from deqjax.nn._freeze import CellStateError, state_error
 from deqjax.solvers import Solution, anderson
 
@@ -49,6 +49,8 @@ class DEQ(nn.Module):
         max_steps: default step limit; likewise.
         coupled: the whole state is one sample, as for [`deqjax.fixed_point`][].
         has_aux: the cell returns ``(z', aux)``, and the solution shows the aux of its value.
+        numbered: the cell is ``cell(z, u, step=n)`` with the number n of updates that led to z, as
+            [`deqjax.fixed_point`][] says.
         debug: check in each call that two evaluations of the cell at one z agree, and that no row
             depends on another.
 
@@ -80,6 +82,7 @@ class DEQ(nn.Module):
     max_steps: int = 30
     coupled: bool = False
     has_aux: bool = False
+    numbered: bool = False
     debug: bool = False
 
     def freeze(self, u: Operands, z0: State | None = None, **options: Any) -> Map:
@@ -107,12 +110,13 @@ class DEQ(nn.Module):
                 "the layer has no variables: call it inside a model, or through its init and apply."
             )
         z = start(u, z0)
+        step = first_step(self.numbered)
         if self.is_initializing():
-            self.cell(z, u, **options)  # makes the parameters, which a pure function cannot
+            self.cell(z, u, **options, **step)  # makes the parameters, which a pure function cannot
         # of every stream that is there: the keys of other modules do not change by it
         keys = {name: self.make_rng(name) for name in self.scope.rngs}
         frozen = _FrozenCell(self.cell, keys, options)
-        frozen.check(z, u)
+        frozen.check(z, u, **step)
         return frozen
 
     def __call__(
@@ -165,10 +169,11 @@ class DEQ(nn.Module):
             coupled=self.coupled,
             segments=segments,
             has_aux=self.has_aux,
+            numbered=self.numbered,
             debug=self.debug,
         )
         if isinstance(f, _FrozenCell) and not self.is_initializing():
-            f.sow(solution.value, u)
+            f.sow(solution.value, u, **end_step(self.numbered, solution))
         return solution
 
 
@@ -198,28 +203,28 @@ class _FrozenCell:
         ]
         self.sows = False
 
-    def __call__(self, z: State, u: Operands) -> State:
-        result, _ = self._run(self.variables, [False] * len(self.roots), z, u)
+    def __call__(self, z: State, u: Operands, **step: jax.Array) -> State:
+        result, _ = self._run(self.variables, [False] * len(self.roots), z, u, **step)
         return result
 
-    def check(self, z: State, u: Operands) -> None:
+    def check(self, z: State, u: Operands, **step: jax.Array) -> None:
         """Evaluate the cell abstractly; refuse one that updates variables, note whether it sows."""
         try:
-            changes = self._changes(self._mutable(), z, u)
+            changes = self._changes(self._mutable(), z, u, **step)
         except ModifyScopeVariableError:
             # the user's choice of mutable collections forbids it: allow it, to name the variable
-            changes = self._changes([DenyList("params")] * len(self.roots), z, u)
+            changes = self._changes([DenyList("params")] * len(self.roots), z, u, **step)
         for path, sown in changes.items():
             if not sown:
                 raise state_error(path[0], ".".join(path[1:]))
         self.sows = bool(changes)
 
-    def sow(self, z: State, u: Operands) -> None:
+    def sow(self, z: State, u: Operands, **step: jax.Array) -> None:
         """Let the cell sow into the model's own collections what it sees at z."""
         if not self.sows:
             return
         before = [unfreeze(root.variables()) for root in self.roots]
-        _, after = self._run(before, self._mutable(), z, u)
+        _, after = self._run(before, self._mutable(), z, u, **step)
         for root, old, new in zip(self.roots, before, after, strict=True):
             changed = {path: value for path, (_, value) in _changed(old, new).items()}
             for collection, names in unflatten_dict(changed).items():
@@ -231,7 +236,12 @@ class _FrozenCell:
         return [intersect_filters(root.mutable, DenyList("params")) for root in self.roots]
 
     def _run(
-        self, variables: list[Any], mutable: list[CollectionFilter], z: State, u: Operands
+        self,
+        variables: list[Any],
+        mutable: list[CollectionFilter],
+        z: State,
+        u: Operands,
+        **step: jax.Array,
     ) -> tuple[State, list[Any]]:
         """The cell's result and the variables that it leaves."""
         roots = [
@@ -242,14 +252,16 @@ class _FrozenCell:
         ]
         scopes = [_below(roots[self.roots.index(scope.root)], scope) for scope in self.scopes]
         cell, _, _ = set_module_scopes(self.cell, (), {}, scopes)
-        return cell(z, u, **self.options), [root.variables() for root in roots]
+        return cell(z, u, **self.options, **step), [root.variables() for root in roots]
 
-    def _changes(self, mutable: list[CollectionFilter], z: State, u: Operands) -> dict[Path, bool]:
+    def _changes(
+        self, mutable: list[CollectionFilter], z: State, u: Operands, **step: jax.Array
+    ) -> dict[Path, bool]:
         """The variables that an evaluation changes, and whether each was only sown."""
         changes: dict[Path, bool] = {}
 
         def watch(z: State, u: Operands) -> State:
-            result, after = self._run(self.variables, mutable, z, u)
+            result, after = self._run(self.variables, mutable, z, u, **step)
             for old, new in zip(self.variables, after, strict=True):
                 for path, (before, value) in _changed(old, new).items():
                     # what is sown is new, or a tuple that grows: the cell does not read it

@@ -304,6 +304,6 @@ def test_replicas_stop_together_on_their_axis(solver):
 @pytest.mark.parametrize("solver", [picard, anderson, broyden, newton_krylov, reversible, gmres])
 def test_a_misspelled_option_is_named(solver):
     with pytest.raises(
-        TypeError, match="no option 'histroy'; it takes stop, norm, min_steps, trace"
+        TypeError, match="no option 'histroy'; it takes stop, norm, min_steps, returns, numbered"
     ):
         solver(lambda z: 0.5 * z, jnp.ones((2, 3)), tol=1e-3, max_steps=5, histroy=3)

@@ -6,7 +6,7 @@ solves or approximates w = J^T w + v with J = df/dz at z*.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jax import lax
 
 from deqjax import _tree
 from deqjax._types import PerSample, State
-from deqjax.adjoints._pattern import Continuous, Kept, Pulled, at_each_point
+from deqjax.adjoints._pattern import Adjoint, Continuous, Kept, Pulled, WithBackward, at_each_point
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution, Status
 from deqjax.solvers._residual import residual_norm
@@ -67,6 +67,46 @@ class ByAdjointState:
             return gradient, report
 
         return at_each_point(kept.solution, cotangents, pull_one)
+
+
+def by_adjoint_state(rule: Rule, *, controls: Any = ()) -> Adjoint:
+    """An adjoint of your own from its formula for w; the gradient is then (df/da)^T w.
+
+    f is linearized once at z*, with the cotangent v of z* and J = df/dz there. The rule returns
+    what it takes for the solution of w = J^T w + v. The adjoint goes with every solver, serves
+    reverse mode of any order, takes a trajectory and fills a probe: with the steps that the rule
+    reports, the residual of its w in that equation, and ``Status.NOT_RUN`` (``DIVERGED`` if not
+    finite).
+
+    Args:
+        rule: ``rule(transpose, v, kept) -> (w, steps)`` with ``transpose(w)`` = J^T w, states v and
+            w like z, each sample's v scaled to about 1, and (batch,) int32 steps, or
+            [`BackwardStats`][deqjax.adjoints.BackwardStats] where it knows residual and status
+            itself. ``kept`` has ``kept.z0``, ``kept.solution`` and ``kept.controls``. A function or
+            a frozen dataclass.
+        controls: numbers of the rule that may be traced; it finds them in ``kept.controls``.
+
+    Returns:
+        A rule for ``fixed_point(..., adjoint=...)``.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> import deqjax
+        >>> def two_terms(transpose, v, kept):
+        ...     w = jax.tree.map(jnp.add, v, transpose(v))
+        ...     return w, jnp.ones(len(jax.tree.leaves(v)[0]), jnp.int32)
+        >>> def loss(a):  # z = a z + 1, so z* = 1 / (1 - a), with the derivative 4 at a = 0.5
+        ...     return deqjax.fixed_point(
+        ...         lambda z, a: a * z + 1,
+        ...         jnp.zeros((1, 1)),
+        ...         a,
+        ...         adjoint=deqjax.adjoints.by_adjoint_state(two_terms),
+        ...         tol=1e-6,
+        ...     ).value.sum()
+        >>> print(f"{jax.grad(loss)(0.5):.2f}")
+        3.00
+    """
+    return WithBackward(ByAdjointState(rule), controls=controls)
 
 
 def _measured(steps: PerSample, w: State, image: State) -> BackwardStats:

@@ -13,7 +13,8 @@ from deqjax import _tree
 from deqjax._flatten import ravel, unravel
 from deqjax._hoist import PureMap
 from deqjax._types import Operands, Scalar, State
-from deqjax.adjoints._pattern import check_solution, split_operands
+from deqjax.adjoints._forward import solve_forward
+from deqjax.adjoints._pattern import split_operands
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution, Stats
 
@@ -53,30 +54,27 @@ class BothModes:
             )
         continuous, discrete, join = split_operands(operands)
 
-        def evaluate(z: State, continuous: Any, discrete: Any) -> State:
-            return f(z, join(continuous, discrete))
-
         @jax.custom_jvp
         def solve(
             z0: State, continuous: Any, discrete: Any, limits: Any, controls: Any
         ) -> Solution:
             del controls  # for the tangents
             tol, max_steps = limits
-            found = solver(
-                lambda z: evaluate(z, continuous, discrete), z0, tol=tol, max_steps=max_steps
-            )
-            return check_solution(found, solver)._replace(memory=None)
+            operands = join(continuous, discrete)
+            found = solve_forward(f, z0, operands, solver=solver, tol=tol, max_steps=max_steps)
+            return found._replace(memory=None)
 
         @solve.defjvp
         def push(primals: Any, tangents: Any) -> tuple[Solution, Solution]:
             solution = solve(*primals)
             _, continuous, discrete, _, controls = primals
 
+            def at_end(z: State, continuous: Any) -> State:
+                return f(z, f.at_end(join(continuous, discrete), solution))
+
             def tangent_at(point: State) -> State:
-                _, right = jax.jvp(
-                    lambda a: evaluate(point, a, discrete), (continuous,), (tangents[1],)
-                )
-                _, product = jax.linearize(lambda z: evaluate(z, continuous, discrete), point)
+                _, right = jax.jvp(lambda a: at_end(point, a), (continuous,), (tangents[1],))
+                _, product = jax.linearize(lambda z: at_end(z, continuous), point)
                 return self._solve_linear(product, right, controls)
 
             rows = solution.trajectory

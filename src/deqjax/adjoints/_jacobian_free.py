@@ -1,8 +1,8 @@
 """Jacobian-free backpropagation: the cotangent itself is the adjoint state."""
 
 from deqjax._types import PerSample, State
-from deqjax.adjoints._adjoint_state import ByAdjointState, Transpose, no_steps
-from deqjax.adjoints._pattern import Adjoint, Kept, WithBackward
+from deqjax.adjoints._adjoint_state import Transpose, by_adjoint_state, no_steps
+from deqjax.adjoints._pattern import Adjoint, Kept
 
 
 def jacobian_free() -> Adjoint:
@@ -32,7 +32,7 @@ def jacobian_free() -> Adjoint:
         >>> print(f"{jax.grad(loss)(0.5):.2f}")
         2.00
     """
-    return WithBackward(ByAdjointState(_cotangent))
+    return by_adjoint_state(_cotangent)
 
 
 def _cotangent(transpose: Transpose, cotangent: State, kept: Kept) -> tuple[State, PerSample]:

@@ -16,12 +16,22 @@ from jax import lax
 from deqjax import _tree
 from deqjax._hoist import PureMap
 from deqjax._types import Operands, Scalar, State
+from deqjax.adjoints._forward import keep_memory, solve_forward
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution
 
 
 class Adjoint(Protocol):
-    """A rule for gradients: solves z = f(z, operands) and says how the result differentiates."""
+    """A rule for gradients: solves z = f(z, operands) and says how the result differentiates.
+
+    ``f(z, operands) -> z'`` closes over no array: ``operands`` is a pytree with the leaves of args
+    and all that the user's f closed over, integers and keys too. A rule of your own solves by
+    [`solve_forward`][deqjax.adjoints.solve_forward], or calls the solver itself, and is a function
+    or a frozen dataclass: equal rules then share what was compiled for them. Where f sees the
+    step's number (``numbered=True``), ``f.at_end(operands, solution)`` are the operands of the last
+    evaluation, and ``f.at_step(operands, step)`` those of any other; otherwise both are
+    ``operands``.
+    """
 
     def __call__(
         self,
@@ -84,29 +94,9 @@ class WithBackward:
     ) -> Solution:
         """Return the solution, differentiable in the operands."""
         if self.memory is not None:
-            solver = functools.partial(_keep_memory, solver, self.memory, self.needs)
+            solver = functools.partial(keep_memory, solver, self.memory, self.needs)
         limits = (jnp.asarray(tol, _tree.accumulation_dtype(z0)), jnp.asarray(max_steps, jnp.int32))
         return _solve(self.backward, f, z0, operands, solver, limits, self.controls, probe)
-
-
-def _keep_memory(
-    solver: Callable[..., Solution], memory: type, needs: str, *problem: Any, **options: Any
-) -> Solution:
-    """Solve with a solver that hands its memory out, or say in one sentence that it does not."""
-    name = getattr(getattr(solver, "func", solver), "__name__", solver)
-    refusal = (
-        f"this adjoint works from what deqjax.solvers.{needs} keeps and {name} does not: "
-        f"pass solver=deqjax.solvers.{needs}."
-    )
-    try:
-        solution = solver(*problem, keep_memory=True, **options)
-    except TypeError as error:
-        if "keep_memory" not in str(error):
-            raise
-        raise TypeError(refusal) from error
-    if not isinstance(solution.memory, memory):
-        raise TypeError(refusal)
-    return solution
 
 
 def split_operands(
@@ -125,17 +115,6 @@ def split_operands(
     return continuous, discrete, join
 
 
-def check_solution(solution: Any, solver: Callable[..., Any]) -> Solution:
-    """Return what a solver returned, or raise a TypeError if that is no Solution."""
-    if not isinstance(solution, Solution):
-        name = getattr(getattr(solver, "func", solver), "__name__", solver)
-        raise TypeError(
-            f"the solver {name} returned {type(solution).__name__}: a solver returns a "
-            "deqjax.Solution with value and stats."
-        )
-    return solution
-
-
 def _solve(
     backward: Backward,
     f: PureMap,
@@ -148,19 +127,14 @@ def _solve(
 ) -> Solution:
     continuous, discrete, join = split_operands(operands)
 
-    def evaluate(z: State, continuous: Continuous, discrete: list[Any]) -> State:
-        return f(z, join(continuous, discrete))
-
     @jax.custom_vjp
     def solve(
         z0: State, continuous: Any, discrete: Any, limits: Any, controls: Any, probe: Any
     ) -> Solution:
         del controls, probe  # for the backward pass
         tol, max_steps = limits
-        solution = solver(
-            lambda z: evaluate(z, continuous, discrete), z0, tol=tol, max_steps=max_steps
-        )
-        return check_solution(solution, solver)
+        operands = join(continuous, discrete)
+        return solve_forward(f, z0, operands, solver=solver, tol=tol, max_steps=max_steps)
 
     def remember(*inputs: Any) -> tuple[Solution, Any]:
         # through `solve` itself: a second derivative differentiates z* by the rule again
@@ -170,7 +144,11 @@ def _solve(
 
     def pull_back(remembered: Any, cotangents: Solution) -> tuple[Any, ...]:
         kept, continuous, discrete, probed = remembered
-        pulled = backward(lambda z, a: evaluate(z, a, discrete), kept, continuous, cotangents)
+
+        def at_end(z: State, continuous: Continuous) -> State:
+            return f(z, f.at_end(join(continuous, discrete), kept.solution))
+
+        pulled = backward(at_end, kept, continuous, cotangents)
         probe = jax.tree.map(lambda x: x.astype(jnp.float32), pulled.report) if probed else None
         # None is a zero cotangent
         return pulled.z0, pulled.operands, None, None, None, probe

@@ -10,13 +10,14 @@ from jax import lax
 from deqjax import _tree
 from deqjax._types import Scalar, State
 from deqjax.adjoints._adjoint_state import no_steps
+from deqjax.adjoints._clip import check_clip, cut_gradient
 from deqjax.adjoints._pattern import Adjoint, Continuous, Kept, Pulled, WithBackward, at_each_point
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution, Status
 from deqjax.solvers._validate import check_count, check_not_negative
 
 
-def phantom(steps: int = 5, damping: Scalar = 0.5) -> Adjoint:
+def phantom(steps: int = 5, damping: Scalar = 0.5, *, clip: Scalar | None = None) -> Adjoint:
     """Gradients of a short damped loop that starts at the fixed point, which is held constant.
 
     The backward pass differentiates the last of the states
@@ -28,18 +29,23 @@ def phantom(steps: int = 5, damping: Scalar = 0.5) -> Adjoint:
     The solution's value stays z*. With damping 1 and an exact z* this is `neumann` with
     ``terms=steps``. Time and memory grow with ``steps``, not with the solver's steps.
 
+    ``clip`` bounds it where f does not contract at z*: the cotangent that is pulled back through
+    each step is cut per sample to a norm of at most clip * ||v||, v the cotangent of z*.
+
     A probe shows ``steps`` and ``Status.NOT_RUN``; a status of ``DIVERGED`` tells that the loop
     left the finite numbers, and the residual is then infinite, else zero.
 
     Args:
         steps: damped steps, at least 1; a Python int.
         damping: step length in (0, 1]; 1 is undamped; may be traced.
+        clip: most of a pulled-back cotangent's norm over ||v||, 0 or more; None cuts nothing; may
+            be traced.
 
     Returns:
         A rule for ``fixed_point(..., adjoint=...)``.
 
     Raises:
-        ValueError, TypeError: steps that are no whole number >= 1, or a negative damping.
+        ValueError, TypeError: steps that are no whole number >= 1, or a negative damping or clip.
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -57,7 +63,8 @@ def phantom(steps: int = 5, damping: Scalar = 0.5) -> Adjoint:
     """
     check_count("steps", steps)
     check_not_negative("damping", damping)
-    return WithBackward(_DampedLoop(int(steps)), controls=damping)
+    check_clip(clip)
+    return WithBackward(_DampedLoop(int(steps)), controls=(damping, clip))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +80,18 @@ class _DampedLoop:
         continuous: Continuous,
         cotangents: Solution,
     ) -> Pulled:
-        def loop(start: State, continuous: Continuous) -> State:
+        damping, clip = kept.controls
+
+        def loop(start: State, continuous: Continuous, cotangent: State) -> State:
             def damped(h: State, _: None) -> tuple[State, None]:
-                return _tree.mix(h, f(h, continuous), kept.controls), None
+                if clip is not None:
+                    h = cut_gradient(h, cotangent, clip)
+                return _tree.mix(h, f(h, continuous), damping), None
 
             return lax.scan(damped, start, length=self.length)[0]
 
         def pull_one(point: State, cotangent: State) -> tuple[Continuous, BackwardStats]:
-            end, pull = jax.vjp(lambda a: loop(point, a), continuous)
+            end, pull = jax.vjp(lambda a: loop(point, a, cotangent), continuous)
             (gradient,) = pull(cotangent)
             finite = jnp.isfinite(_tree.largest(end)) & jnp.isfinite(_tree.largest(cotangent))
             residual = jnp.where(finite, 0.0, jnp.inf)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from deqjax._hoist import PureMap
 from deqjax._types import Operands, Scalar, State
-from deqjax.adjoints._pattern import Adjoint, check_solution
+from deqjax.adjoints._forward import solve_forward
+from deqjax.adjoints._pattern import Adjoint
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution
 from deqjax.solvers._validate import check_checkpoint
@@ -64,5 +65,4 @@ def _unrolled(
     options: dict[str, int],
 ) -> Solution:
     del probe  # no backward solve to report
-    solution = solver(lambda z: f(z, operands), z0, tol=tol, max_steps=max_steps, **options)
-    return check_solution(solution, solver)
+    return solve_forward(f, z0, operands, solver=solver, tol=tol, max_steps=max_steps, **options)

@@ -10,12 +10,24 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from deqjax._hoist import last_step
 from deqjax._types import Operands, State
+from deqjax.solvers import Solution
 
 
 def start(u: Operands, z0: State | None) -> State:
     """z0, or zeros like u."""
     return jax.tree.map(jnp.zeros_like, u) if z0 is None else z0
+
+
+def first_step(numbered: bool) -> dict[str, jax.Array]:
+    """What a cell is called with besides z and u before the solve, for shapes and checks."""
+    return {"step": jnp.int32(0)} if numbered else {}
+
+
+def end_step(numbered: bool, solution: Solution) -> dict[str, jax.Array]:
+    """Likewise at the end of the solve."""
+    return {"step": last_step(solution)} if numbered else {}
 
 
 def check_nnx_cell(cell: Callable[..., Any]) -> None:

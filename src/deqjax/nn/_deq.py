@@ -10,7 +10,7 @@ from deqjax._fixed_point import fixed_point
 from deqjax._segments import Segments
 from deqjax._types import Map, Operands, Scalar, State
 from deqjax.adjoints import Adjoint, BackwardStats
-from deqjax.nn._cells import check_nnx_cell, start
+from deqjax.nn._cells import check_nnx_cell, end_step, start
 from deqjax.nn._freeze import FrozenCell, freeze
 from deqjax.solvers import Solution, anderson
 
@@ -52,6 +52,8 @@ class DEQ(nnx.Module):
         max_steps: default step limit; likewise.
         coupled: the whole state is one sample, as for [`deqjax.fixed_point`][].
         has_aux: the cell returns ``(z', aux)``, and the solution shows the aux of its value.
+        numbered: the cell is ``cell(z, u, step=n)`` with the number n of updates that led to z, as
+            [`deqjax.fixed_point`][] says.
         debug: check in each call that two evaluations of the cell at one z agree, and that no row
             depends on another.
 
@@ -78,7 +80,7 @@ class DEQ(nnx.Module):
 
     def __init__(
         self,
-        cell: Callable[[State, Operands], State],
+        cell: Callable[..., State],
         *,
         solver: Callable[..., Solution] = anderson,
         adjoint: Adjoint | None = None,
@@ -86,6 +88,7 @@ class DEQ(nnx.Module):
         max_steps: int = 30,
         coupled: bool = False,
         has_aux: bool = False,
+        numbered: bool = False,
         debug: bool = False,
     ) -> None:
         check_nnx_cell(cell)
@@ -96,6 +99,7 @@ class DEQ(nnx.Module):
         self.max_steps = max_steps
         self.coupled = coupled
         self.has_aux = has_aux
+        self.numbered = numbered
         self.debug = debug
 
     @_left_alone_by_tabulate
@@ -109,7 +113,7 @@ class DEQ(nnx.Module):
         Raises:
             CellStateError: the cell changes its state, such as running batch statistics.
         """
-        return freeze(self.cell, start(u, z0), u)
+        return freeze(self.cell, start(u, z0), u, numbered=self.numbered)
 
     def __call__(
         self,
@@ -142,7 +146,7 @@ class DEQ(nnx.Module):
             ValueError, TypeError: as [`deqjax.fixed_point`][].
         """
         z = start(u, z0)
-        f = freeze(self.cell, z, u) if f is None else f
+        f = self.freeze(u, z) if f is None else f
         solution = fixed_point(
             f,
             z,
@@ -155,8 +159,9 @@ class DEQ(nnx.Module):
             coupled=self.coupled,
             segments=segments,
             has_aux=self.has_aux,
+            numbered=self.numbered,
             debug=self.debug,
         )
         if isinstance(f, FrozenCell):
-            f.capture(self.cell, solution.value, u)
+            f.capture(self.cell, solution.value, u, **end_step(self.numbered, solution))
         return solution

@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 
 from deqjax._types import Map, Operands, State
+from deqjax.nn._cells import first_step
 
 
 class CellStateError(ValueError):
@@ -30,7 +31,7 @@ def sown_error(name: str) -> CellStateError:
     )
 
 
-def freeze(cell: Callable[[State, Operands], State], z0: State, u: Operands) -> Map:
+def freeze(cell: Callable[..., State], z0: State, u: Operands, *, numbered: bool = False) -> Map:
     """Return ``f(z, u) = cell(z, u)`` with fixed random keys, pure and differentiable.
 
     Each random stream that the cell draws from is advanced once in the cell itself, so the next
@@ -40,6 +41,7 @@ def freeze(cell: Callable[[State, Operands], State], z0: State, u: Operands) -> 
         cell: an NNX module ``cell(z, u) -> z'``; any other function is returned as it is.
         z0: a state, of which only structure, shapes and dtypes count.
         u: the cell's second argument; likewise.
+        numbered: the cell is ``cell(z, u, step=n)``, and f then too.
 
     Raises:
         CellStateError: the cell changes its state, such as running batch statistics.
@@ -61,7 +63,7 @@ def freeze(cell: Callable[[State, Operands], State], z0: State, u: Operands) -> 
     """
     if not isinstance(cell, nnx.Module):
         return cell
-    used = _streams_drawn_from(cell, z0, u)
+    used = _streams_drawn_from(cell, z0, u, first_step(numbered))
     # the copy must not share Variables with the cell: both are mutable
     frozen = nnx.merge(*nnx.split(cell), copy=True)
     keys = {path: stream() for path, stream in streams(cell).items() if path in used}
@@ -79,14 +81,14 @@ class FrozenCell:
         self.used = used  # paths of the streams that the cell draws from
         self.graph, self.state = nnx.split(cell)
 
-    def __call__(self, z: State, u: Operands) -> State:
-        result: State = self._copy()(z, u)
+    def __call__(self, z: State, u: Operands, **step: jax.Array) -> State:
+        result: State = self._copy()(z, u, **step)
         return result
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name})"
 
-    def capture(self, cell: Any, z: State, u: Operands) -> None:
+    def capture(self, cell: Any, z: State, u: Operands, **step: jax.Array) -> None:
         """Inside `nnx.capture`, evaluate the cell itself once at z, with the keys held here.
 
         What it sows while it is iterated stays in copies; this shows what it sees at the solution.
@@ -98,7 +100,7 @@ class FrozenCell:
         before = {path: _key_and_count(stream) for path, stream in own.items()}
         for path, stream in own.items():
             _set_key_and_count(stream, *_key_and_count(held[path]))
-        cell(z, u)
+        cell(z, u, **step)
         for path, stream in own.items():
             _set_key_and_count(stream, *before[path])
 
@@ -107,7 +109,9 @@ class FrozenCell:
         return nnx.merge(self.graph, self.state, copy=True)
 
 
-def _streams_drawn_from(cell: nnx.Module, z0: State, u: Operands) -> set[tuple[Any, ...]]:
+def _streams_drawn_from(
+    cell: nnx.Module, z0: State, u: Operands, step: dict[str, jax.Array]
+) -> set[tuple[Any, ...]]:
     """Evaluate the cell abstractly; return the streams it drew from, refuse other changes."""
     graph, state = nnx.split(cell)
     # types only: a variable of the abstract evaluation holds tracers that must not outlive it
@@ -116,7 +120,7 @@ def _streams_drawn_from(cell: nnx.Module, z0: State, u: Operands) -> set[tuple[A
     def watch(z: State, u: Operands) -> State:
         copy = nnx.merge(graph, state, copy=True)
         before = {path: variable.get_raw_value() for path, variable in _variables(copy).items()}
-        result = copy(z, u)
+        result = copy(z, u, **step)
         for path, variable in _variables(copy).items():
             if variable.get_raw_value() is not before.get(path):
                 changed[path] = type(variable)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from deqjax import _tree
 from deqjax._types import Map, PerSample, Scalar, State
 from deqjax.solvers._krylov import solve_linear
-from deqjax.solvers._loop import LoopOptions, Pass, iterate
+from deqjax.solvers._loop import LoopOptions, Pass, by_number, iterate
 from deqjax.solvers._solution import Solution
 from deqjax.solvers._validate import check_count
 
@@ -47,7 +47,7 @@ def gmres(
             spend them in full cycles; may be traced.
         restart: most products of a cycle, static.
         **options: see [`deqjax.solvers.LoopOptions`][]; the rows of a trace and the steps of a
-            trajectory are cycles.
+            trajectory are cycles, and so is the step that a numbered f sees.
 
     Returns:
         [`deqjax.Solution`][] with the best finite iterate of each sample. ``stats.steps`` are
@@ -80,13 +80,15 @@ def gmres(
     cycles = jnp.minimum(most, (most + size - 1) // size + 1)
     stop = options.get("stop", "relative")
 
+    numbered_f = by_number(f, options.get("numbered", False))
+
     def init(z: State) -> _Spent:
         return _Spent(jnp.zeros((_tree.batch_size(z),), jnp.int32), jnp.int32(0))
 
     def step(memory: _Spent, z: State, fz: State, seen: Pass) -> tuple[State, _Spent]:
         right, length = _tree.subtract(fz, z), seen.change
         goal = jnp.asarray(tol, length.dtype)
-        _, jacobian = jax.linearize(f, z)
+        _, jacobian = jax.linearize(lambda z: numbered_f(z, seen.number), z)
         found = solve_linear(
             lambda v: _tree.subtract(v, jacobian(v)),
             right,

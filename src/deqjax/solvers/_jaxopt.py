@@ -119,6 +119,11 @@ def jaxopt(
         >>> print(solution.value[0].round(2), Status(int(solution.stats.status[0])).name)
         [2. 2. 2.] CONVERGED
     """
+    if jaxopt_options.get("numbered"):
+        raise ValueError(
+            "jaxopt cannot number its evaluations (numbered=True): JAXopt calls f without saying "
+            "at which step; use picard, anderson, broyden or newton_krylov."
+        )
     z0 = check_problem(f, z0, tol=tol, max_steps=max_steps)
     if method not in _METHODS:
         raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")

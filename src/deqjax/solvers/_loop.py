@@ -6,10 +6,12 @@ iterate that it evaluated, and lets the method propose the next one. Samples nev
 has stopped keeps its iterate while its batch mates go on.
 
 The value returned is the iterate that converged, else the one that f changed least.
+
+Inside, f takes the number of the pass too. A `numbered` f sees it, any other is wrapped.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypedDict, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +20,20 @@ from jax import lax
 from deqjax import _tree
 from deqjax._manual_axes import vary, vary_like_result, varying_axes
 from deqjax._types import PerSample, Scalar, State
+from deqjax.solvers._forgiving import measure_forgiving
 from deqjax.solvers._residual import Measured, Norm, Stop, measure
 from deqjax.solvers._solution import Solution, Stats, Status
 from deqjax.solvers._validate import (
     check_checkpoint,
     check_options,
     check_problem,
+    check_returns,
     check_trajectory,
     static_steps,
 )
 
 Memory = TypeVar("Memory")
+Returns: TypeAlias = Literal["best", "last"]
 
 # inside the loop: not decided yet; a plain int, since JAX types an enum member weakly
 _RUNNING = int(Status.NOT_RUN)
@@ -44,6 +49,11 @@ class LoopOptions(TypedDict, total=False):
             and each must reach tol: a leaf of small numbers cannot hide behind a large one.
         min_steps: updates that a sample takes before it may stop as converged, 0 (default) or more;
             () or (batch,), may be traced.
+        returns: which iterate of a sample that did not converge is its value: "best" (default), the
+            one that f changed least, or "last", the last one at which f was finite, as a loop of
+            so many steps returns it. Not for methods whose iterates may be rejected trials.
+        numbered: f is ``f(z, step)`` with the number of updates that led to z, () int32: f may
+            draw noise by it, or follow a schedule. `deqjax.fixed_point` sets it.
         trace: rows of the residual trace to record, 0 for none; ``max_steps + 1`` shows all. A
             Python int, because it is a shape.
         trajectory: steps whose iterates `Solution` shows, as increasing Python ints, for
@@ -58,6 +68,8 @@ class LoopOptions(TypedDict, total=False):
     stop: Stop
     norm: Norm
     min_steps: Scalar
+    returns: Returns
+    numbered: bool
     trace: int
     trajectory: tuple[int, ...]
     axis_name: str | None
@@ -88,7 +100,7 @@ class Pass(NamedTuple):
 
 
 def iterate(
-    f: Callable[[State], State],
+    f: Callable[..., State],
     z0: State,
     *,
     init: Callable[[State], Memory],
@@ -98,6 +110,8 @@ def iterate(
     stop: Stop = "relative",
     norm: Norm = "state",
     min_steps: Scalar = 0,
+    returns: Returns = "best",
+    numbered: bool = False,
     trace: int = 0,
     trajectory: tuple[int, ...] = (),
     axis_name: str | None = None,
@@ -112,26 +126,35 @@ def iterate(
     method's memory after the last pass, which goes on for samples that have stopped.
     """
     check_options(unknown, LoopOptions.__annotations__)
+    f = by_number(f, numbered)
     z0 = check_problem(
-        f, z0, tol=tol, max_steps=max_steps, stop=stop, norm=norm, min_steps=min_steps, trace=trace
+        at_start(f),
+        z0,
+        tol=tol,
+        max_steps=max_steps,
+        stop=stop,
+        norm=norm,
+        min_steps=min_steps,
+        trace=trace,
     )
+    check_returns(returns, rejects=measure is measure_forgiving)
     check_trajectory(trajectory)
     check_checkpoint(checkpoint_every, differentiable)
-    z0 = vary_like_result(f, z0)
-    dtype = _tree.accumulation_dtype(z0)
-    batch = _tree.batch_size(z0)
+    z0 = vary_like_result(at_start(f), z0)
+    dtype, batch = _tree.accumulation_dtype(z0), _tree.batch_size(z0)
     tol = jnp.asarray(tol, dtype)
     limit, least = jnp.asarray(max_steps, jnp.int32), jnp.asarray(min_steps, jnp.int32)
 
     def advance(carry: _Carry) -> _Carry:
-        fz = f(carry.z)
+        fz = f(carry.z, carry.taken)
         seen = measure(carry.z, fz, stop, norm)
         active = carry.status == _RUNNING
         finite = jnp.isfinite(seen.residual)
         converged = active & (seen.residual <= tol) & (carry.taken >= least)
         status = jnp.where(active & ~finite, Status.DIVERGED, carry.status)
         status = jnp.where(converged, Status.CONVERGED, status)
-        better = active & finite & (seen.change < carry.measured.change) | converged
+        preferred = (returns == "last") | (seen.change < carry.measured.change)
+        better = active & finite & preferred | converged
         goes_on = (status == _RUNNING) & (carry.taken < limit)
 
         told = Pass(carry.taken, seen.change, seen.residual, goes_on)
@@ -191,6 +214,16 @@ def iterate(
     if chosen is not None:
         chosen = _complete(chosen, end.best, end.taken, trajectory)
     return Solution(end.best, lax.stop_gradient(stats), chosen), end.memory
+
+
+def by_number(f: Callable[..., State], numbered: bool) -> Callable[[State, jax.Array], State]:
+    """F as a function of z and the number of the pass, whether it sees the number or not."""
+    return f if numbered else lambda z, step: f(z)
+
+
+def at_start(f: Callable[[State, jax.Array], State]) -> Callable[[State], State]:
+    """F as the first pass sees it."""
+    return lambda z: f(z, vary(jnp.int32(0), varying_axes(z)))
 
 
 def _repeat(

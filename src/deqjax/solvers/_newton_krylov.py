@@ -9,7 +9,7 @@ from deqjax import _tree
 from deqjax._types import Map, PerSample, Scalar, State
 from deqjax.solvers._forgiving import largest_number, measure_forgiving, report_truly
 from deqjax.solvers._krylov import LinearSolution, solve_linear
-from deqjax.solvers._loop import LoopOptions, Pass, iterate
+from deqjax.solvers._loop import LoopOptions, Pass, by_number, iterate
 from deqjax.solvers._solution import Solution
 from deqjax.solvers._validate import check_count, check_not_negative
 
@@ -107,6 +107,8 @@ def newton_krylov(
             "that, or an adjoint that does not unroll the solver."
         )
 
+    numbered_f = by_number(f, options.get("numbered", False))
+
     def init(z: State) -> _Search:
         dtype, batch = _tree.accumulation_dtype(z), _tree.batch_size(z)
         zeros = jax.tree.map(jnp.zeros_like, z)
@@ -129,7 +131,7 @@ def newton_krylov(
         accepted, memory = _judge(memory, z, residual, seen, goal, inner_tol)
         # no direction for a sample that has stopped, nor on the last pass, which takes no step
         wanted = accepted & (memory.damped == 0) & seen.goes_on
-        _, jacobian = jax.linearize(f, z)
+        _, jacobian = jax.linearize(lambda z: numbered_f(z, seen.number), z)
         found = solve_linear(
             lambda v: _tree.subtract(v, jacobian(v)),
             residual,

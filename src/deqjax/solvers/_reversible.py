@@ -92,7 +92,8 @@ def reversible(
         ``stats.evaluations``, and so does the last pass, which only measures.
 
     Raises:
-        ValueError, TypeError: a malformed problem, before anything is compiled.
+        ValueError, TypeError: a malformed problem, or ``numbered=True``, before anything is
+            compiled.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -104,6 +105,11 @@ def reversible(
         True
     """
     _check_damping(damping)
+    if options.get("numbered"):
+        raise ValueError(
+            "reversible cannot number its evaluations (numbered=True): a step takes two of them, "
+            "which the backward pass repeats without their number; use picard or anderson."
+        )
     z0 = check_problem(
         f,
         z0,

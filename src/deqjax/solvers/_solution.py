@@ -115,12 +115,13 @@ class Solution(NamedTuple):
     """A fixed point and how it was found.
 
     Attributes:
-        value: the best finite iterate of each sample; structure, shapes and dtypes of z0.
+        value: the best finite iterate of each sample, or with ``returns="last"`` the last one;
+            structure, shapes and dtypes of z0.
         stats: [`Stats`][deqjax.solvers.Stats] of the solve.
         trajectory: the iterates after the chosen steps, leaves (steps, batch, ...); None unless
             asked for with ``trajectory=(4, 8)``. A sample that stopped earlier shows its value.
             Under a backward rule each of them differentiates as if it were the fixed point; under
-            ``unrolled`` and ``reversible`` exactly.
+            ``unrolled`` and ``reversible`` exactly; under ``truncated`` they have no gradient.
         memory: what a method hands to the backward rule that asked for it with
             ``keep_memory=True``; None otherwise.
         aux: what f returned besides at the value; None unless asked for with ``has_aux=True``.

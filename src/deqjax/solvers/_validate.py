@@ -58,6 +58,18 @@ def check_per_sample(name: str, value: Scalar, z0: State) -> None:
         )
 
 
+def check_returns(returns: str, *, rejects: bool) -> None:
+    """Raise unless the choice is known, and the method has such an iterate."""
+    if returns not in ("best", "last"):
+        raise ValueError(f"returns must be 'best' or 'last', got {returns!r}.")
+    if returns == "last" and rejects:
+        raise ValueError(
+            "returns='last' is not for a method that takes trial steps, since its last iterate may "
+            "be one that it rejects: leave it out, or use picard, anderson or broyden without its "
+            "line search."
+        )
+
+
 def check_trajectory(steps: tuple[int, ...]) -> None:
     """Raise unless the chosen steps are increasing Python ints >= 1."""
     whole = isinstance(steps, tuple) and all(type(step) is int and step >= 1 for step in steps)
