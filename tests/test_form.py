@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 import deqjax as dq
 from deqjax.adjoints import implicit, jacobian_free, phantom, reversible, unrolled
@@ -362,3 +363,32 @@ def test_estimates_of_coupled_states_and_graphs():
     np.testing.assert_allclose(radii, [radius, 0.5], rtol=1e-4)
     np.testing.assert_allclose(norms, [norm, 0.5], rtol=1e-3)
     np.testing.assert_allclose(penalty, (np.linalg.norm(matrix) ** 2 + 0.5) / 6, rtol=0.05)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("jit", [True, False], ids=["jit", "eager"])
+def test_all_options_go_together(jit):
+    # a complex number, whole state, auxiliary output and the step's number, whose weight fades
+    def f(z, a, *, step):
+        image = 0.5j * z + lax.convert_element_type(a + 0.1 ** step.astype(float), complex)
+        return image, {"step": step, "image": image}
+
+    def solve(a):
+        return dq.fixed_point(
+            f,
+            jnp.complex128(0),
+            a,
+            solver=partial(picard, returns="last"),
+            tol=0.0,
+            max_steps=60,
+            coupled=True,
+            has_aux=True,
+            numbered=True,
+        )
+
+    solution = (jax.jit(solve) if jit else solve)(2.0)
+    np.testing.assert_allclose(solution.value, 2 / (1 - 0.5j), rtol=1e-12)
+    np.testing.assert_allclose(solution.aux["image"], solution.value, rtol=1e-12)
+    assert solution.aux["step"] == 60
+    slope = jax.grad(lambda a: jnp.real(solve(a).value))(2.0)
+    np.testing.assert_allclose(slope, (1 / (1 - 0.5j)).real, rtol=1e-5)

@@ -7,9 +7,12 @@ from deqjax import adjoints, solvers
 from deqjax.solvers import Solution
 
 _SOLVERS = [name for name in solvers.__all__ if name.islower()]
-_ADJOINTS = {getattr(adjoints, name): name for name in adjoints.__all__ if name.islower()}
-for helper in (adjoints.backward_probe, adjoints.by_adjoint_state, adjoints.solve_forward):
-    _ADJOINTS.pop(helper)
+_HELPERS = {"backward_probe", "by_adjoint_state", "solve_forward"}
+_ADJOINTS = {
+    getattr(adjoints, name): name
+    for name in adjoints.__all__
+    if name.islower() and name not in _HELPERS
+}
 
 
 def check_solver(solver: Any) -> None:
