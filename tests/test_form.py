@@ -389,6 +389,6 @@ def test_all_options_go_together(jit):
     solution = (jax.jit(solve) if jit else solve)(2.0)
     np.testing.assert_allclose(solution.value, 2 / (1 - 0.5j), rtol=1e-12)
     np.testing.assert_allclose(solution.aux["image"], solution.value, rtol=1e-12)
-    assert solution.aux["step"] == 60
+    assert solution.aux["step"] == solution.stats.steps[0] > 40
     slope = jax.grad(lambda a: jnp.real(solve(a).value))(2.0)
     np.testing.assert_allclose(slope, (1 / (1 - 0.5j)).real, rtol=1e-5)
