@@ -14,6 +14,8 @@ from root_contenders import BUDGET, Entry
 
 # each contender's own, loosest first; the first that gives the root counts
 TOLERANCES = (1e-7, 1e-9, 1e-12)
+# of those that would compile a program for each
+FIXED_TOLERANCES = (1e-9,)
 ERROR = 1e-6
 
 
@@ -38,7 +40,7 @@ class Attempts:
 
     def attempt(self, entry: Entry, problem: Problem) -> Attempt:
         """Solve at one tolerance after another, until one gives a root."""
-        for tol in TOLERANCES:
+        for tol in FIXED_TOLERANCES if entry.contender.fixed_tol else TOLERANCES:
             self._counter.count = 0
             value = np.asarray(self._run(entry, problem, tol), np.float64).ravel()
             evaluations = self._counter.count

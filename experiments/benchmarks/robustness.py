@@ -13,8 +13,9 @@ F = 0 get F, or z - f(z). A problem is solved if the returned value is within 1e
 a root, the one that Newton's method with a dense Jacobian finds from it, after at most 200
 evaluations. Directional derivatives count one each, so a dense Jacobian of n columns n; SciPy's
 own differences count as the evaluations that they are. Each solver stops by its own criterion, at
-the loosest of its own tolerances 1e-7, 1e-9, 1e-12 at which it returns a root. SciPy's solvers end
-at the budget and then return the best point that they evaluated.
+the loosest of its own tolerances 1e-7, 1e-9, 1e-12 at which it returns a root (Banax's, which are
+constants of a compiled program, at 1e-9). SciPy's solvers end at the budget and then return the
+best point that they evaluated.
 
 Contenders that are not chosen keep what an earlier record of the same problems says of them.
 """

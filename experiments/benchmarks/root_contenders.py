@@ -98,35 +98,23 @@ def optimistix() -> list[Entry]:
 
 
 def jaxopt() -> list[Entry]:
-    """JAXopt's Broyden, with its line search, and its fixed-point iteration."""
+    """JAXopt's Broyden, with its line search."""
     package = load("jaxopt")
 
     def broyden(residual, args, z0, tol):
         return package.Broyden(residual, tol=tol, maxiter=MAX_STEPS).run(z0, args).params
 
-    def iteration(f, args, _, z0, tol):
-        solver = package.FixedPointIteration(f, tol=tol, maxiter=MAX_STEPS)
-        return solver.run(z0, args, _).params
-
-    return [
-        Entry(Contender("jaxopt", "broyden", broyden), "root"),
-        Entry(Contender("jaxopt", "fixed point", iteration), "map"),
-    ]
+    return [Entry(Contender("jaxopt", "broyden", broyden), "root")]
 
 
 def torchdeq() -> list[Entry]:
-    """TorchDEQ's Broyden and its fixed-point iteration."""
-    solvers = load("torchdeq.solver")
+    """TorchDEQ's Broyden."""
+    broyden = load("torchdeq.solver").get_solver("broyden")
 
-    def solve(f, z0, tol, *, method):
-        return method(f, z0, max_iter=MAX_STEPS, tol=tol, stop_mode="rel")[0]
+    def solve(f, z0, tol):
+        return broyden(f, z0, max_iter=MAX_STEPS, tol=tol, stop_mode="rel")[0]
 
-    return [
-        Entry(
-            Contender("torchdeq", name, partial(solve, method=solvers.get_solver(method))), "torch"
-        )
-        for name, method in {"broyden": "broyden", "fixed point": "fixed_point_iter"}.items()
-    ]
+    return [Entry(Contender("torchdeq", "broyden", solve), "torch")]
 
 
 class OutOfBudgetError(Exception):
