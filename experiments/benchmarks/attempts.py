@@ -98,7 +98,9 @@ class Attempts:
 
         # a tolerance that is a constant of the program is part of its name
         fixed = entry.contender.fixed_tol
-        program = self._program((entry.contender.name, tol if fixed else None), problem, make, fixed)
+        program = self._program(
+            (entry.contender.name, tol if fixed else None), problem, make, fixed
+        )
         return program(problem.args, tol)
 
     def _on_host(self, f: Callable[..., Any], problem: Problem) -> Callable[[Any], Any]:

@@ -29,7 +29,7 @@ class Counter:
         return np.zeros((), np.float32)
 
     def counting(self, f: Callable[..., Any]) -> Callable[..., Any]:
-        """f on arrays, counted whenever it, or its directional derivative, is computed."""
+        """Return f on arrays, counted whenever it, or its directional derivative, is computed."""
         return lambda *arguments: _tick.bind(f(*arguments), counter=self, rows=1)
 
 

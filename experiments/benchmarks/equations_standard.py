@@ -94,7 +94,7 @@ def _grid(count):
 
 
 def discrete_boundary_value(x, _):
-    """u'' = (u + t + 1)^3 / 2 in differences."""
+    """Solve u'' = (u + t + 1)^3 / 2 in differences."""
     t, h = _grid(len(x)), 1 / (len(x) + 1)
     left, right = neighbours(x)
     return 2 * x - left - right + h**2 * (x + t + 1) ** 3 / 2
@@ -163,7 +163,7 @@ def sample_19(x, _):
 
 
 def double_root(x, _):
-    """x (x - 5)^2."""
+    """Solve x (x - 5)^2 = 0."""
     return x * (x - 5) ** 2
 
 

@@ -120,7 +120,9 @@ def draw(counts: Counts, total: int) -> Any:
         share = np.arange(1, len(spent) + 1) / total
         label = f"{name}: {len(spent)}"
         style = plot.line_style(index)
-        axes.step([*spent, BUDGET], [*share, len(spent) / total], where="post", label=label, **style)
+        axes.step(
+            [*spent, BUDGET], [*share, len(spent) / total], where="post", label=label, **style
+        )
     axes.set_xscale("log")
     axes.set_xlim(2, BUDGET)
     axes.set_ylim(0, 1)

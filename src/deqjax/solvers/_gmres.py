@@ -41,8 +41,9 @@ def gmres(
     radius above 1 does not hinder it; a restart forgets, so that with cycles shorter than the solve
     Anderson's method may get ahead. So one cycle lasts as long as the solve where that is known
     and at most 100 steps: ``implicit(solver=gmres)`` hands its step limit over as a run-time
-    value, and has cycles of 30 unless ``restart`` is given. For f that is not affine this is Newton's method without
-    safeguards: use [`deqjax.solvers.newton_krylov`][], or look at the residual, which is measured.
+    value, and has cycles of 30 unless ``restart`` is given. For f that is not affine this is
+    Newton's method without safeguards: use [`deqjax.solvers.newton_krylov`][], or look at the
+    residual, which is measured.
 
     Memory: restart + 4 times |z|, and what linearizing f keeps. Cost per step: one product with J
     and about 4 restart |z| multiply-adds. f must be differentiable in forward mode.
