@@ -42,8 +42,11 @@ class Attempts:
         """Solve at one tolerance after another, until one gives a root."""
         for tol in FIXED_TOLERANCES if entry.contender.fixed_tol else TOLERANCES:
             self._counter.count = 0
-            value = np.asarray(self._run(entry, problem, tol), np.float64).ravel()
+            value = self._run(entry, problem, tol)
             evaluations = self._counter.count
+            if entry.takes == "counted map":
+                value, evaluations = value[0], int(value[1])
+            value = np.asarray(value, np.float64).ravel()
             if evaluations <= BUDGET and self.is_root(problem, value):
                 return Attempt(evaluations, tol)
             # a finer tolerance does not help who did not reach this one
@@ -92,7 +95,9 @@ class Attempts:
             if entry.takes == "root":
                 residual = self._counter.counting(as_residual(problem))
                 return lambda args, tol: solve(residual, args, jnp.asarray(problem.start), tol)
-            f = self._counter.counting(as_map(problem))
+            f = as_map(problem)
+            if entry.takes == "map":
+                f = self._counter.counting(f)
             start = jnp.asarray(problem.start)[None]
             return lambda args, tol: solve(lambda z, args, _: f(z, args), args, (), start, tol)
 

@@ -3,7 +3,8 @@
 Command:   python experiments/benchmarks/robustness.py [--contenders deqjax "scipy hybr"
            --families SciPy KINSOL --out experiments/results --quick]
 Hardware:  any; nothing is timed
-Time:      about half an hour on two CPU cores for all contenders, a minute for one of ours
+Time:      half an hour on two idle CPU cores for all contenders, a minute for one of ours, most of
+           it compilation, which JAX_DISABLE_MOST_OPTIMIZATIONS=1 shortens
 Expected:  see experiments/results/robustness.json
 Peers:     pip install jaxopt optimistix scipy torch torchdeq, and banax on Python >= 3.12
 

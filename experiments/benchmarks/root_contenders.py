@@ -14,12 +14,16 @@ from contenders import OURS, Contender, load
 BUDGET = 200
 # the start is evaluated, too
 MAX_STEPS = BUDGET - 1
-EXTRA = {
+# those without options first
+OUR_ROWS = {
+    "anderson": ("anderson", {}),
+    "picard": ("picard", {}),
+    "broyden": ("broyden", {}),
+    "newton_krylov": ("newton_krylov", {}),
     "anderson, history 12": ("anderson", {"history": 12}),
     "anderson, damping 0.5": ("anderson", {"damping": 0.5}),
     "broyden, rank 30": ("broyden", {"rank": 30}),
     "broyden, line search": ("broyden", {"line_search": True}),
-    "newton_krylov, krylov 64": ("newton_krylov", {"krylov": 64}),
 }
 SCIPY = ("hybr", "lm", "broyden1", "broyden2", "anderson", "krylov", "df-sane", "diagbroyden")
 
@@ -29,27 +33,25 @@ class Entry(NamedTuple):
 
     Attributes:
         contender: ``solve`` as `takes` says.
-        takes: "map": ``solve(f, args, (), z0, tol)``, f on a batch of one; "root": ``solve(F, args,
-            z0, tol)``; "host root": ``solve(F, z0, tol)`` on NumPy's arrays; "torch": ``solve(f,
-            z0, tol)`` on PyTorch's.
-        default: it has no options that the user would have to choose.
+        takes: "map": ``solve(f, args, (), z0, tol)``, f on a batch of one; "counted map": the same,
+            and it returns its evaluations beside z; "root": ``solve(F, args, z0, tol)``; "host
+            root": ``solve(F, z0, tol)`` on NumPy's arrays; "torch": ``solve(f, z0, tol)`` on
+            PyTorch's.
     """
 
     contender: Contender
     takes: str
-    default: bool = True
 
 
 def entries() -> tuple[list[Entry], dict[str, str]]:
     """Everything that is installed, and why the rest is not there."""
     shared, missing = contenders.available(max_steps=MAX_STEPS)
-    found = [
+    found = ours() + [
         Entry(each, "torch" if each.package == "torchdeq" else "map")
         for each in shared
-        # on a batch of one it is its own twin
-        if each.name != "jaxopt anderson vmapped"
+        # on a batch of one, mapping over samples changes nothing
+        if each.package != OURS and each.name != "jaxopt anderson vmapped"
     ]
-    found += ours()
     for name, peers in {"optimistix": optimistix, "jaxopt": jaxopt, "torchdeq": torchdeq}.items():
         if name not in missing:
             found += peers()
@@ -57,10 +59,11 @@ def entries() -> tuple[list[Entry], dict[str, str]]:
 
 
 def ours() -> list[Entry]:
-    """Our solvers with options."""
+    """Our solvers, which report their evaluations (that these are exact is tested)."""
 
-    def solve(f, args, _, z0, tol, *, solver):
-        return deqjax.fixed_point(f, z0, args, _, solver=solver, tol=tol, max_steps=MAX_STEPS).value
+    def solve(f, args, empty, z0, tol, *, solver):
+        found = deqjax.fixed_point(f, z0, args, empty, solver=solver, tol=tol, max_steps=MAX_STEPS)
+        return found.value, found.stats.evaluations
 
     return [
         Entry(
@@ -69,10 +72,9 @@ def ours() -> list[Entry]:
                 name,
                 partial(solve, solver=partial(getattr(deqjax.solvers, solver), **options)),
             ),
-            "map",
-            default=False,
+            "counted map",
         )
-        for name, (solver, options) in EXTRA.items()
+        for name, (solver, options) in OUR_ROWS.items()
     ]
 
 

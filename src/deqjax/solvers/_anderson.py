@@ -27,10 +27,12 @@ _RIDGE_OF_FLOAT32 = 1e-5
 class _History(NamedTuple):
     """The last m + 1 residuals and damped iterates, in a ring: step k writes slot k mod (m + 1)."""
 
-    residuals: State  # g_k / unit, g_k = f(z_k) - z_k, leaves (batch, m + 1, features)
+    residuals: State  # factor g_k, g_k = f(z_k) - z_k, leaves (batch, m + 1, features)
     damped: State  # z_k + damping g_k, leaves (batch, m + 1, features)
     gram: jax.Array  # (batch, m, m), products of the differences of the residuals, newest first
-    unit: PerSample  # (batch,) a power of two near ||g_0||, in whose squares the Gram matrix lives
+    factor: (
+        PerSample  # (batch,) a power of two near 1 / ||g_0||: squares neither under- nor overflow
+    )
 
 
 def anderson(
@@ -107,9 +109,9 @@ def anderson(
     def step(memory: _History, z: State, fz: State, seen: Pass) -> tuple[State, _History]:
         index = seen.number
         newest, previous = index % count, (index - 1) % count
-        unit = jnp.where(index == 0, _power_of_two(seen.change), memory.unit)
+        factor = jnp.where(index == 0, _enlargement(seen.change), memory.factor)
         damped_now = _tree.mix(z, fz, damping)
-        residuals = store(memory.residuals, _over(_tree.subtract(fz, z), unit), newest)
+        residuals = store(memory.residuals, _enlarged(_tree.subtract(fz, z), factor), newest)
         damped = store(memory.damped, damped_now, newest)
         # read back from the rings: a second use of f(z) - z would keep XLA from updating in place
         residual = stored(residuals, newest)
@@ -132,7 +134,7 @@ def anderson(
         # weights are ready before the pass over the history, not formed again for each element
         weights = lax.optimization_barrier(weights)
         proposal = subtract_weighted_steps(damped_now, damped, weights)
-        return proposal, _History(residuals, damped, gram, unit)
+        return proposal, _History(residuals, damped, gram, factor)
 
     solution, _ = iterate(f, z0, init=init, step=step, tol=tol, max_steps=max_steps, **options)
     return solution
@@ -152,15 +154,16 @@ def _prepend(row: jax.Array, gram: jax.Array) -> jax.Array:
     return jnp.concatenate([row[:, None], lower], axis=1)
 
 
-def _power_of_two(lengths: PerSample) -> PerSample:
-    """The largest power of two up to each length; 1 where that is zero or not finite."""
-    exponent = jnp.frexp(lengths)[1] - 1
+def _enlargement(lengths: PerSample) -> PerSample:
+    """The power of two that brings each length into [1, 2); 1 where it is zero or not finite."""
+    info = jnp.finfo(lengths.dtype)
     usual = (lengths > 0) & jnp.isfinite(lengths)
+    exponent = jnp.clip(1 - jnp.frexp(lengths)[1], info.minexp, info.maxexp - 1)
     return jnp.where(usual, jnp.ldexp(jnp.ones_like(lengths), exponent), 1)
 
 
-def _over(state: State, lengths: PerSample) -> State:
-    """Each sample divided by its length, formed wide: 1 / length may be beyond float16."""
+def _enlarged(state: State, factors: PerSample) -> State:
+    """Each sample times its factor, formed wide: the factor may be beyond float16."""
     return jax.tree.map(
-        lambda x: (x.astype(lengths.dtype) / _tree.per_sample(lengths, x)).astype(x.dtype), state
+        lambda x: (x.astype(factors.dtype) * _tree.per_sample(factors, x)).astype(x.dtype), state
     )
