@@ -45,19 +45,19 @@ class Contender(NamedTuple):
 
 
 def available(
-    packages: Sequence[str] | None = None,
+    packages: Sequence[str] | None = None, max_steps: int = MAX_STEPS
 ) -> tuple[list[Contender], dict[str, str]]:
     """Our solvers and the chosen peers' (None: all), and why some peers are missing."""
-    found, missing = ours(), {}
+    found, missing = ours(max_steps), {}
     for package in PEERS if packages is None else packages:
         try:
-            found += PEERS[package]()
+            found += PEERS[package](max_steps)
         except ImportError as error:
             missing[package] = str(error)
     return found, missing
 
 
-def ours() -> list[Contender]:
+def ours(max_steps: int) -> list[Contender]:
     """This library's solvers."""
 
     def contender(name: str, **options: Any) -> Contender:
@@ -65,7 +65,7 @@ def ours() -> list[Contender]:
 
         def solve(f, weights, inputs, z0, tol):
             solution = deqjax.fixed_point(
-                f, z0, weights, inputs, solver=solver, tol=tol, max_steps=MAX_STEPS
+                f, z0, weights, inputs, solver=solver, tol=tol, max_steps=max_steps
             )
             return solution.value
 
@@ -75,13 +75,13 @@ def ours() -> list[Contender]:
     return [contender(name, **options) for name, options in chosen.items()]
 
 
-def jaxopt() -> list[Contender]:
+def jaxopt(max_steps: int) -> list[Contender]:
     """JAXopt's Anderson on the batch as one system, and mapped over samples as its DEQ recipe."""
     package = load("jaxopt")
 
     def solver(f, tol):
         return package.AndersonAcceleration(
-            f, history_size=HISTORY + 1, tol=tol, maxiter=MAX_STEPS, ridge=1e-5
+            f, history_size=HISTORY + 1, tol=tol, maxiter=max_steps, ridge=1e-5
         )
 
     def whole(f, weights, inputs, z0, tol):
@@ -101,7 +101,7 @@ def jaxopt() -> list[Contender]:
     ]
 
 
-def optimistix() -> list[Contender]:
+def optimistix(max_steps: int) -> list[Contender]:
     """Optimistix's fixed-point iteration, and its Newton with lineax's GMRES."""
     package, lineax = load("optimistix"), load("lineax")
 
@@ -111,7 +111,7 @@ def optimistix() -> list[Contender]:
             method(tol),
             z0,
             (weights, inputs),
-            max_steps=MAX_STEPS,
+            max_steps=max_steps,
             throw=False,
         ).value
 
@@ -128,14 +128,14 @@ def optimistix() -> list[Contender]:
     ]
 
 
-def banax() -> list[Contender]:
+def banax(max_steps: int) -> list[Contender]:
     """Banax's solvers, on the batch as one system."""
     load("banax")
     adjoint, solver = load("banax.adjoint"), load("banax.solver")
 
     def solve(f, weights, inputs, z0, tol, *, method):
         # the rule for the gradient does not matter: none is taken
-        rule = adjoint.JFB(method(rtol=tol, max_steps=MAX_STEPS))
+        rule = adjoint.JFB(method(rtol=tol, max_steps=max_steps))
         return rule((f, (weights, inputs)), z0).value
 
     methods = {
@@ -149,7 +149,7 @@ def banax() -> list[Contender]:
     ]
 
 
-def torchdeq() -> list[Contender]:
+def torchdeq(max_steps: int) -> list[Contender]:
     """TorchDEQ's Anderson, without gradients."""
     torch, solvers = load("torch"), load("torchdeq.solver")
     if jax.default_backend() != "cpu" and not torch.cuda.is_available():
@@ -159,13 +159,13 @@ def torchdeq() -> list[Contender]:
 
     def solve(f, z0, tol):
         return anderson(
-            f, z0, max_iter=MAX_STEPS, tol=tol, stop_mode="rel", m=HISTORY + 1, lam=1e-5
+            f, z0, max_iter=max_steps, tol=tol, stop_mode="rel", m=HISTORY + 1, lam=1e-5
         )[0]
 
     return [Contender("torchdeq", "anderson", solve)]
 
 
-PEERS: dict[str, Callable[[], list[Contender]]] = {
+PEERS: dict[str, Callable[[int], list[Contender]]] = {
     "jaxopt": jaxopt,
     "optimistix": optimistix,
     "banax": banax,

@@ -111,7 +111,7 @@ def test_steps_past_the_fixed_point_stay_finite(ridge):
 
 
 @pytest.mark.usefixtures("float64")
-def test_an_ill_conditioned_system_takes_the_plain_step():
+def test_of_dependent_differences_the_newest_is_kept():
     # every difference is a multiple of one vector, so that two columns are one too many
     def f(z):
         return jnp.cos(z.mean(axis=1, keepdims=True)) * jnp.ones_like(z)
@@ -119,10 +119,11 @@ def test_an_ill_conditioned_system_takes_the_plain_step():
     trace = anderson(
         f, jnp.zeros((1, 3)), tol=0.0, max_steps=3, history=2, ridge=0.0, stop="absolute", trace=4
     ).stats.trace
-    residuals = [np.cos(0) - 0, np.cos(1) - 1]
-    secant = 1 - residuals[1] / (residuals[1] - residuals[0])
-    plain = np.cos(secant)
-    residuals += [np.cos(secant) - secant, np.cos(plain) - plain]
+    points = [0.0, 1.0]
+    for _ in range(2):  # the secant method
+        before, now = np.cos(points[-2:]) - points[-2:]
+        points.append(points[-1] - now * (points[-1] - points[-2]) / (now - before))
+    residuals = np.cos(points) - points
     np.testing.assert_allclose(trace[:, 0], np.sqrt(3) * np.abs(residuals), rtol=1e-9)
 
 
@@ -149,3 +150,32 @@ def test_undamped_is_the_default_bit_for_bit():
         return jax.jit(lambda z: solver(f, z, tol=0.0, max_steps=5).value)(z0)
 
     np.testing.assert_array_equal(value(), value(damping=1))
+
+
+@pytest.mark.parametrize("exponent", [-83, 83])
+def test_steps_do_not_depend_on_the_scale_of_z(exponent):
+    # norms of 1e-25 and 1e25, whose squares float32 does not hold
+    unit = jnp.float32(2.0**exponent)
+    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(6, 6)) / 4, jnp.float32)
+
+    def stats(unit):
+        f = lambda z: jnp.tanh(z / unit @ matrix + 1) * unit  # noqa: E731
+        return anderson(f, jnp.zeros((2, 6)), tol=1e-5, max_steps=40, trace=12).stats
+
+    found, expected = stats(unit), stats(jnp.float32(1))
+    assert (expected.status == Status.CONVERGED).all()
+    np.testing.assert_array_equal(found.steps, expected.steps)
+    np.testing.assert_allclose(found.trace, expected.trace, rtol=1e-2)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_default_ridge_is_that_of_the_dtype():
+    matrix = np.random.default_rng(0).normal(size=(6, 6)) / 4
+
+    def trace(dtype, **ridge):
+        f = lambda z: jnp.tanh(z @ jnp.asarray(matrix, dtype) + 1)  # noqa: E731
+        start = jnp.zeros((2, 6), dtype)
+        return anderson(f, start, tol=0.0, max_steps=5, trace=6, **ridge).stats.trace
+
+    np.testing.assert_array_equal(trace(jnp.float32), trace(jnp.float32, ridge=1e-5))
+    np.testing.assert_array_equal(trace(float), trace(float, ridge=0.0))

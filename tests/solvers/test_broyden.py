@@ -311,3 +311,54 @@ def test_a_search_without_any_finite_trial_is_diverged(start):
     assert solution.stats.status[0] == Status.DIVERGED
     np.testing.assert_array_equal(solution.value, start)
     assert np.isinf(solution.stats.residual[0]) == (start == -1)
+
+
+def restarting(f, z0, evaluations):
+    """One sample with restarts, by dense updates: ||g|| of each z, last H, how many restarts."""
+    z, g, estimate, scale, restarts = z0, f(z0) - z0, np.eye(len(z0)), 1.0, 0
+    best, residuals = (z, g), [np.linalg.norm(g)]
+    while len(residuals) < evaluations:
+        trial = z + estimate @ g
+        g_trial = f(trial) - trial
+        residuals.append(np.linalg.norm(g_trial))
+        ran_away = residuals[-1] > 1000 * np.linalg.norm(best[1])
+        if ran_away:
+            z, g = best
+            scale, restarts = scale / 2, restarts + 1
+            estimate = scale * np.eye(len(z0))
+        s, y = trial - z, g - g_trial
+        estimate = estimate + np.outer(s - estimate @ y, s @ estimate) / (s @ estimate @ y)
+        if not ran_away:
+            z, g = trial, g_trial
+        if np.linalg.norm(g) <= np.linalg.norm(best[1]):
+            best = z, g
+    return residuals, estimate, restarts
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_runaway_restarts_from_the_best_iterate_with_shorter_steps():
+    weights = np.array([[1.0, 0.2, 0.0], [0.1, 1.0, 0.3], [0.0, 0.2, 1.0]])
+
+    def f(z):  # z - F(z) with F of steep, different slopes
+        return z - ((z @ weights) ** 3 + 20 * z - 1)
+
+    starts = np.array([[3.0, -2, 1], [0.1, 0.1, 0.1]])
+    solver = partial(broyden, rank=10, stop="absolute", keep_memory=True)
+    solution = solver(f, jnp.asarray(starts), tol=0.0, max_steps=8, trace=9)
+    expected = [restarting(f, start, 9) for start in starts]
+    # the batch mate does not restart with it
+    assert expected[0][2] >= 2
+    assert expected[0][2] != expected[1][2]
+    for i, (residuals, estimate, restarts) in enumerate(expected):
+        np.testing.assert_allclose(solution.stats.trace[:, i], residuals, rtol=1e-6, atol=1e-12)
+        assert solution.memory.scale[i] == 0.5**restarts
+        columns = [solution.memory.apply(jnp.asarray(np.tile(e, (2, 1))))[i] for e in np.eye(3)]
+        np.testing.assert_allclose(np.stack(columns, axis=1), estimate, rtol=1e-6, atol=1e-9)
+
+
+def test_a_map_that_contracts_keeps_its_own_first_step():
+    solution = broyden(
+        lambda z: 0.5 * z + 1e6, jnp.zeros((1, 3)), tol=1e-6, max_steps=1, trace=2, keep_memory=True
+    )
+    np.testing.assert_allclose(solution.value, 1e6)
+    np.testing.assert_array_equal(solution.memory.scale, 1)

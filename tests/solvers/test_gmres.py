@@ -101,10 +101,25 @@ def test_no_method_with_as_many_products_leaves_a_smaller_residual():
     assert (found.residual <= rival.residual * (1 + 1e-9)).all()
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("known", "cycle"), [(40, SIZE), (9, 9), (None, SIZE)])
+def test_by_default_a_cycle_lasts_as_long_as_the_solve_can_use(known, cycle):
+    args = inputs(float)
+
+    def evaluations(restart):
+        limit = jnp.int32(9) if known is None else known
+        run = partial(gmres, tol=0.0, stop="absolute", restart=restart, max_steps=limit)
+        return run(lambda z: layer(z, *args), start(args)).stats
+
+    found, expected = evaluations(None), evaluations(cycle)
+    np.testing.assert_array_equal(found.residual, expected.residual)
+    assert found.evaluations == expected.evaluations
+
+
 @pytest.mark.parametrize("max_steps", [0, 1, 7, 20, 21])
 def test_products_stop_at_the_limit(max_steps):
     args = inputs()
-    stats = solve(args, start(args), 0.0, max_steps).stats
+    stats = solve(args, start(args), 0.0, max_steps, partial(gmres, restart=20)).stats
     np.testing.assert_array_equal(stats.steps, max_steps)
     assert (stats.status == Status.STEP_LIMIT).all()
     cycles = 0 if max_steps == 0 else min(max_steps, -(-max_steps // 20) + 1)

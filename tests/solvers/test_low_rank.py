@@ -16,13 +16,15 @@ def random_inverse():
     """U and V for a dict state of 2 + 4 features, and the dense H of each sample."""
     rng = np.random.default_rng(0)
     left, right = rng.normal(size=(2, BATCH, RANK, 6))
-    middle = rng.normal(size=(BATCH, RANK, RANK))
+    middle, scale = rng.normal(size=(BATCH, RANK, RANK)), np.array([1.0, 0.5, 2.0])
     dense = np.eye(6) + np.einsum("bin,bij,bjm->bnm", left, middle, right)
+    dense *= scale[:, None, None]
 
     def columns(flat):
         return {"a": jnp.asarray(flat[:, :, :2]), "b": jnp.asarray(flat[:, :, 2:])}
 
-    return LowRankInverse(columns(left), jnp.asarray(middle), columns(right)), dense
+    arrays = columns(left), jnp.asarray(middle), columns(right), jnp.asarray(scale)
+    return LowRankInverse(*arrays), dense
 
 
 def state(flat):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from deqjax import _tree
-from deqjax._types import Map, Scalar, State
+from deqjax._types import Map, PerSample, Scalar, State
 from deqjax.solvers._history import (
     empty_columns,
     inner_products,
@@ -20,16 +20,19 @@ from deqjax.solvers._loop import LoopOptions, Pass, iterate
 from deqjax.solvers._solution import Solution
 from deqjax.solvers._validate import check_count, check_not_negative
 
+# a hundred times the rounding of the Gram matrix
+_RIDGE_OF_FLOAT32 = 1e-5
+
 
 class _History(NamedTuple):
-    """The last m + 1 residuals and damped iterates, in a ring: step k writes slot k mod (m + 1).
+    """The last m + 1 residuals and damped iterates, in a ring: step k writes slot k mod (m + 1)."""
 
-    Difference j leads from slot j to the next one. The newest slot starts none.
-    """
-
-    residuals: State  # g_k = f(z_k) - z_k, leaves (batch, m + 1, features)
+    residuals: State  # factor g_k, g_k = f(z_k) - z_k, leaves (batch, m + 1, features)
     damped: State  # z_k + damping g_k, leaves (batch, m + 1, features)
-    gram: jax.Array  # (batch, m + 1, m + 1), inner products of the differences of the residuals
+    gram: jax.Array  # (batch, m, m), products of the differences of the residuals, newest first
+    factor: (
+        PerSample  # (batch,) a power of two near 1 / ||g_0||: squares neither under- nor overflow
+    )
 
 
 def anderson(
@@ -39,7 +42,7 @@ def anderson(
     tol: Scalar,
     max_steps: Scalar,
     history: int = 6,
-    ridge: Scalar = 1e-5,
+    ridge: Scalar | None = None,
     damping: Scalar = 1.0,
     **options: Unpack[LoopOptions],
 ) -> Solution:
@@ -51,8 +54,11 @@ def anderson(
         z_(k+1) = z_k + damping g_k - (dZ + damping dG) gamma_k
 
     (Walker & Ni, SIAM J. Numer. Anal. 2011, section 2; Anderson, J. ACM 1965). Each sample has its
-    own gamma; its Gram matrix gains one row a step. Where a sample's system is ill-conditioned even
-    with the ridge, that sample takes the plain damped step.
+    own gamma; its Gram matrix gains one row a step, and is formed of residuals in units of the
+    first, so that it holds at any scale of z. Differences enter from the newest to the oldest; one
+    whose angle to the span of those before it is at most 1e-5 (whose squared sine, plus the ridge,
+    is at most max(1e-10, 4 m eps)) is left out (after Walker & Ni, section 4, and the filter of
+    Pollock & Rebholz, IMA J. Numer. Anal. 2023).
 
     Memory: 2 m + 4 times |z|. Cost per step: one evaluation of f and about 4 m |z| multiply-adds.
     For linear f it matches GMRES(m); it may stall where the Jacobian is far from normal, and radii
@@ -64,7 +70,8 @@ def anderson(
         tol: a sample stops when its residual is at most this; may be traced.
         max_steps: most updates of z, at least 1; may be traced.
         history: number m of differences kept, static.
-        ridge: Tikhonov weight of the least-squares problem, relative to each column's scale.
+        ridge: Tikhonov weight of the least-squares problem, relative to each column's scale; None
+            is 1e-5 in float32 and 0 where z has float64, in which leaving out is enough.
         damping: step length along the residual in (0, 1]; 1 is undamped.
         **options: see [`deqjax.solvers.LoopOptions`][].
 
@@ -87,6 +94,8 @@ def anderson(
     """
     check_count("history", history)
     history = int(history)  # a shape: 6.0 is a count too
+    if ridge is None:
+        ridge = 0.0 if _tree.accumulation_dtype(z0) == jnp.float64 else _RIDGE_OF_FLOAT32
     check_not_negative("ridge", ridge)
 
     count = history + 1
@@ -94,38 +103,67 @@ def anderson(
     def init(z: State) -> _History:
         dtype, batch = _tree.accumulation_dtype(z), _tree.batch_size(z)
         empty = empty_columns(z, count)
-        return _History(empty, empty, jnp.zeros((batch, count, count), dtype))
+        gram = jnp.zeros((batch, history, history), dtype)
+        return _History(empty, empty, gram, jnp.ones((batch,), dtype))
 
     def step(memory: _History, z: State, fz: State, seen: Pass) -> tuple[State, _History]:
         index = seen.number
         newest, previous = index % count, (index - 1) % count
+        factor = jnp.where(index == 0, _enlargement(seen.change), memory.factor)
         damped_now = _tree.mix(z, fz, damping)
-        residuals = store(memory.residuals, _tree.subtract(fz, z), newest)
+        residuals = store(memory.residuals, _enlarged(_tree.subtract(fz, z), factor), newest)
         damped = store(memory.damped, damped_now, newest)
         # read back from the rings: a second use of f(z) - z would keep XLA from updating in place
         residual = stored(residuals, newest)
         latest_step = _tree.subtract(residual, stored(residuals, previous))
-
-        slots = jnp.arange(count, dtype=index.dtype)
-        used = ((slots < index) | (index >= count)) & (slots != newest)
+        used = (jnp.arange(history, dtype=index.dtype) < index)[None]
 
         def differences(products: jax.Array) -> jax.Array:
-            """<g_(j+1) - g_j, v> from <g_j, v>."""
-            return jnp.where(used[None], jnp.roll(products, -1, axis=1) - products, 0)
+            """<g_k - g_(k-1), v>, newest first, from <g_j, v> of the slots."""
+            aged = _backward_from(products, newest)
+            return jnp.where(used, aged[:, :-1] - aged[:, 1:], 0)
 
         # with one factor a difference already, the other loses digits to first order only
         row = differences(inner_products(residuals, latest_step))
-        gram = lax.dynamic_update_index_in_dim(memory.gram, row, previous, axis=1)
-        gram = lax.dynamic_update_index_in_dim(gram, row, previous, axis=2)
-        weights, _ = solve_normal_equations(
-            jnp.where((used[:, None] & used[None])[None], gram, 0),
-            differences(inner_products(residuals, residual)),
-            ridge,
+        gram = _prepend(row, memory.gram)
+        weights = solve_normal_equations(
+            gram, differences(inner_products(residuals, residual)), ridge
         )
+        # as the differences from each slot to the next: none starts at the newest
+        weights = _backward_from(jnp.pad(weights, ((0, 0), (0, 1))), previous)
         # weights are ready before the pass over the history, not formed again for each element
         weights = lax.optimization_barrier(weights)
         proposal = subtract_weighted_steps(damped_now, damped, weights)
-        return proposal, _History(residuals, damped, gram)
+        return proposal, _History(residuals, damped, gram, factor)
 
     solution, _ = iterate(f, z0, init=init, step=step, tol=tol, max_steps=max_steps, **options)
     return solution
+
+
+def _backward_from(values: jax.Array, slot: jax.Array) -> jax.Array:
+    """(batch, count): entry j is that of slot - j, around the ring."""
+    count = values.shape[1]
+    backward = values[:, ::-1]
+    twice = jnp.concatenate([backward, backward], axis=1)
+    return lax.dynamic_slice_in_dim(twice, count - 1 - slot, count, axis=1)
+
+
+def _prepend(row: jax.Array, gram: jax.Array) -> jax.Array:
+    """Move all one down and right, and let (batch, m) be the first row and column."""
+    lower = jnp.concatenate([row[:, 1:, None], gram[:, :-1, :-1]], axis=2)
+    return jnp.concatenate([row[:, None], lower], axis=1)
+
+
+def _enlargement(lengths: PerSample) -> PerSample:
+    """The power of two that brings each length into [1, 2); 1 where it is zero or not finite."""
+    info = jnp.finfo(lengths.dtype)
+    usual = (lengths > 0) & jnp.isfinite(lengths)
+    exponent = jnp.clip(1 - jnp.frexp(lengths)[1], info.minexp, info.maxexp - 1)
+    return jnp.where(usual, jnp.ldexp(jnp.ones_like(lengths), exponent), 1)
+
+
+def _enlarged(state: State, factors: PerSample) -> State:
+    """Each sample times its factor, formed wide: the factor may be beyond float16."""
+    return jax.tree.map(
+        lambda x: (x.astype(factors.dtype) * _tree.per_sample(factors, x)).astype(x.dtype), state
+    )

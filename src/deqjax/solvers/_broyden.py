@@ -19,20 +19,32 @@ from deqjax.solvers._validate import check_count
 # a step of length t has to shrink ||g|| by the factor 1 - 1e-4 t (Kelley 2003, section 1.6)
 _SUFFICIENT_DECREASE = 1e-4
 _MOST_BACKTRACKS = 5
+# a residual this many times the smallest is a runaway: Broyden's method often climbs a hundredfold
+_GROWTH = 1e3
+_SHORTER = 0.5
 
 
 class _Estimate(NamedTuple):
-    """H = I + F M^-1 S^T from the last pairs; a sample's pair number k has slot k mod rank."""
+    """H = c (I + F M^-1 S^T) from the last pairs; a sample's pair number k has slot k mod rank."""
 
     matrix: jax.Array  # M, (batch, rank, rank); empty slots are rows of the identity
-    inverse: LowRankInverse  # left F, middle M^-1, right S; empty slots are zero columns
-    pairs: PerSample  # (batch,) int32, pairs learned so far
+    inverse: LowRankInverse  # left F, middle M^-1 (zero in empty slots), right S, scale c
+    pairs: PerSample  # (batch,) int32, pairs learned since the last restart
+
+
+class _Best(NamedTuple):
+    """Where a sample restarts."""
+
+    z: State
+    image: State  # f(z)
+    size: PerSample  # (batch,) ||f(z) - z||, infinite before the first evaluation
 
 
 class _Memory(NamedTuple):
     base: State  # the last accepted iterate
     image: State  # f(base)
     size: PerSample  # (batch,) ||f(base) - base||, infinite before the first evaluation
+    best: _Best | None  # None where the line search looks after runaways
     backtracks: PerSample  # (batch,) int32, halvings of the step that left the base
     estimate: _Estimate
 
@@ -68,6 +80,13 @@ def broyden(
     that would make M singular to rounding is skipped and leaves the estimate as it was; a sample
     whose z does not change learns nothing.
 
+    A sample whose ||g|| exceeds 1000 times the smallest that it has had goes back to that iterate,
+    halves c in H = c I, with which it starts again (c is 1 at first: a map that contracts is left
+    its own step), and keeps the one pair that leads from there to the runaway. This costs nothing
+    where it does not happen, and Broyden's method climbs a hundredfold on its way to many roots:
+    smaller factors, or a c taken from the pair, lost more problems than they won (of the figures in
+    ``experiments/results/robustness.json``).
+
     ``line_search`` demands ||g(z_k + t p)|| <= (1 - 1e-4 t) ||g_k|| of a step p = H_k g_k, halving
     t up to five times (Armijo's rule; the shortest step is taken in any case). A trial point where
     f is not finite is halved likewise. f is evaluated once a pass whether or not a sample
@@ -75,9 +94,10 @@ def broyden(
     where full steps run away. Where they do not, Broyden's method lets the residual rise on its
     way, and the search costs two to ten times the steps.
 
-    Memory: 2 rank + 4 times |z|. Cost per step: one evaluation of f, about 4 rank |z|
-    multiply-adds and the inversion of a rank x rank matrix. For linear f of n dimensions with
-    ``rank`` >= 2 n it ends after 2 n steps (Gay, SIAM J. Numer. Anal. 1979), whatever the radius.
+    Memory: 2 rank + 6 times |z| (4 with ``line_search``). Cost per step: one evaluation of f, about
+    4 rank |z| multiply-adds and the inversion of a rank x rank matrix. For linear f of n dimensions
+    with ``rank`` >= 2 n it ends after 2 n steps (Gay, SIAM J. Numer. Anal. 1979), whatever the
+    radius, unless it restarts.
     With fewer pairs it takes about as many steps as Anderson with as long a history, some more
     where the radius comes close to 1; there fewer than 8 pairs slow it down noticeably.
 
@@ -114,15 +134,40 @@ def broyden(
         inverse = identity_inverse(z, rank)
         unmeasured = jnp.full(none.shape, jnp.inf, inverse.middle.dtype)
         zeros = jax.tree.map(jnp.zeros_like, z)
-        return _Memory(z, zeros, unmeasured, none, _Estimate(inverse.middle, inverse, none))
+        best = None if line_search else _Best(z, zeros, unmeasured)
+        return _Memory(z, zeros, unmeasured, best, none, _Estimate(inverse.middle, inverse, none))
 
     def advance(memory: _Memory, z: State, fz: State, size: PerSample) -> tuple[State, _Memory]:
+        """Learn from the step that led from the base to z, and step from there."""
         estimate = _learn(
             memory.estimate, _tree.subtract(z, memory.base), _tree.subtract(fz, memory.image)
         )
-        residual = _tree.subtract(fz, z)
-        proposal = _tree.mix(z, _tree.add(z, estimate.inverse.apply(residual)), damping)
-        return proposal, _Memory(z, fz, size, jnp.zeros_like(memory.backtracks), estimate)
+        memory = memory._replace(base=z, image=fz, size=size, estimate=estimate)
+        return propose(memory), memory
+
+    def propose(memory: _Memory) -> State:
+        residual = _tree.subtract(memory.image, memory.base)
+        newton = _tree.add(memory.base, memory.estimate.inverse.apply(residual))
+        return _tree.mix(memory.base, newton, damping)
+
+    def watch(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
+        """Step on, or from the best iterate where the residual has grown beyond it."""
+        before = memory.best
+        ran_away = seen.change > _GROWTH * before.size
+        better = seen.change <= before.size
+        best = _Best(
+            *_tree.select(better, (z, fz), (before.z, before.image)),
+            jnp.where(better, seen.change, before.size),
+        )
+        # the way from the best iterate to the runaway is the only pair that is kept
+        start = _tree.select(ran_away, (best.z, best.image), (memory.base, memory.image))
+        estimate = _learn(
+            _forget(memory.estimate, ran_away),
+            *(_tree.subtract(now, then) for now, then in zip((z, fz), start, strict=True)),
+        )
+        base, image = _tree.select(ran_away, (best.z, best.image), (z, fz))
+        memory = memory._replace(base=base, image=image, best=best, estimate=estimate)
+        return propose(memory), memory
 
     def search(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
         size = memory.size
@@ -141,7 +186,7 @@ def broyden(
     def step(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
         if line_search:
             return search(memory, z, fz, seen)
-        return advance(memory, z, fz, seen.change)
+        return watch(memory, z, fz, seen)
 
     solution, memory = iterate(
         f,
@@ -163,6 +208,7 @@ def _learn(estimate: _Estimate, step: State, image_step: State) -> _Estimate:
     matrix, inverse, pairs = estimate
     rank = matrix.shape[1]
     slot = pairs % rank
+    image_step = _shortened(image_step, step, inverse.scale)
     change = _tree.subtract(step, image_step)
     length, size = lax.stop_gradient((_tree.norm(step), _tree.norm(change)))
     threshold = 4 * rank * jnp.finfo(matrix.dtype).eps
@@ -172,15 +218,18 @@ def _learn(estimate: _Estimate, step: State, image_step: State) -> _Estimate:
     step = _divide(step, jnp.where(sound, length, 1))
     change, image_step = _divide((change, image_step), jnp.where(sound, size, 1))
 
-    # the newest pair's row of M, -s^T F, and column, S^T y
-    here = slot[:, None] == jnp.arange(rank, dtype=slot.dtype)[None]  # (batch, rank)
-    row = -inner_products(inverse.left, step)
-    column = inner_products(inverse.right, change)
+    # the newest pair's row of M, -s^T F, and column, S^T y; columns from before a restart are void
+    slots = jnp.arange(rank, dtype=slot.dtype)[None]
+    here, filled = slot[:, None] == slots, slots < pairs[:, None]  # (batch, rank)
+    row = jnp.where(filled, -inner_products(inverse.left, step), 0)
+    column = jnp.where(filled, inner_products(inverse.right, change), 0)
     column = jnp.where(here, _tree.dot(step, change)[:, None], column)
     candidate = jnp.where(here[:, :, None], row[:, None, :], matrix)
     candidate = jnp.where(here[:, None, :], column[:, :, None], candidate)
 
     middle, pivot = invert(candidate)
+    filled |= here
+    middle = jnp.where(filled[:, :, None] & filled[:, None, :], middle, 0)
     # M's pivots are Broyden's denominators s^T H y, if taken in the order of the pairs' age
     sound &= pivot > threshold
     return _Estimate(
@@ -189,9 +238,35 @@ def _learn(estimate: _Estimate, step: State, image_step: State) -> _Estimate:
             left=store_each(inverse.left, image_step, slot, sound),
             middle=_tree.select(sound, middle, inverse.middle),
             right=store_each(inverse.right, step, slot, sound),
+            scale=inverse.scale,
         ),
         pairs + sound.astype(pairs.dtype),
     )
+
+
+def _forget(estimate: _Estimate, where: PerSample) -> _Estimate:
+    """Start again with H = c I of a c that is half as long, where told."""
+    matrix, inverse, pairs = estimate
+    identity = jnp.broadcast_to(jnp.eye(matrix.shape[1], dtype=matrix.dtype)[None], matrix.shape)
+    return _Estimate(
+        _tree.select(where, identity, matrix),
+        inverse._replace(
+            middle=_tree.select(where, jnp.zeros_like(inverse.middle), inverse.middle),
+            scale=jnp.where(where, _SHORTER * inverse.scale, inverse.scale),
+        ),
+        jnp.where(where, 0, pairs),
+    )
+
+
+def _shortened(image_step: State, step: State, scale: PerSample) -> State:
+    """The change of z + c (f(z) - z), whose Broyden estimate starts at I where that of f is c I."""
+
+    def leaf(changed: jax.Array, moved: jax.Array) -> jax.Array:
+        share = _tree.per_sample(scale, moved).astype(moved.dtype)
+        # c = 1 leaves it as it is, bit for bit
+        return share * changed + (1 - share) * moved
+
+    return jax.tree.map(leaf, image_step, step)
 
 
 def _divide(state: State, lengths: PerSample) -> State:

@@ -7,17 +7,19 @@ factorizations of many 6 x 6 matrices cost a call each on CPUs and several kerne
 import jax
 import jax.numpy as jnp
 
-from deqjax._types import PerSample
+# the least squared sine of a column that is taken: an angle of 1e-5
+_LEAST_SINE = 1e-10
 
 
 def solve_normal_equations(
     gram: jax.Array, right: jax.Array, ridge: float | jax.Array
-) -> tuple[jax.Array, PerSample]:
+) -> jax.Array:
     """Ridge-regularized least squares from its Gram matrix, column scales removed first.
 
     With D = diag(gram): solves (D^-1/2 gram D^-1/2 + ridge I) y = D^-1/2 right and returns
-    D^-1/2 y, so ``ridge`` is relative to each column's own scale. A column of zeros (an empty slot
-    of a history) gets weight 0.
+    D^-1/2 y, so ``ridge`` is relative to each column's own scale. Columns are taken in their order;
+    one whose squared sine to the span of those taken (plus the ridge) is at most 1e-10, or 4 m eps
+    where that is more, is left out: it tells nothing new, and would be weighted by rounding.
 
     Args:
         gram: (batch, m, m) symmetric positive semi-definite, float32 or float64.
@@ -25,8 +27,8 @@ def solve_normal_equations(
         ridge: relative Tikhonov weight, 0 or more.
 
     Returns:
-        Weights (batch, m), finite for every sample, and (batch,) bool: whether the system was
-        well-conditioned. Where it was not, the weights are 0.
+        Weights (batch, m), 0 for columns that are zero (an empty slot of a history) or left out,
+        and for all columns of a sample whose system is not finite.
     """
     size = gram.shape[-1]
     square = jnp.diagonal(gram, axis1=1, axis2=2)  # (batch, m)
@@ -39,25 +41,24 @@ def solve_normal_equations(
         1 + jnp.asarray(ridge, gram.dtype),
         inverse_scale[:, :, None] * gram * inverse_scale[:, None, :],
     )
-    weights, smallest_pivot = _eliminate(matrix, inverse_scale * right)
-    # with unit diagonal a pivot is the squared sine between a column and the span of those before
-    well = jnp.greater(smallest_pivot, 4 * size * jnp.finfo(gram.dtype).eps)
-    weights = inverse_scale * weights
-    well &= jnp.all(jnp.isfinite(weights), axis=1)
-    return jnp.where(well[:, None], weights, 0), well
+    least = max(_LEAST_SINE, 4 * size * float(jnp.finfo(gram.dtype).eps))
+    weights = inverse_scale * _eliminate(matrix, inverse_scale * right, least)
+    finite = jnp.all(jnp.isfinite(weights), axis=1)
+    return jnp.where(finite[:, None], weights, 0)
 
 
-def _eliminate(matrix: jax.Array, right: jax.Array) -> tuple[jax.Array, PerSample]:
-    """Gauss-Jordan elimination of symmetric positive definite systems: solution, smallest pivot."""
+def _eliminate(matrix: jax.Array, right: jax.Array, least: float) -> jax.Array:
+    """Gauss-Jordan elimination of symmetric systems; y_j = 0 where a pivot is at most ``least``."""
     size = matrix.shape[-1]
     # batch last: each operation is one long vector per matrix entry
     rows = jnp.concatenate([matrix, right[:, :, None]], axis=2).transpose(1, 2, 0)
-    smallest = jnp.full((matrix.shape[0],), jnp.inf, matrix.dtype)
     for j in range(size):
-        pivot = rows[j, j]
-        smallest = jnp.minimum(smallest, jnp.where(jnp.isnan(pivot), -jnp.inf, pivot))
-        normalized = rows[j] / jnp.where(pivot > 0, pivot, 1)[None]  # (m + 1, batch)
+        # with unit diagonal a pivot is the squared sine between a column and the span of those
+        # before; a NaN goes on
+        pivot = rows[j, j][None]
+        left_out = pivot <= least
+        normalized = jnp.where(left_out, 0, rows[j] / jnp.where(left_out, 1, pivot))
         others = jnp.where((jnp.arange(size) == j)[:, None], 0, rows[:, j])  # (m, batch)
         rows = rows - others[:, None] * normalized[None]
         rows = rows.at[j].set(normalized)
-    return rows[:, size].T, smallest
+    return rows[:, size].T

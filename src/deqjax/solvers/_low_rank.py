@@ -12,7 +12,7 @@ from deqjax.solvers._history import empty_columns, inner_products, subtract_weig
 
 
 class LowRankInverse(NamedTuple):
-    """The matrix H = I + U C V^T of each sample: what ``broyden(..., keep_memory=True)`` learned.
+    """Each sample's matrix H = c (I + U C V^T): what ``broyden(..., keep_memory=True)`` learned.
 
     It estimates (I - J)^-1 with J = df/dz at the iterate where the sample stopped, best along the
     last steps; ``transposed.apply(v)`` then estimates the adjoint state w = (I - J^T)^-1 v of
@@ -22,19 +22,22 @@ class LowRankInverse(NamedTuple):
         left: U, leaves (batch, rank, features) in the dtype of the state's leaf.
         middle: C, (batch, rank, rank), float32 or float64.
         right: V, like U.
+        scale: c, (batch,); 1 unless Broyden's method had to shorten its steps.
     """
 
     left: State
     middle: jax.Array
     right: State
+    scale: PerSample
 
     @property
     def transposed(self) -> "LowRankInverse":
-        """H^T = I + V C^T U^T, from the same arrays."""
-        return LowRankInverse(self.right, jnp.swapaxes(self.middle, 1, 2), self.left)
+        """H^T = c (I + V C^T U^T), from the same arrays."""
+        return LowRankInverse(self.right, jnp.swapaxes(self.middle, 1, 2), self.left, self.scale)
 
     def apply(self, state: State) -> State:
         """H x for each sample; x and the result have leaves (batch, ...) like z."""
+        state = _tree.scale(self.scale, state)
         products = inner_products(self.right, state)
         # spelled out: a small matrix product may run in reduced precision on accelerators
         weights = jnp.sum(self.middle * products[:, None, :], axis=2)
@@ -46,7 +49,7 @@ def identity_inverse(z: State, rank: int) -> LowRankInverse:
     columns = empty_columns(z, rank)
     identity = jnp.eye(rank, dtype=_tree.accumulation_dtype(z))[None]
     middle = jnp.broadcast_to(identity, (_tree.batch_size(z), rank, rank))
-    return LowRankInverse(columns, middle, columns)
+    return LowRankInverse(columns, middle, columns, jnp.ones_like(middle[:, 0, 0]))
 
 
 def store_each(columns: State, column: State, slot: PerSample, where: PerSample) -> State:

@@ -1,5 +1,6 @@
 """Newton's method with GMRES, safeguarded sample by sample."""
 
+import math
 from typing import NamedTuple, Unpack
 
 import jax
@@ -15,6 +16,8 @@ from deqjax.solvers._validate import check_count, check_not_negative
 
 # the share of the predicted decrease of ||g|| that a step must keep (Kelley 1995, section 8.1)
 _SUFFICIENT = 1e-4
+# numbers of a sample whose whole space costs next to no memory, and dimensions where it would
+_SMALL, _OF_LARGE = 100, 20
 
 
 class _Search(NamedTuple):
@@ -38,7 +41,7 @@ def newton_krylov(
     *,
     tol: Scalar,
     max_steps: Scalar,
-    krylov: int = 20,
+    krylov: int | None = None,
     inner_tol: Scalar = 0.5,
     backtracks: Scalar = 2,
     damping: Scalar = 1.0,
@@ -72,7 +75,8 @@ def newton_krylov(
         z0: start, leaves (batch, ...), real floating point.
         tol: a sample stops when its residual is at most this; may be traced.
         max_steps: most trial points, at least 1; may be traced.
-        krylov: most Jacobian products of a direction, static.
+        krylov: most Jacobian products of a direction, static. None is 20, or as many as a sample
+            has numbers if those are at most 100: then each direction can be exact.
         inner_tol: largest eta, and the first; in (0, 1); may be traced.
         backtracks: most halvings of a step, at least 0; may be traced.
         damping: length of the steps along g(z) where Newton's fails; may be traced.
@@ -96,8 +100,8 @@ def newton_krylov(
         >>> print(solution.value[0].round(3), Status(int(solution.stats.status[0])).name)
         [0.25 0.25 0.25] CONVERGED
     """
-    check_count("krylov", krylov)
-    size = int(krylov)
+    if krylov is not None:
+        check_count("krylov", krylov)
     check_not_negative("inner_tol", inner_tol)
     check_count("backtracks", backtracks, least=0)
     check_not_negative("damping", damping)
@@ -108,6 +112,7 @@ def newton_krylov(
         )
 
     numbered_f = by_number(f, options.get("numbered", False))
+    size = _affordable(z0) if krylov is None else int(krylov)
 
     def init(z: State) -> _Search:
         dtype, batch = _tree.accumulation_dtype(z), _tree.batch_size(z)
@@ -158,6 +163,13 @@ def newton_krylov(
     stats = report_truly(solution.stats)
     evaluations = stats.evaluations + search.products
     return solution._replace(stats=stats._replace(evaluations=evaluations))
+
+
+def _affordable(z0: State) -> int:
+    """The whole space of a small sample, 20 dimensions of a large one."""
+    # a malformed state is the loop's to name
+    numbers = sum(math.prod(jnp.shape(leaf)[1:]) for leaf in jax.tree.leaves(z0))
+    return max(numbers, 1) if numbers <= _SMALL else _OF_LARGE
 
 
 def _judge(
