@@ -150,15 +150,13 @@ def broyden(
         newton = _tree.add(memory.base, memory.estimate.inverse.apply(residual))
         return _tree.mix(memory.base, newton, damping)
 
-    def watch(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
+    def watch(
+        memory: _Memory, before: _Best, z: State, fz: State, seen: Pass
+    ) -> tuple[State, _Memory]:
         """Step on, or from the best iterate where the residual has grown beyond it."""
-        before = memory.best
         ran_away = seen.change > _GROWTH * before.size
         better = seen.change <= before.size
-        best = _Best(
-            *_tree.select(better, (z, fz), (before.z, before.image)),
-            jnp.where(better, seen.change, before.size),
-        )
+        best = _tree.select(better, _Best(z, fz, seen.change), before)
         # the way from the best iterate to the runaway is the only pair that is kept
         start = _tree.select(ran_away, (best.z, best.image), (memory.base, memory.image))
         estimate = _learn(
@@ -184,9 +182,9 @@ def broyden(
         return _tree.select(accepted, proposal, halved), advanced._replace(backtracks=backtracks)
 
     def step(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
-        if line_search:
+        if memory.best is None:
             return search(memory, z, fz, seen)
-        return watch(memory, z, fz, seen)
+        return watch(memory, memory.best, z, fz, seen)
 
     solution, memory = iterate(
         f,
