@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from deqjax import _tree
 from deqjax._determinism import check_deterministic
 from deqjax._hoist import hoist
-from deqjax._manual_axes import vary_like_result
 from deqjax._slips import check_adjoint, check_solver
 from deqjax._types import Map, Scalar, State
 from deqjax.adjoints import Adjoint, BackwardStats, implicit
@@ -79,9 +77,8 @@ def fixed_point(
     check_adjoint(adjoint)
     z0 = check_state(z0)
     check_limits(tol, max_steps, z0)
-    check_probe(probe, _tree.batch_size(z0))
-    z0 = vary_like_result(f, z0, *args)
-    pure, operands = hoist(f, z0, args)
+    z0, pure, operands = hoist(f, z0, args)
+    probe = check_probe(probe, z0)
     if debug:
         check_deterministic(f, z0, args)
     rule = implicit() if adjoint is None else adjoint

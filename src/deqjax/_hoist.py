@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import jax
 
+from deqjax._sharding import placed_like
 from deqjax._types import Map, Operands, State
 from deqjax.solvers._validate import check_map
 
@@ -12,7 +13,7 @@ PureMap: TypeAlias = Callable[[State, Operands], State]
 """``f(z, operands) -> z'``, closing over no array."""
 
 
-def hoist(f: Map, z0: State, args: tuple[Any, ...]) -> tuple[PureMap, Operands]:
+def hoist(f: Map, z0: State, args: tuple[Any, ...]) -> tuple[State, PureMap, Operands]:
     """Trace f once and lift every array that it closes over into its operands.
 
     A `custom_vjp` rule neither sees nor differentiates what its function closes over, so parameters
@@ -20,13 +21,16 @@ def hoist(f: Map, z0: State, args: tuple[Any, ...]) -> tuple[PureMap, Operands]:
     and keys too, which `vmap` may batch.
 
     Returns:
-        ``pure(z, operands)`` and the operands, a pytree of arrays.
+        z0 on the devices where f(z0) is, ``pure(z, operands)`` and the operands, a pytree of arrays.
 
     Raises:
         ValueError, TypeError: f changes the structure, a shape or a dtype of z.
     """
     closed, result = jax.make_jaxpr(f, return_shape=True)(z0, *args)
     check_map(result, z0)
+    placed = placed_like(z0, result)
+    if jax.tree.map(jax.typeof, placed) != jax.tree.map(jax.typeof, z0):
+        return hoist(f, placed, args)  # what f's own transforms trace is typed by z, too
     structure, constants = jax.tree.structure(z0), list(closed.consts)
     # without the arrays, which it would keep alive: they go in as operands (JAX 0.12 attaches them)
     jaxpr = closed.jaxpr.replace(constvars=closed.jaxpr.constvars)
@@ -36,4 +40,4 @@ def hoist(f: Map, z0: State, args: tuple[Any, ...]) -> tuple[PureMap, Operands]:
         outputs = jax.core.eval_jaxpr(jaxpr, constants, *jax.tree.leaves(z), *leaves)
         return jax.tree.unflatten(structure, outputs)
 
-    return pure, (constants, jax.tree.leaves(args))
+    return z0, pure, (constants, jax.tree.leaves(args))

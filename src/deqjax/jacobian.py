@@ -15,9 +15,10 @@ from jax import lax
 from deqjax import _tree
 from deqjax._arnoldi import arnoldi
 from deqjax._hessenberg import largest_modulus
-from deqjax._manual_axes import vary, vary_like_result, varying_axes
+from deqjax._manual_axes import vary_like_result
+from deqjax._sharding import filled_like
 from deqjax._types import Map, PerSample, State
-from deqjax.solvers._validate import check_count, check_map, check_state
+from deqjax.solvers._validate import check_count, check_state, settled
 
 
 def jacobian_penalty(
@@ -155,8 +156,7 @@ def spectral_radius(
         ['0.900', '0.900', '0.900']
     """
     check_count("iterations", iterations)
-    z = check_state(z)
-    check_map(jax.eval_shape(f, z, *args), z)
+    z = settled(f, check_state(z), *args)
     product, start = _linear_map(f, z, args, key)
     features = sum(leaf.size for leaf in jax.tree.leaves(z)) // _tree.batch_size(z)
     hessenberg = arnoldi(product, start, min(int(iterations), features))
@@ -216,9 +216,7 @@ def _linear_map(
     z, args = lax.stop_gradient((z, args))
     z = vary_like_result(f, z, *args)
     _, product = jax.linearize(lambda state: f(state, *args), z)
-    one = _random_like(key, jax.tree.map(lambda x: x[:1], z), "normal")
-    start = jax.tree.map(lambda v, x: jnp.broadcast_to(v, x.shape), one, z)
-    return product, vary(start, varying_axes(z))
+    return product, _random_like(key, z, "normal", shared=True)
 
 
 def _normalized(v: State) -> State:
@@ -226,10 +224,14 @@ def _normalized(v: State) -> State:
     return _tree.scale(1 / jnp.where(length > 0, length, 1), v)
 
 
-def _random_like(key: jax.Array, z: State, distribution: str) -> State:
+def _random_like(key: jax.Array, z: State, distribution: str, *, shared: bool = False) -> State:
+    """Random numbers where z is, the same ones for all samples if ``shared``."""
     draw = jax.random.normal if distribution == "normal" else jax.random.rademacher
     leaves, structure = jax.tree.flatten(z)
     keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(
-        structure, [draw(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
-    )
+    shapes = [(1, *x.shape[1:]) if shared else x.shape for x in leaves]
+    drawn = [
+        filled_like(x, draw(k, shape, x.dtype))
+        for k, x, shape in zip(keys, leaves, shapes, strict=True)
+    ]
+    return jax.tree.unflatten(structure, drawn)

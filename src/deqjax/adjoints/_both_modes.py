@@ -12,6 +12,7 @@ from jax import lax
 from deqjax import _tree
 from deqjax._flatten import ravel, unravel
 from deqjax._hoist import PureMap
+from deqjax._sharding import filled_like
 from deqjax._types import Operands, Scalar, State
 from deqjax.adjoints._pattern import check_solution, split_operands
 from deqjax.adjoints._probe import BackwardStats
@@ -116,5 +117,5 @@ class BothModes:
 
 def _zero_tangent(leaf: jax.Array) -> Any:
     if jnp.issubdtype(leaf.dtype, jnp.inexact):
-        return jnp.zeros_like(leaf)
+        return filled_like(leaf, 0)
     return np.zeros(leaf.shape, jax.dtypes.float0)

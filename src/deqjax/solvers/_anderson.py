@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from deqjax import _tree
+from deqjax._sharding import filled_per_sample
 from deqjax._types import Map, Scalar, State
 from deqjax.solvers._history import (
     empty_columns,
@@ -92,9 +93,8 @@ def anderson(
     count = history + 1
 
     def init(z: State) -> _History:
-        dtype, batch = _tree.accumulation_dtype(z), _tree.batch_size(z)
-        empty = empty_columns(z, count)
-        return _History(empty, empty, jnp.zeros((batch, count, count), dtype))
+        empty, none = empty_columns(z, count), jnp.zeros((count, count))
+        return _History(empty, empty, filled_per_sample(z, none, _tree.accumulation_dtype(z)))
 
     def step(memory: _History, z: State, fz: State, seen: Pass) -> tuple[State, _History]:
         index = seen.number

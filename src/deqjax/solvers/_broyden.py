@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from deqjax import _tree
+from deqjax._sharding import filled_per_sample, zeros_like
 from deqjax._types import Map, PerSample, Scalar, State
 from deqjax.solvers._forgiving import measure_forgiving, report_truly
 from deqjax.solvers._history import inner_products
@@ -110,11 +111,10 @@ def broyden(
     rank = int(rank)  # a shape: 6.0 is a count too
 
     def init(z: State) -> _Memory:
-        none = jnp.zeros((_tree.batch_size(z),), jnp.int32)
+        none = filled_per_sample(z, 0, jnp.int32)
         inverse = identity_inverse(z, rank)
-        unmeasured = jnp.full(none.shape, jnp.inf, inverse.middle.dtype)
-        zeros = jax.tree.map(jnp.zeros_like, z)
-        return _Memory(z, zeros, unmeasured, none, _Estimate(inverse.middle, inverse, none))
+        unmeasured = filled_per_sample(z, jnp.inf, inverse.middle.dtype)
+        return _Memory(z, zeros_like(z), unmeasured, none, _Estimate(inverse.middle, inverse, none))
 
     def advance(memory: _Memory, z: State, fz: State, size: PerSample) -> tuple[State, _Memory]:
         estimate = _learn(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from deqjax import _tree
+from deqjax._sharding import filled_per_sample
 from deqjax._types import Map, PerSample, Scalar, State
 from deqjax.solvers._krylov import solve_linear
 from deqjax.solvers._loop import LoopOptions, Pass, iterate
@@ -81,7 +82,7 @@ def gmres(
     stop = options.get("stop", "relative")
 
     def init(z: State) -> _Spent:
-        return _Spent(jnp.zeros((_tree.batch_size(z),), jnp.int32), jnp.int32(0))
+        return _Spent(filled_per_sample(z, 0, jnp.int32), jnp.int32(0))
 
     def step(memory: _Spent, z: State, fz: State, seen: Pass) -> tuple[State, _Spent]:
         right, length = _tree.subtract(fz, z), seen.change
