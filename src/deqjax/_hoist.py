@@ -21,7 +21,8 @@ def hoist(f: Map, z0: State, args: tuple[Any, ...]) -> tuple[State, PureMap, Ope
     and keys too, which `vmap` may batch.
 
     Returns:
-        z0 on the devices where f(z0) is, ``pure(z, operands)`` and the operands, a pytree of arrays.
+        z0 on the devices where f(z0) is, ``pure(z, operands)``, and the operands, a pytree of
+        arrays.
 
     Raises:
         ValueError, TypeError: f changes the structure, a shape or a dtype of z.

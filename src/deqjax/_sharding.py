@@ -40,7 +40,8 @@ def filled_per_sample(state: State, value: Any, dtype: Any) -> PerSample:
     one_each = jnp.sum(filled_like(leaf, 0, dtype), axis=tuple(range(1, leaf.ndim)), dtype=dtype)
     value = jnp.asarray(value, dtype)
     beside = one_each.reshape(-1, *(1,) * value.ndim)
-    return jnp.where(False, beside, value[None])
+    filled: PerSample = jnp.where(False, beside, value[None])
+    return filled
 
 
 def repeated(array: jax.Array, count: int, axis: int) -> jax.Array:
@@ -117,4 +118,5 @@ def in_mesh_of(tree: Any, function: Callable[Inputs, Result]) -> Callable[Inputs
 
 def _mesh_of(tree: Any) -> AbstractMesh | None:
     shardings = [explicit_sharding(leaf) for leaf in jax.tree.leaves(tree)]
-    return next((sharding.mesh for sharding in shardings if sharding is not None), None)
+    meshes = [sharding.mesh.abstract_mesh for sharding in shardings if sharding is not None]
+    return meshes[0] if meshes else None

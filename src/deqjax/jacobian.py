@@ -16,7 +16,7 @@ from deqjax import _tree
 from deqjax._arnoldi import arnoldi
 from deqjax._hessenberg import largest_modulus
 from deqjax._manual_axes import vary_like_result
-from deqjax._sharding import filled_like
+from deqjax._sharding import filled_like, placed_like
 from deqjax._types import Map, PerSample, State
 from deqjax.solvers._validate import check_count, check_state, settled
 
@@ -230,8 +230,6 @@ def _random_like(key: jax.Array, z: State, distribution: str, *, shared: bool = 
     leaves, structure = jax.tree.flatten(z)
     keys = jax.random.split(key, len(leaves))
     shapes = [(1, *x.shape[1:]) if shared else x.shape for x in leaves]
-    drawn = [
-        filled_like(x, draw(k, shape, x.dtype))
-        for k, x, shape in zip(keys, leaves, shapes, strict=True)
-    ]
-    return jax.tree.unflatten(structure, drawn)
+    drawn = [draw(k, s, x.dtype) for k, s, x in zip(keys, shapes, leaves, strict=True)]
+    place = filled_like if shared else lambda x, v: placed_like(v, x)
+    return jax.tree.unflatten(structure, list(map(place, leaves, drawn)))

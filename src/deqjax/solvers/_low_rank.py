@@ -52,10 +52,13 @@ def identity_inverse(z: State, rank: int) -> LowRankInverse:
 def store_each(columns: State, column: State, slot: PerSample, where: PerSample) -> State:
     """Write each sample's state into its own slot of leaves (batch, rank, features), if it may."""
 
+    @jax.vmap
+    def written_each(c: jax.Array, x: jax.Array, target: jax.Array) -> jax.Array:
+        return c.at[target].set(x, mode="drop", unique_indices=True)
+
     def put(c: jax.Array, x: jax.Array) -> jax.Array:
         target = jnp.where(where, slot, c.shape[1])  # a slot out of range is dropped
-        put_one = jax.vmap(lambda c, x, slot: c.at[slot].set(x, mode="drop", unique_indices=True))
-        return put_one(c, _tree.flat(x), target)
+        return written_each(c, _tree.flat(x), target)
 
     return jax.tree.map(put, columns, column)
 
