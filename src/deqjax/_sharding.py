@@ -54,7 +54,8 @@ def written(array: jax.Array, row: jax.Array, index: jax.Array, axis: int) -> ja
     """The array with a row of this index along an axis; as it was where there is no such row."""
     old = lax.dynamic_index_in_dim(array, index, axis=axis, keepdims=False)
     row = jnp.where(index < array.shape[axis], row, old)
-    return lax.dynamic_update_index_in_dim(array, row, index, axis=axis)
+    result: jax.Array = lax.dynamic_update_index_in_dim(array, row, index, axis=axis)
+    return result
 
 
 def summed_over_features(columns: jax.Array) -> NamedSharding | None:

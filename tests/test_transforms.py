@@ -1,0 +1,223 @@
+"""One table: every transform, every solver, every rule, against a dense solve in float64.
+
+Each transform runs with the default rule and every solver, and with every rule that claims it and
+one solver. The truth is Newton's method with dense systems, which JAX differentiates plainly.
+"""
+
+import functools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import deqjax as dq
+from deqjax.adjoints import (
+    implicit,
+    jacobian_free,
+    neumann,
+    phantom,
+    shine,
+    unrolled,
+)
+from deqjax.adjoints import reversible as undone
+from deqjax.solvers import anderson, broyden, gmres, newton_krylov, picard, reversible
+
+pytestmark = pytest.mark.usefixtures("float64", "strict_promotion")
+
+BATCH, SIZE, DEVICES = 4, 3, 4
+RNG = np.random.default_rng(0)
+WEIGHT = np.array([[0.2, -0.1, 0.1], [0.1, 0.2, -0.1], [0.1, 0.0, 0.15]])
+INPUT = RNG.normal(size=(BATCH, SIZE))
+TANGENTS = RNG.normal(size=WEIGHT.shape), RNG.normal(size=INPUT.shape)
+
+
+def layer(z, weight, x):
+    return jnp.tanh(z @ weight + x)
+
+
+def newton(weight, x):
+    """The fixed point, to rounding, written so that JAX differentiates every step."""
+    z = jnp.zeros_like(x)
+    for _ in range(7):
+        image = layer(z, weight, x)
+        system = jnp.eye(SIZE)[None] - (1 - image**2)[:, :, None] * weight.T[None]
+        z = z + jnp.linalg.solve(system, (image - z)[:, :, None])[:, :, 0]
+    return z
+
+
+def one_evaluation(weight, x):
+    """What `jacobian_free` differentiates."""
+    return layer(lax.stop_gradient(newton(weight, x)), weight, x)
+
+
+def solved(weight, x, *, solver, adjoint, max_steps=40, axis_name=None):
+    if axis_name is not None:
+        solver = partial(solver, axis_name=axis_name)
+    return dq.fixed_point(
+        layer, jnp.zeros_like(x), weight, x, solver=solver, adjoint=adjoint, tol=1e-12,
+        max_steps=max_steps,
+    ).value  # fmt: skip
+
+
+def total(solve):
+    return lambda *operands: jnp.sum(solve(*operands) ** 3)
+
+
+def gradient(solve):
+    return jax.grad(total(solve), argnums=(0, 1))
+
+
+def push(function):
+    """The derivative along fixed tangents of both operands."""
+
+    def pushed(*operands):
+        tangents = tuple(map(jnp.asarray, TANGENTS))
+        return jax.jvp(function, operands, tangents)[1]
+
+    return pushed
+
+
+def along(function):
+    """The inner product of a function's two results with the fixed tangents."""
+    return lambda *operands: sum(
+        jnp.sum(a * b) for a, b in zip(function(*operands), TANGENTS, strict=True)
+    )
+
+
+def halves(x):
+    return x.reshape(2, -1, *x.shape[1:])
+
+
+def whole(grads):
+    return grads[0], grads[1].reshape(INPUT.shape)
+
+
+# what is computed from a solve(weight, x); the truth is the same of Newton's
+DERIVED = {
+    "value": lambda solve: solve,
+    "vjp": gradient,
+    "jvp": lambda solve: push(total(solve)),
+    "jvp of vjp": lambda solve: push(gradient(solve)),
+    "vjp of jvp": lambda solve: jax.grad(push(total(solve)), argnums=(0, 1)),
+    "vjp of vjp": lambda solve: jax.grad(along(gradient(solve)), argnums=(0, 1)),
+    "vmap": lambda solve: lambda w, x: jax.vmap(solve, (None, 0))(w, halves(x)),
+    "vmap of grad": lambda solve: lambda w, x: jax.vmap(gradient(solve), (None, 0))(w, halves(x)),
+    "remat": lambda solve: gradient(jax.checkpoint(solve)),
+    "scan": lambda solve: gradient(
+        lambda w, x: lax.scan(lambda c, part: (c, solve(w, part)), None, halves(x))[1]
+    ),
+}
+
+
+def mesh_of(kind):
+    return jax.make_mesh((DEVICES,), ("data",), axis_types=(kind,))
+
+
+def on_mesh(kind, function, weight, x):
+    mesh = mesh_of(kind)
+    with jax.set_mesh(mesh):
+        weight = jax.device_put(weight, NamedSharding(mesh, PartitionSpec()))
+        x = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+        return jax.jit(function)(weight, x)
+
+
+def in_shard_map(check, function, weight, x):
+    specs = PartitionSpec(), PartitionSpec("data")
+
+    def local(weight, x):
+        in_weight, in_x = function(weight, x)
+        # with its checks on, shard_map adds up the gradient of what is replicated
+        return in_weight if check else lax.psum(in_weight, "data"), in_x
+
+    mapped = jax.shard_map(
+        local, mesh=mesh_of(AxisType.Auto), in_specs=specs, out_specs=specs, check_vma=check
+    )
+    return jax.jit(mapped)(weight, x)
+
+
+def in_pmap(function, weight, x):
+    def local(weight, x):
+        in_weight, in_x = function(weight, x)
+        return lax.psum(in_weight, "data"), in_x
+
+    mapped = jax.pmap(local, axis_name="data", in_axes=(None, 0), out_axes=(None, 0))
+    return whole(mapped(weight, x.reshape(DEVICES, -1, SIZE)))
+
+
+def within(context, function, weight, x):
+    with context():
+        return jax.jit(function)(weight, x)
+
+
+def plainly(function, weight, x):
+    with jax.disable_jit():
+        return function(weight, x)
+
+
+# how the gradient of a solve is run
+RUN = {
+    "checking_leaks": partial(within, jax.checking_leaks),
+    "debug_nans": partial(within, partial(jax.debug_nans, True)),
+    "Explicit mesh": partial(on_mesh, AxisType.Explicit),
+    "Auto mesh": partial(on_mesh, AxisType.Auto),
+    "shard_map": partial(in_shard_map, True),
+    "shard_map, unchecked": partial(in_shard_map, False),
+    "pmap": in_pmap,
+    "disable_jit": plainly,
+}
+FORWARD = {"jvp", "jvp of vjp", "vjp of jvp"}
+TRANSFORMS = [*DERIVED, *RUN]
+
+SOLVERS = {s.__name__: s for s in (picard, anderson, broyden, newton_krylov, reversible)}
+DEFAULT = implicit(tol=1e-12, max_steps=40)
+RULES = {
+    "gmres backward": (implicit(gmres, tol=1e-12), picard),
+    "forward_mode": (implicit(tol=1e-12, max_steps=40, forward_mode=True), picard),
+    "jacobian_free": (jacobian_free(), picard),
+    "neumann": (neumann(40), picard),
+    "phantom": (phantom(40, damping=1.0), picard),
+    "shine": (shine(refine=40, tol=1e-12), broyden),
+    "unrolled": (unrolled(), picard),
+    "reversible": (undone(), reversible),
+}
+CLAIMED = {name: set(TRANSFORMS) - FORWARD for name in RULES}
+CLAIMED["forward_mode"] |= FORWARD
+CLAIMED["unrolled"] |= FORWARD
+CLAIMED["jacobian_free"] -= {"vjp of vjp"}  # its gradient is no derivative of its value
+CLAIMED["reversible"] -= {"vjp of vjp"}  # refused by name
+
+TABLE = [
+    *((transform, name, solver, DEFAULT) for transform in TRANSFORMS if transform not in FORWARD
+      for name, solver in SOLVERS.items()),
+    *((transform, name, solver, rule) for name, (rule, solver) in RULES.items()
+      for transform in TRANSFORMS if transform in CLAIMED[name]),
+]  # fmt: skip
+
+
+@functools.cache
+def truth(transform, function):
+    derived = DERIVED.get(transform, gradient)
+    return jax.jit(derived(function))(jnp.asarray(WEIGHT), jnp.asarray(INPUT))
+
+
+@pytest.mark.parametrize(
+    ("transform", "solver", "adjoint", "name"),
+    [(transform, solver, rule, name) for transform, name, solver, rule in TABLE],
+    ids=[f"{transform}: {name}" for transform, name, _, _ in TABLE],
+)
+def test_every_transform(transform, solver, adjoint, name):
+    # at damping 1/2 the reversible iteration needs more steps, and its rule can undo so many
+    solve = partial(solved, solver=solver, adjoint=adjoint)
+    if solver is reversible:
+        solve = partial(solve, max_steps=30 if adjoint is not DEFAULT else 60)
+    operands = jnp.asarray(WEIGHT), jnp.asarray(INPUT)
+    if transform in DERIVED:
+        found = jax.jit(DERIVED[transform](solve))(*operands)
+    else:
+        found = RUN[transform](gradient(solve), *operands)
+    expected = truth(transform, one_evaluation if name == "jacobian_free" else newton)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), found, expected)
