@@ -129,7 +129,7 @@ class _Policy:
     def __call__(
         self, w: State, v: State, report: BackwardStats | Stats, acceptable: Scalar
     ) -> State:
-        failed = (report.status == Status.DIVERGED) | ~(report.residual <= acceptable)
+        failed = (report.status == int(Status.DIVERGED)) | ~(report.residual <= acceptable)
         if self.fallback:
             w = _tree.select(failed, v, w)
         elif self.on_failure == "nan":

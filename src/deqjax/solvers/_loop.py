@@ -146,7 +146,7 @@ def iterate(
             rows = written(rows, row, carry.taken, axis=0)
         chosen = carry.trajectory
         if chosen is not None:
-            good = _tree.select(status == Status.DIVERGED, carry.best, carry.z)
+            good = _tree.select(status == int(Status.DIVERGED), carry.best, carry.z)
             chosen = _record(chosen, good, carry.taken, trajectory)
         best = _tree.select(better, carry.z, carry.best)
         return _Carry(
