@@ -14,7 +14,7 @@ ROOT = Path(deqjax.__file__).parent
 
 # From low to high; a module may import from its own layer and from those before it.
 CORE = (
-    ("_types", "_tree", "_manual_axes", "_flatten", "_arnoldi", "_hessenberg"),
+    ("_types", "_tree", "_manual_axes", "_sharding", "_flatten", "_arnoldi", "_hessenberg"),
     ("solvers",),
     ("_hoist", "_determinism", "adjoints"),
     ("_slips", "_fixed_point", "jacobian"),

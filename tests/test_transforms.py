@@ -104,9 +104,10 @@ DERIVED = {
     "vjp of vjp": lambda solve: jax.grad(along(gradient(solve)), argnums=(0, 1)),
     "vmap": lambda solve: lambda w, x: jax.vmap(solve, (None, 0))(w, halves(x)),
     "vmap of grad": lambda solve: lambda w, x: jax.vmap(gradient(solve), (None, 0))(w, halves(x)),
-    "remat": lambda solve: gradient(jax.checkpoint(solve)),
-    "scan": lambda solve: gradient(
-        lambda w, x: lax.scan(lambda c, part: (c, solve(w, part)), None, halves(x))[1]
+    "scan of remat": lambda solve: gradient(
+        lambda w, x: lax.scan(lambda c, part: (c, jax.checkpoint(solve)(w, part)), None, halves(x))[
+            1
+        ]
     ),
 }
 
@@ -146,8 +147,8 @@ def in_pmap(function, weight, x):
     return whole(mapped(weight, x.reshape(DEVICES, -1, SIZE)))
 
 
-def within(context, function, weight, x):
-    with context():
+def checked(function, weight, x):
+    with jax.checking_leaks(), jax.debug_nans(True):
         return jax.jit(function)(weight, x)
 
 
@@ -158,8 +159,7 @@ def plainly(function, weight, x):
 
 # how the gradient of a solve is run
 RUN = {
-    "checking_leaks": partial(within, jax.checking_leaks),
-    "debug_nans": partial(within, partial(jax.debug_nans, True)),
+    "checking_leaks, debug_nans": checked,
     "Explicit mesh": partial(on_mesh, AxisType.Explicit),
     "Auto mesh": partial(on_mesh, AxisType.Auto),
     "shard_map": partial(in_shard_map, True),
