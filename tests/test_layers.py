@@ -14,8 +14,8 @@ ROOT = Path(deqjax.__file__).parent
 
 # From low to high; a module may import from its own layer and from those before it.
 CORE = (
-    ("_types", "_tree", "_manual_axes", "_flatten", "_fingerprint", "_arnoldi", "_hessenberg"),
-    ("_segments",),
+    ("_types", "_tree", "_manual_axes", "_sharding", "_flatten", "_arnoldi", "_hessenberg"),
+    ("_fingerprint", "_segments"),
     ("solvers",),
     ("_hoist", "_determinism", "_independence", "_form", "adjoints"),
     ("_slips", "_eager", "_fixed_point", "jacobian"),

@@ -10,6 +10,7 @@ from jax import lax
 from deqjax import _tree
 from deqjax._flatten import ravel, unravel
 from deqjax._manual_axes import vary, varying_axes
+from deqjax._sharding import filled_like, repeated, summed_over_features, written
 from deqjax._types import PerSample, State
 
 _ROUNDING = 16  # a remainder of fewer units in the last place has no direction of its own
@@ -52,16 +53,16 @@ def arnoldi(product: Callable[[State], State], start: State, dimension: int) -> 
         goes_on = height > rounding * scale  # not if it is NaN: the coordinates then show it
         height = jnp.where(goes_on, height, 0)
         following = jnp.where(goes_on[:, None], rest / jnp.where(goes_on, height, 1)[:, None], 0)
-        columns = basis.columns.at[:, index + 1].set(following, mode="drop")
+        columns = written(basis.columns, following, index + 1, axis=1)
         return _Basis(columns, scale), coordinates + jnp.where(
             rows == index + 1, height[:, None], 0
         )
 
     first = ravel(start, dtype)
-    length = _norm(first)[:, None]
-    first = first / jnp.where(length > 0, length, 1)
-    empty = jnp.zeros((len(first), dimension, first.shape[1]), dtype)
-    begin = _Basis(empty.at[:, 0].set(first), jnp.zeros_like(first[:, 0]))
+    length = _norm(first)
+    first = first / jnp.where(length > 0, length, 1)[:, None]
+    empty = repeated(filled_like(first, 0), dimension, axis=1)
+    begin = _Basis(empty.at[:, 0].set(first), filled_like(length, 0))
     _, columns = lax.scan(step, vary(begin, varying_axes(start)), jnp.arange(dimension))
     return jnp.moveaxis(columns, 0, 2)
 
@@ -75,7 +76,13 @@ def _orthogonalize(vector: jax.Array, columns: jax.Array) -> tuple[jax.Array, ja
 
 
 def _inner_products(columns: jax.Array, vector: jax.Array) -> jax.Array:
-    return jnp.einsum("bmn,bn->bm", columns, vector, precision=lax.Precision.HIGHEST)
+    return jnp.einsum(
+        "bmn,bn->bm",
+        columns,
+        vector,
+        precision=lax.Precision.HIGHEST,
+        out_sharding=summed_over_features(columns),
+    )
 
 
 def _combine(columns: jax.Array, weights: jax.Array) -> jax.Array:

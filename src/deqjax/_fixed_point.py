@@ -6,12 +6,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from deqjax import _eager, _tree
+from deqjax import _eager
 from deqjax._determinism import check_deterministic
 from deqjax._form import take_form
 from deqjax._hoist import hoist, last_step
 from deqjax._independence import check_independent
-from deqjax._manual_axes import vary, vary_discrete, vary_like_result, varying_axes
+from deqjax._manual_axes import vary, vary_discrete, varying_axes
 from deqjax._segments import Segments
 from deqjax._slips import check_adjoint, check_solver
 from deqjax._types import Map, Scalar, State
@@ -111,17 +111,15 @@ def fixed_point(
     z0, form = take_form(z0, coupled=coupled, segments=segments, has_aux=has_aux)
     core = form.core(f)
     check_limits(tol, max_steps, z0)
-    check_probe(probe, _tree.batch_size(z0))
-    at_start = core
     if numbered:
         # loops count for each device; a key must vary as the step does that is folded into it
         axes = varying_axes((z0, args))
         args = vary_discrete(args, axes)
-        # a keyword: it cannot be taken for an operand, wherever those end
-        at_start = functools.partial(core, step=vary(jnp.int32(0), axes))
-    z0 = vary_like_result(at_start, z0, *args)
-    pure, operands = hoist(core, z0, args, numbered)
+    z0, pure, operands = hoist(core, z0, args, numbered)
+    probe = check_probe(probe, z0)
     if debug:
+        # a keyword: it cannot be taken for an operand, wherever those end
+        at_start = functools.partial(core, step=vary(jnp.int32(0), axes)) if numbered else core
         check_deterministic(at_start, z0, args)
         check_independent(at_start, z0, args, form.layout.sample)
     rule = implicit() if adjoint is None else adjoint

@@ -89,7 +89,7 @@ def _deflated(h: jax.Array) -> jax.Array:
 def _last_nonzero(below: jax.Array) -> jax.Array:
     """(batch,) row of the last subdiagonal entry that is not zero; 0 if all are."""
     rows = jnp.arange(1, below.shape[1] + 1)[None]
-    return jnp.max(jnp.where(below != 0, rows, 0), axis=1)
+    return jnp.max((below != 0).astype(rows.dtype) * rows, axis=1)
 
 
 def _shift(h: jax.Array, bottom: jax.Array, stalled: jax.Array) -> jax.Array:

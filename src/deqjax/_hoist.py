@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from deqjax._fingerprint import Key, of_map
 from deqjax._manual_axes import vary, varying_axes
+from deqjax._sharding import placed_like
 from deqjax._types import Map, Operands, State
 from deqjax.solvers import Solution
 from deqjax.solvers._validate import check_map
@@ -70,12 +71,12 @@ class _AtStep:
 
 def last_step(solution: Solution) -> jax.Array:
     """() int32: the updates of the slowest sample, after which f was evaluated last."""
-    return jnp.max(solution.stats.steps)
+    return jnp.max(solution.stats.steps).astype(jnp.int32)  # which some rules count in float32
 
 
 def hoist(
     f: Map, z0: State, args: tuple[Any, ...], numbered: bool = False
-) -> tuple[PureMap, Operands]:
+) -> tuple[State, PureMap, Operands]:
     """Trace f once and lift every array that it closes over into its operands.
 
     A `custom_vjp` rule neither sees nor differentiates what its function closes over, so parameters
@@ -83,12 +84,13 @@ def hoist(
     and keys too, which `vmap` may batch.
 
     Returns:
-        ``pure(z, operands)`` and the operands, a pytree of arrays.
+        z0 on the devices where f(z0) is, ``pure(z, operands)``, and the operands, a pytree of
+        arrays.
 
     Raises:
         ValueError, TypeError: f changes the structure, a shape or a dtype of z.
     """
-    step = (vary(jnp.int32(0), varying_axes(z0)),) if numbered else ()
+    step = (vary(jnp.int32(0), varying_axes((z0, args))),) if numbered else ()
 
     # a new function each time: a known one JAX would not trace again, though a global changed that
     # it reads
@@ -97,7 +99,11 @@ def hoist(
 
     closed, result = jax.make_jaxpr(evaluate, return_shape=True)(z0, step, *args)
     check_map(result, z0)
+    placed = placed_like(z0, result)
+    if jax.tree.map(jax.typeof, placed) != jax.tree.map(jax.typeof, z0):
+        # what f's own transforms trace is typed by z, too
+        return hoist(f, placed, args, numbered)
     # without the arrays, which it would keep alive: they go in as operands (JAX 0.12 attaches them)
     jaxpr = closed.jaxpr.replace(constvars=closed.jaxpr.constvars)
     pure = PureMap(jaxpr, jax.tree.structure(z0), numbered)
-    return pure, (list(closed.consts), jax.tree.leaves(args))
+    return z0, pure, (list(closed.consts), jax.tree.leaves(args))

@@ -16,10 +16,11 @@ from deqjax import _tree
 from deqjax._arnoldi import arnoldi
 from deqjax._form import Form, take_form
 from deqjax._hessenberg import largest_modulus
-from deqjax._manual_axes import vary, vary_like_result, varying_axes
+from deqjax._manual_axes import vary_like_result
 from deqjax._segments import Segments
+from deqjax._sharding import filled_like, placed_like
 from deqjax._types import Map, PerSample, State
-from deqjax.solvers._validate import check_count, check_map
+from deqjax.solvers._validate import check_count, settled
 
 
 def jacobian_penalty(
@@ -176,7 +177,7 @@ def spectral_radius(
     check_count("iterations", iterations)
     z, form = take_form(z, coupled=coupled, segments=segments, has_aux=has_aux)
     core = form.core(f)
-    check_map(jax.eval_shape(core, z, *args), z)
+    z = settled(core, z, *args)
     product, start = _linear_map(core, z, args, key, form)
     features = sum(leaf.size for leaf in jax.tree.leaves(z)) // _tree.batch_size(z)
     hessenberg = arnoldi(product, start, min(int(iterations), features))
@@ -249,10 +250,9 @@ def _linear_map(
     z, args = lax.stop_gradient((z, args))
     z = vary_like_result(f, z, *args)
     _, product = jax.linearize(lambda state: f(state, *args), z)
-    one = _random_like(key, jax.tree.map(lambda x: x[:1], z), "normal")
-    start = jax.tree.map(lambda v, x: jnp.broadcast_to(v, x.shape), one, z)
-    start = form.inward(form.outward(start)) if form.changes_states else start  # zeros at padding
-    return product, vary(start, varying_axes(z))
+    start = _random_like(key, z, "normal", shared=True)
+    # zeros at padding
+    return product, form.inward(form.outward(start)) if form.changes_states else start
 
 
 def _real_size(leaf: Any) -> int:
@@ -265,10 +265,12 @@ def _normalized(v: State) -> State:
     return _tree.scale(1 / jnp.where(length > 0, length, 1), v)
 
 
-def _random_like(key: jax.Array, z: State, distribution: str) -> State:
+def _random_like(key: jax.Array, z: State, distribution: str, *, shared: bool = False) -> State:
+    """Random numbers where z is, the same ones for all samples if ``shared``."""
     draw = jax.random.normal if distribution == "normal" else jax.random.rademacher
     leaves, structure = jax.tree.flatten(z)
     keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(
-        structure, [draw(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
-    )
+    shapes = [(1, *x.shape[1:]) if shared else x.shape for x in leaves]
+    drawn = [draw(k, s, x.dtype) for k, s, x in zip(keys, shapes, leaves, strict=True)]
+    place = filled_like if shared else lambda x, v: placed_like(v, x)
+    return jax.tree.unflatten(structure, list(map(place, leaves, drawn)))

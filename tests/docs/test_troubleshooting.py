@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 import deqjax as dq
 from deqjax import cli
@@ -126,7 +127,16 @@ def second_derivative():
     jax.grad(lambda x: jnp.sum(gradient(x)))(Z)
 
 
+def change_the_sharding():
+    mesh = jax.make_mesh((3,), ("data",), devices=jax.devices()[:3])
+    places = [NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), (None, "data"))]
+    z0 = jax.device_put(Z[:, :3], places[0])
+    jax.jit(lambda z0: solve(lambda z: jax.sharding.reshard(z, places[1]), z0))(z0)
+
+
 RAISED = {
+    "sharding": change_the_sharding,
+    "forward mode": lambda: jax.jvp(lambda x: solve(lambda z: 0.5 * z + x), (Z,), (Z,)),
     "integer z0": partial(solve, z0=Z.astype(int)),
     "scalar z0": partial(solve, z0=1.0),
     "no leaves": partial(solve, z0={}),

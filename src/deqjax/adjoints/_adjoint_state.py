@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from deqjax import _tree
+from deqjax._sharding import filled_per_sample
 from deqjax._types import PerSample, State
 from deqjax.adjoints._pattern import Adjoint, Continuous, Kept, Pulled, WithBackward, at_each_point
 from deqjax.adjoints._probe import BackwardStats
@@ -133,4 +134,4 @@ def rescale(state: State, values: PerSample) -> State:
 
 def no_steps(state: State) -> PerSample:
     """(batch,) zeros: the steps of a rule that takes none."""
-    return jnp.zeros((_tree.batch_size(state),), jnp.int32)
+    return filled_per_sample(state, 0, jnp.int32)

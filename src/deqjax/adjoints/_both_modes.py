@@ -6,12 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from deqjax import _tree
 from deqjax._flatten import ravel, unravel
 from deqjax._hoist import PureMap
+from deqjax._manual_axes import vary, varying_axes
+from deqjax._sharding import zeros_like
 from deqjax._types import Operands, Scalar, State
 from deqjax.adjoints._forward import solve_forward
 from deqjax.adjoints._pattern import split_operands
@@ -62,7 +63,7 @@ class BothModes:
             tol, max_steps = limits
             operands = join(continuous, discrete)
             found = solve_forward(f, z0, operands, solver=solver, tol=tol, max_steps=max_steps)
-            return found._replace(memory=None)
+            return _counted_in(jnp.float32, found._replace(memory=None))
 
         @solve.defjvp
         def push(primals: Any, tangents: Any) -> tuple[Solution, Solution]:
@@ -80,19 +81,20 @@ class BothModes:
             rows = solution.trajectory
             if rows is not None:
                 rows = lax.map(tangent_at, rows)
-            zeros = jax.tree.map(_zero_tangent, solution)
+            zeros = zeros_like(solution)
             return solution, zeros._replace(value=tangent_at(solution.value), trajectory=rows)
 
         limits = (jnp.asarray(tol, _tree.accumulation_dtype(z0)), jnp.asarray(max_steps, jnp.int32))
         controls = jax.tree.map(jnp.asarray, self.controls)
-        solution: Solution = solve(z0, continuous, discrete, limits, controls)
+        solution = _counted_in(jnp.int32, solve(z0, continuous, discrete, limits, controls))
         return solution._replace(stats=lax.stop_gradient(solution.stats))
 
     def _solve_linear(
         self, product: Callable[[State], State], right: State, controls: Any
     ) -> State:
         """X = J x + b, for the product with J; differentiable and transposable."""
-        tol, max_steps, acceptable = controls
+        # inside of shard_map, what the solve closes over must vary before it as right does
+        tol, max_steps, acceptable = vary(controls, varying_axes(right))
         dtype = _tree.accumulation_dtype(right)
 
         # one array: a leaf that no operand reaches would be no linear input, and not transpose
@@ -112,7 +114,15 @@ class BothModes:
         return unravel(found, right)
 
 
-def _zero_tangent(leaf: jax.Array) -> Any:
-    if jnp.issubdtype(leaf.dtype, jnp.inexact):
-        return jnp.zeros_like(leaf)
-    return np.zeros(leaf.shape, jax.dtypes.float0)
+def _counted_in(dtype: Any, solution: Solution) -> Solution:
+    """The counts of a solution in another dtype.
+
+    The tangent of an integer is none that could vary over the devices of `jax.shard_map`, where
+    the integer itself does; float32 holds counts up to 16 million.
+    """
+    stats = solution.stats
+    steps, status, evaluations = (
+        count.astype(dtype) for count in (stats.steps, stats.status, stats.evaluations)
+    )
+    stats = stats._replace(steps=steps, status=status, evaluations=evaluations)
+    return solution._replace(stats=stats)

@@ -129,7 +129,7 @@ class _Policy:
     def __call__(
         self, w: State, v: State, report: BackwardStats | Stats, acceptable: Scalar
     ) -> State:
-        failed = (report.status == Status.DIVERGED) | ~(report.residual <= acceptable)
+        failed = (report.status == int(Status.DIVERGED)) | ~(report.residual <= acceptable)
         if self.fallback:
             w = _tree.select(failed, v, w)
         elif self.on_failure == "nan":
@@ -161,7 +161,7 @@ def solve_adjoint_state(
     def adjoint_map(w: State, v: State) -> State:
         return _tree.add(transpose(w), v)
 
-    pure, operands = hoist(adjoint_map, start, (cotangent,))
+    start, pure, operands = hoist(adjoint_map, start, (cotangent,))
     again = implicit(solver, tol, max_steps)
     solution = again(pure, start, operands, solver=solver, tol=tol, max_steps=max_steps, probe=None)
     stats = solution.stats

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from deqjax import _tree
+from deqjax._sharding import in_mesh_of
 from deqjax._types import Scalar, State
 from deqjax.adjoints._adjoint_state import no_steps
 from deqjax.adjoints._clip import check_clip, cut_gradient
@@ -90,9 +91,12 @@ class _DampedLoop:
 
             return lax.scan(damped, start, length=self.length)[0]
 
+        def pull(point: State, cotangent: State) -> tuple[State, Continuous]:
+            end, pull_back = jax.vjp(lambda a: loop(point, a, cotangent), continuous)
+            return end, pull_back(cotangent)[0]
+
         def pull_one(point: State, cotangent: State) -> tuple[Continuous, BackwardStats]:
-            end, pull = jax.vjp(lambda a: loop(point, a, cotangent), continuous)
-            (gradient,) = pull(cotangent)
+            end, gradient = in_mesh_of(point, pull)(point, cotangent)
             finite = jnp.isfinite(_tree.largest(end)) & jnp.isfinite(_tree.largest(cotangent))
             residual = jnp.where(finite, 0.0, jnp.inf)
             status = jnp.where(finite, int(Status.NOT_RUN), int(Status.DIVERGED))

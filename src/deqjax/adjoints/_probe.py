@@ -5,7 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from deqjax._types import PerSample
+from deqjax import _tree
+from deqjax._sharding import filled_per_sample, placed_like
+from deqjax._types import PerSample, State
 from deqjax.solvers._summary import summary, table
 
 
@@ -61,10 +63,11 @@ def backward_probe(batch: int) -> BackwardStats:
     return BackwardStats(*(jnp.zeros((batch,), jnp.float32) for _ in range(3)))
 
 
-def check_probe(probe: BackwardStats | None, batch: int) -> None:
-    """Raise unless the probe fits the batch."""
+def check_probe(probe: BackwardStats | None, z0: State) -> BackwardStats | None:
+    """Return the probe where the samples are, or raise if it does not fit the batch."""
+    batch = _tree.batch_size(z0)
     if probe is None:
-        return
+        return None
     if not isinstance(probe, BackwardStats):
         raise TypeError(
             f"probe must be deqjax.backward_probe({batch}), got {type(probe).__name__}."
@@ -75,3 +78,6 @@ def check_probe(probe: BackwardStats | None, batch: int) -> None:
             f"probe has leaves of shape {sorted(shapes)}, but z0 is a batch of {batch}: "
             f"use deqjax.backward_probe({batch})."
         )
+    samples = filled_per_sample(z0, 0, jnp.float32)
+    placed: BackwardStats = placed_like(probe, BackwardStats(samples, samples, samples))
+    return placed

@@ -9,6 +9,7 @@ from jax import lax
 
 from deqjax import _tree
 from deqjax._manual_axes import vary, varying_axes
+from deqjax._sharding import zeros_like
 from deqjax._types import PerSample, Scalar, State
 from deqjax.adjoints._pattern import Adjoint, Continuous, Kept, Pulled, WithBackward
 from deqjax.adjoints._probe import BackwardStats
@@ -133,9 +134,9 @@ def _undo_all(
         number=_common_length(memory),
         z=memory.z,
         y=memory.y,
-        z_bar=_zeros(memory.z),
-        y_bar=_zeros(memory.y),
-        operands=_zeros(in_width(continuous)),
+        z_bar=zeros_like(memory.z),
+        y_bar=zeros_like(memory.y),
+        operands=zeros_like(in_width(continuous)),
     )
     end = lax.while_loop(lambda c: c.number > 0, undo, start)
     z_bar = _tree.add(inject(end.z_bar, jnp.int32(0)), end.y_bar)
@@ -156,10 +157,6 @@ def _common_length(memory: CoupledState) -> jax.Array:
     return longest
 
 
-def _zeros(tree: Any) -> Any:
-    return jax.tree.map(lambda x: vary(jnp.zeros_like(x), varying_axes(x)), tree)
-
-
 def _undone(new: State, image: State, beta: jax.Array) -> State:
     """(new - beta image) / (1 - beta), from the difference, which is small near a fixed point."""
 
@@ -176,7 +173,7 @@ def _scaled(state: State, factor: jax.Array) -> State:
 
 def _where(mask: PerSample, state: State) -> State:
     """Exact zeros in the samples that wait, even where f has no derivative."""
-    return _tree.select(mask, state, jax.tree.map(jnp.zeros_like, state))
+    return _tree.select(mask, state, zeros_like(state))
 
 
 def _accumulated(so_far: Continuous, more: Continuous) -> Continuous:

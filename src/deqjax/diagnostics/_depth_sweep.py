@@ -10,7 +10,6 @@ import numpy as np
 from jax import lax
 
 from deqjax._hoist import hoist
-from deqjax._manual_axes import vary_like_result
 from deqjax._types import Map, Operands, Scalar, State
 from deqjax.diagnostics._table import aligned
 from deqjax.solvers import Solution, Status, anderson
@@ -110,8 +109,7 @@ def depth_sweep(
     depths = _check_steps(steps)
     metrics = _check_metrics(metrics)
     check_not_negative("tol", tol)
-    z0 = vary_like_result(f, check_state(z0), *args)
-    pure, operands = hoist(f, z0, args)
+    z0, pure, operands = hoist(f, check_state(z0), args)
 
     @jax.jit
     def sweep(z0: State, operands: Operands, depths: jax.Array, tol: Scalar) -> Any:

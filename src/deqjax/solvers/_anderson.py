@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from deqjax import _tree
+from deqjax._sharding import filled_per_sample
 from deqjax._types import Map, PerSample, Scalar, State
 from deqjax.solvers._history import (
     empty_columns,
@@ -101,10 +102,9 @@ def anderson(
     count = history + 1
 
     def init(z: State) -> _History:
-        dtype, batch = _tree.accumulation_dtype(z), _tree.batch_size(z)
-        empty = empty_columns(z, count)
-        gram = jnp.zeros((batch, history, history), dtype)
-        return _History(empty, empty, gram, jnp.ones((batch,), dtype))
+        empty, dtype = empty_columns(z, count), _tree.accumulation_dtype(z)
+        gram = filled_per_sample(z, jnp.zeros((history, history)), dtype)
+        return _History(empty, empty, gram, filled_per_sample(z, 1, dtype))
 
     def step(memory: _History, z: State, fz: State, seen: Pass) -> tuple[State, _History]:
         index = seen.number

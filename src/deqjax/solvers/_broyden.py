@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from deqjax import _tree
+from deqjax._sharding import filled_per_sample, zeros_like
 from deqjax._types import Map, PerSample, Scalar, State
 from deqjax.solvers._forgiving import measure_forgiving, report_truly
 from deqjax.solvers._history import inner_products
@@ -130,10 +131,9 @@ def broyden(
     rank = int(rank)  # a shape: 6.0 is a count too
 
     def init(z: State) -> _Memory:
-        none = jnp.zeros((_tree.batch_size(z),), jnp.int32)
+        none = filled_per_sample(z, 0, jnp.int32)
         inverse = identity_inverse(z, rank)
-        unmeasured = jnp.full(none.shape, jnp.inf, inverse.middle.dtype)
-        zeros = jax.tree.map(jnp.zeros_like, z)
+        unmeasured, zeros = filled_per_sample(z, jnp.inf, inverse.middle.dtype), zeros_like(z)
         best = None if line_search else _Best(z, zeros, unmeasured)
         return _Memory(z, zeros, unmeasured, best, none, _Estimate(inverse.middle, inverse, none))
 
@@ -245,11 +245,11 @@ def _learn(estimate: _Estimate, step: State, image_step: State) -> _Estimate:
 def _forget(estimate: _Estimate, where: PerSample) -> _Estimate:
     """Start again with H = c I of a c that is half as long, where told."""
     matrix, inverse, pairs = estimate
-    identity = jnp.broadcast_to(jnp.eye(matrix.shape[1], dtype=matrix.dtype)[None], matrix.shape)
+    identity = jnp.eye(matrix.shape[1], dtype=matrix.dtype)[None]
     return _Estimate(
         _tree.select(where, identity, matrix),
         inverse._replace(
-            middle=_tree.select(where, jnp.zeros_like(inverse.middle), inverse.middle),
+            middle=_tree.select(where, zeros_like(inverse.middle), inverse.middle),
             scale=jnp.where(where, _SHORTER * inverse.scale, inverse.scale),
         ),
         jnp.where(where, 0, pairs),

@@ -33,7 +33,7 @@ def report_truly(stats: Stats) -> Stats:
     trace = stats.trace
     if trace is not None:
         trace = jnp.where(trace == most, jnp.inf, trace)
-    diverged = stats.status == Status.DIVERGED
+    diverged = stats.status == int(Status.DIVERGED)
     return stats._replace(
         # the NaN that gives a sample up is no step
         steps=jnp.maximum(stats.steps - diverged.astype(jnp.int32), 0),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deqjax import _tree
+from deqjax._sharding import filled_per_sample
 from deqjax._types import Map, PerSample, Scalar, State
 from deqjax.solvers._krylov import solve_linear
 from deqjax.solvers._loop import LoopOptions, Pass, by_number, iterate
@@ -94,7 +95,7 @@ def gmres(
     numbered_f = by_number(f, options.get("numbered", False))
 
     def init(z: State) -> _Spent:
-        return _Spent(jnp.zeros((_tree.batch_size(z),), jnp.int32), jnp.int32(0))
+        return _Spent(filled_per_sample(z, 0, jnp.int32), jnp.int32(0))
 
     def step(memory: _Spent, z: State, fz: State, seen: Pass) -> tuple[State, _Spent]:
         right, length = _tree.subtract(fz, z), seen.change

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from deqjax import _tree
+from deqjax._sharding import filled_like, repeated, summed_over_features
 from deqjax._types import State
 
 
@@ -12,7 +13,7 @@ def empty_columns(z: State, count: int) -> State:
     """Zeros for ``count`` states like z."""
 
     def zeros(leaf: jax.Array) -> jax.Array:
-        return jnp.zeros((leaf.shape[0], count, leaf.size // leaf.shape[0]), leaf.dtype)
+        return repeated(filled_like(_tree.flat(leaf), 0), count, axis=1)
 
     return jax.tree.map(zeros, z)
 
@@ -43,6 +44,7 @@ def inner_products(columns: State, vector: State) -> jax.Array:
             _tree.flat(x),
             precision=lax.Precision.HIGHEST,
             preferred_element_type=dtype,
+            out_sharding=summed_over_features(c),
         ),
         columns,
         vector,

@@ -17,7 +17,8 @@ from jax import lax
 
 from deqjax import _tree
 from deqjax._flatten import ravel, unravel
-from deqjax._manual_axes import vary, vary_like_result, varying_axes
+from deqjax._manual_axes import vary, varying_axes
+from deqjax._sharding import explicit_sharding
 from deqjax._types import Map, PerSample, Scalar, State
 from deqjax.solvers._residual import Measured, measure
 from deqjax.solvers._solution import Solution, Stats, Status
@@ -125,10 +126,14 @@ def jaxopt(
             "at which step; use picard, anderson, broyden or newton_krylov."
         )
     z0 = check_problem(f, z0, tol=tol, max_steps=max_steps)
+    if any(explicit_sharding(leaf) is not None for leaf in jax.tree.leaves(z0)):
+        raise ValueError(
+            "JAXopt knows no meshes with Explicit axes: make the mesh with axis_types="
+            "(jax.sharding.AxisType.Auto,) for each axis, or use a solver of deqjax itself."
+        )
     if method not in _METHODS:
         raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
     chosen = _METHODS[method]
-    z0 = vary_like_result(f, z0)
     solver = _build(chosen, _observable(f, z0, root=method == "broyden"), method, jaxopt_options)
     tol = jnp.asarray(tol, _tree.accumulation_dtype(z0))
     # the start is the first point measured; all but one method need an update for that

@@ -7,6 +7,7 @@ calls or chains of scalar rotations for many tiny systems would cost more than t
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from jax import lax
 
 from deqjax import _tree
 from deqjax._manual_axes import vary, varying_axes
+from deqjax._sharding import filled_per_sample, zeros_like
 from deqjax._types import PerSample, Scalar, State
 from deqjax.solvers._history import (
     empty_columns,
@@ -154,26 +156,26 @@ def solve_linear(
     start = vary(start, varying_axes((right, near, tol, limit)))
     end = lax.while_loop(lambda carry: carry.running, advance, start)
     weights = jnp.pad(length[:, None] * end.weights, ((0, 0), (0, 1)))
-    value = subtract_weighted(jax.tree.map(jnp.zeros_like, right), end.basis, -weights)
+    value = subtract_weighted(zeros_like(right), end.basis, -weights)
     return LinearSolution(value, end.residual, end.steps, end.taken)
 
 
 def _first_column(
     right: State, length: PerSample, solvable: PerSample, size: int, running: jax.Array
 ) -> _Arnoldi:
-    dtype, batch = length.dtype, len(length)
+    filled = partial(filled_per_sample, right, dtype=length.dtype)
     first = _normalized(right, length, solvable)
     return _Arnoldi(
         taken=jnp.int32(0),
         running=running,
         active=solvable,
         basis=store(empty_columns(right, size + 1), first, jnp.int32(0)),
-        rotations=jnp.broadcast_to(jnp.eye(size + 1, dtype=dtype), (batch, size + 1, size + 1)),
-        inverse=jnp.zeros((batch, size, size), dtype),
-        weights=jnp.zeros((batch, size), dtype),
-        overlap=jnp.zeros((batch, size), dtype),
-        residual=jnp.ones((batch,), dtype),
-        steps=jnp.zeros((batch,), jnp.int32),
+        rotations=filled(jnp.eye(size + 1)),
+        inverse=filled(jnp.zeros((size, size))),
+        weights=filled(jnp.zeros(size)),
+        overlap=filled(jnp.zeros(size)),
+        residual=filled(1),
+        steps=filled(0, dtype=jnp.int32),
     )
 
 

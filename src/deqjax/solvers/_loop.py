@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from deqjax import _tree
-from deqjax._manual_axes import vary, vary_like_result, varying_axes
+from deqjax._manual_axes import vary, varying_axes
+from deqjax._sharding import filled_like, filled_per_sample, repeated, written
 from deqjax._types import PerSample, Scalar, State
 from deqjax.solvers._forgiving import measure_forgiving
 from deqjax.solvers._residual import Measured, Norm, Stop, measure
@@ -140,8 +141,7 @@ def iterate(
     check_returns(returns, rejects=measure is measure_forgiving)
     check_trajectory(trajectory)
     check_checkpoint(checkpoint_every, differentiable)
-    z0 = vary_like_result(at_start(f), z0)
-    dtype, batch = _tree.accumulation_dtype(z0), _tree.batch_size(z0)
+    dtype = _tree.accumulation_dtype(z0)
     tol = jnp.asarray(tol, dtype)
     limit, least = jnp.asarray(max_steps, jnp.int32), jnp.asarray(min_steps, jnp.int32)
 
@@ -167,10 +167,10 @@ def iterate(
         rows = carry.trace
         if rows is not None:
             row = jnp.where(active, seen.residual, jnp.nan)
-            rows = rows.at[carry.taken].set(row, mode="drop")
+            rows = written(rows, row, carry.taken, axis=0)
         chosen = carry.trajectory
         if chosen is not None:
-            good = _tree.select(status == Status.DIVERGED, carry.best, carry.z)
+            good = _tree.select(status == int(Status.DIVERGED), carry.best, carry.z)
             chosen = _record(chosen, good, carry.taken, trajectory)
         best = _tree.select(better, carry.z, carry.best)
         return _Carry(
@@ -188,16 +188,17 @@ def iterate(
             trajectory=chosen,
         )
 
+    unmeasured, none = filled_per_sample(z0, jnp.inf, dtype), filled_per_sample(z0, 0, jnp.int32)
     start = _Carry(
         taken=jnp.int32(0),
         running=jnp.bool_(True),
         z=z0,
         memory=init(z0),
         best=z0,
-        measured=Measured(*2 * [jnp.full((batch,), jnp.inf, dtype)]),
-        steps=jnp.zeros((batch,), jnp.int32),
-        status=jnp.full((batch,), _RUNNING, jnp.int32),
-        trace=jnp.full((trace, batch), jnp.nan, dtype) if trace else None,
+        measured=Measured(unmeasured, unmeasured),
+        steps=none,
+        status=none + _RUNNING,
+        trace=repeated(filled_like(unmeasured, jnp.nan), trace, axis=0) if trace else None,
         trajectory=_empty_trajectory(z0, len(trajectory)) if trajectory else None,
     )
     start = vary(start, varying_axes(z0))
@@ -243,14 +244,14 @@ def _repeat(
 
 
 def _empty_trajectory(z0: State, length: int) -> State:
-    return jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), z0)
+    return jax.tree.map(lambda x: repeated(filled_like(x, 0), length, axis=0), z0)
 
 
 def _record(rows: State, z: State, taken: jax.Array, steps: tuple[int, ...]) -> State:
     """Write z to the row of step ``taken``, if that step was chosen."""
     hit = jnp.asarray(steps, taken.dtype) == taken
     row = jnp.where(jnp.any(hit), jnp.argmax(hit), len(steps))
-    return jax.tree.map(lambda r, x: r.at[row].set(x, mode="drop"), rows, z)
+    return jax.tree.map(lambda r, x: written(r, x, row, axis=0), rows, z)
 
 
 def _complete(rows: State, z: State, passes: jax.Array, steps: tuple[int, ...]) -> State:

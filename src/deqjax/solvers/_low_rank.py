@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from deqjax import _tree
+from deqjax._sharding import filled_like, filled_per_sample
 from deqjax._types import PerSample, State
 from deqjax.solvers._history import empty_columns, inner_products, subtract_weighted
 
@@ -47,18 +48,21 @@ class LowRankInverse(NamedTuple):
 def identity_inverse(z: State, rank: int) -> LowRankInverse:
     """H = I, with zero columns to be filled in."""
     columns = empty_columns(z, rank)
-    identity = jnp.eye(rank, dtype=_tree.accumulation_dtype(z))[None]
-    middle = jnp.broadcast_to(identity, (_tree.batch_size(z), rank, rank))
-    return LowRankInverse(columns, middle, columns, jnp.ones_like(middle[:, 0, 0]))
+    dtype = _tree.accumulation_dtype(z)
+    middle = filled_per_sample(z, jnp.eye(rank), dtype)
+    return LowRankInverse(columns, middle, columns, filled_per_sample(z, 1, dtype))
 
 
 def store_each(columns: State, column: State, slot: PerSample, where: PerSample) -> State:
     """Write each sample's state into its own slot of leaves (batch, rank, features), if it may."""
 
+    @jax.vmap
+    def written_each(c: jax.Array, x: jax.Array, target: jax.Array) -> jax.Array:
+        return c.at[target].set(x, mode="drop", unique_indices=True)
+
     def put(c: jax.Array, x: jax.Array) -> jax.Array:
-        samples = jnp.arange(c.shape[0], dtype=slot.dtype)
         target = jnp.where(where, slot, c.shape[1])  # a slot out of range is dropped
-        return c.at[samples, target].set(_tree.flat(x), mode="drop", unique_indices=True)
+        return written_each(c, _tree.flat(x), target)
 
     return jax.tree.map(put, columns, column)
 
@@ -79,7 +83,7 @@ def invert(matrix: jax.Array) -> tuple[jax.Array, PerSample]:
     size = matrix.shape[-1]
     peak = lax.stop_gradient(jnp.max(jnp.abs(matrix), axis=1))  # (batch, m)
     scale = 1 / jnp.maximum(peak, 1)
-    identity = jnp.broadcast_to(jnp.eye(size, dtype=matrix.dtype)[None], matrix.shape)
+    identity = filled_like(matrix, jnp.eye(size)[None])
     # batch last: each operation is one long vector per matrix entry
     rows = jnp.concatenate([matrix * scale[:, None, :], identity], axis=2).transpose(1, 2, 0)
     index = jnp.arange(size)[:, None]
@@ -103,6 +107,6 @@ def invert(matrix: jax.Array) -> tuple[jax.Array, PerSample]:
         return (rows, jnp.minimum(smallest, jnp.abs(pivot))), None
 
     # a scan compiles and runs several times faster than the loop written out
-    start = (rows, jnp.full_like(peak[:, 0], jnp.inf))
+    start = (rows, filled_like(peak[:, 0], jnp.inf))
     (rows, smallest), _ = lax.scan(eliminate, start, jnp.arange(size))
     return rows[:, size:].transpose(2, 0, 1) * scale[:, :, None], smallest

@@ -1,12 +1,14 @@
 """Newton's method with GMRES, safeguarded sample by sample."""
 
 import math
+from functools import partial
 from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 
 from deqjax import _tree
+from deqjax._sharding import filled_per_sample, zeros_like
 from deqjax._types import Map, PerSample, Scalar, State
 from deqjax.solvers._forgiving import largest_number, measure_forgiving, report_truly
 from deqjax.solvers._krylov import LinearSolution, solve_linear
@@ -115,18 +117,18 @@ def newton_krylov(
     size = _affordable(z0) if krylov is None else int(krylov)
 
     def init(z: State) -> _Search:
-        dtype, batch = _tree.accumulation_dtype(z), _tree.batch_size(z)
-        zeros = jax.tree.map(jnp.zeros_like, z)
+        zeros, none = zeros_like(z), filled_per_sample(z, 0, jnp.int32)
+        filled = partial(filled_per_sample, z, dtype=_tree.accumulation_dtype(z))
         return _Search(
             base=z,
             residual=zeros,
             direction=zeros,
-            norm=jnp.full((batch,), jnp.inf, dtype),
-            forcing=jnp.full((batch,), inner_tol, dtype),
-            length=jnp.zeros((batch,), dtype),
-            halvings=jnp.zeros((batch,), jnp.int32),
-            damped=jnp.zeros((batch,), jnp.int32),
-            patience=jnp.ones((batch,), jnp.int32),
+            norm=filled(jnp.inf),
+            forcing=filled(inner_tol),
+            length=filled(0),
+            halvings=none,
+            damped=none,
+            patience=none + 1,
             products=jnp.int32(0),
         )
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from deqjax import _tree
+from deqjax._sharding import filled_per_sample
 from deqjax._types import Map, PerSample, Scalar, State
 from deqjax.solvers._loop import LoopOptions, Pass, iterate
 from deqjax.solvers._residual import Measured, Norm, Stop, measure
@@ -145,7 +146,7 @@ def reversible(
     start = in_width(z0)
     solution, last = iterate(
         evaluate,
-        _Pair(start, start, jnp.zeros((_tree.batch_size(z0),), jnp.float32)),
+        _Pair(start, start, filled_per_sample(z0, 0, jnp.float32)),
         init=lambda pair: pair if keep_last else None,
         step=step,
         tol=tol,

@@ -2,11 +2,13 @@
 
 import itertools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deqjax._sharding import explicit_sharding, placed_like
 from deqjax._types import Scalar, State
 
 
@@ -21,7 +23,7 @@ def check_problem(
     min_steps: Scalar = 0,
     trace: int = 0,
 ) -> State:
-    """Return z0 as arrays of settled dtype, or raise a ValueError or TypeError in one sentence."""
+    """Return z0 as arrays of settled dtype where f(z0) is, or raise an error of one sentence."""
     z0 = check_state(z0)
     check_limits(tol, max_steps, z0)
     check_per_sample("min_steps", min_steps, z0)
@@ -36,8 +38,7 @@ def check_problem(
         raise ValueError(
             f"trace must be the number of rows to record, a Python int >= 0, got {trace!r}."
         )
-    check_map(jax.eval_shape(f, z0), z0)
-    return z0
+    return settled(f, z0)
 
 
 def check_limits(tol: Scalar, max_steps: Scalar, z0: State) -> None:
@@ -142,6 +143,13 @@ def check_batch(z0: State) -> None:
         raise ValueError("z0 is an empty batch: axis 0 of its leaves has length 0.")
 
 
+def settled(f: Callable[..., State], z0: State, *args: Any) -> State:
+    """Return z0 on the devices where f(z0) is, or raise if f does not map states to themselves."""
+    result = jax.eval_shape(f, z0, *args)
+    check_map(result, z0)
+    return placed_like(z0, result)
+
+
 def check_map(result: State, z0: State) -> None:
     """Raise if f changed the structure, a shape or a dtype; ``result`` may be abstract."""
     before: object = jax.tree.structure(z0)
@@ -163,6 +171,12 @@ def check_map(result: State, z0: State) -> None:
             raise TypeError(
                 f"f changes the dtype of {_name('z', path)} from {old.dtype} to {new.dtype}; "
                 f"cast f's result with .astype({old.dtype}) or start from a z0 of {new.dtype}."
+            )
+        before, after = explicit_sharding(old), explicit_sharding(new)
+        if before is not None and any(before.spec) and before != after:
+            raise TypeError(
+                f"f changes the sharding of {_name('z', path)} from {before.spec} to "
+                f"{after and after.spec}; end f with jax.sharding.reshard(z, {before.spec})."
             )
 
 
