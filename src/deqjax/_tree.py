@@ -107,6 +107,13 @@ def scale(values: PerSample, a: State) -> State:
     return jax.tree.map(lambda x: per_sample(values, x).astype(x.dtype) * x, a)
 
 
+def rescale(state: State, values: PerSample) -> State:
+    """Multiply each sample by its number, formed wide: float16 may not hold the number itself."""
+    return jax.tree.map(
+        lambda x: (x.astype(values.dtype) * per_sample(values, x)).astype(x.dtype), state
+    )
+
+
 def mix(z: State, fz: State, damping: Any) -> State:
     """(1 - damping) z + damping f(z): a damped step; damping 1 is f(z) itself, bit for bit."""
     if isinstance(damping, int | float) and damping == 1:

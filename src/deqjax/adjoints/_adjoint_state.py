@@ -59,11 +59,11 @@ class ByAdjointState:
         def pull_one(point: State, cotangent: State) -> tuple[Continuous, BackwardStats]:
             _, pull = jax.vjp(f, point, continuous)
             scale = _cotangent_scale(cotangent)
-            scaled = rescale(cotangent, 1 / scale)
+            scaled = _tree.rescale(cotangent, 1 / scale)
             w, report = self.rule(lambda w: pull(w)[0], scaled, kept)
-            through_state, gradient = pull(rescale(w, scale))
+            through_state, gradient = pull(_tree.rescale(w, scale))
             if not isinstance(report, BackwardStats):
-                image = _tree.add(rescale(through_state, 1 / scale), scaled)
+                image = _tree.add(_tree.rescale(through_state, 1 / scale), scaled)
                 report = _measured(report, w, image)
             return gradient, report
 
@@ -123,13 +123,6 @@ def _cotangent_scale(cotangent: State) -> PerSample:
     non-finite sample keeps scale 1: the solve reports it.
     """
     return _tree.power_of_two(lax.stop_gradient(_tree.largest(cotangent)))
-
-
-def rescale(state: State, values: PerSample) -> State:
-    """Multiply each sample by its number, formed wide: float16 may not hold the number itself."""
-    return jax.tree.map(
-        lambda x: (x.astype(values.dtype) * _tree.per_sample(values, x)).astype(x.dtype), state
-    )
 
 
 def no_steps(state: State) -> PerSample:

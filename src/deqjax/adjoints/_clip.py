@@ -6,7 +6,6 @@ from jax import lax
 
 from deqjax import _tree
 from deqjax._types import Scalar, State
-from deqjax.adjoints._adjoint_state import rescale
 from deqjax.solvers._validate import check_not_negative
 
 
@@ -31,7 +30,7 @@ def cut(pulled: State, cotangent: State, clip: Scalar | None) -> State:
     ones = jax.tree.map(jnp.ones_like, pulled)
     allowed = bound * _tree.norm(_tree.select(too_long, cotangent, ones))
     length = _tree.norm(_tree.select(too_long, pulled, ones))
-    return rescale(pulled, jnp.where(too_long, allowed / length, 1))
+    return _tree.rescale(pulled, jnp.where(too_long, allowed / length, 1))
 
 
 @jax.custom_vjp

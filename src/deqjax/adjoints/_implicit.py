@@ -10,7 +10,7 @@ from jax import lax
 from deqjax import _tree
 from deqjax._hoist import hoist
 from deqjax._types import PerSample, Scalar, State
-from deqjax.adjoints._adjoint_state import ByAdjointState, Transpose, rescale
+from deqjax.adjoints._adjoint_state import ByAdjointState, Transpose
 from deqjax.adjoints._both_modes import BothModes
 from deqjax.adjoints._pattern import Adjoint, Kept, WithBackward
 from deqjax.adjoints._probe import BackwardStats
@@ -135,7 +135,7 @@ class _Policy:
         elif self.on_failure == "nan":
             w = _tree.scale(jnp.where(failed, jnp.nan, 1), w)
         elif self.on_failure == "bound":
-            w = rescale(w, jnp.where(failed, _shortening(w, v, report.residual), 1))
+            w = _tree.rescale(w, jnp.where(failed, _shortening(w, v, report.residual), 1))
         return w
 
 

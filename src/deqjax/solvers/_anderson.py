@@ -31,9 +31,7 @@ class _History(NamedTuple):
     residuals: State  # factor g_k, g_k = f(z_k) - z_k, leaves (batch, m + 1, features)
     damped: State  # z_k + damping g_k, leaves (batch, m + 1, features)
     gram: jax.Array  # (batch, m, m), products of the differences of the residuals, newest first
-    factor: (
-        PerSample  # (batch,) a power of two near 1 / ||g_0||: squares neither under- nor overflow
-    )
+    factor: PerSample  # (batch,) power of two near 1 / ||g_0||, so that squares are in range
 
 
 def anderson(
@@ -109,9 +107,9 @@ def anderson(
     def step(memory: _History, z: State, fz: State, seen: Pass) -> tuple[State, _History]:
         index = seen.number
         newest, previous = index % count, (index - 1) % count
-        factor = jnp.where(index == 0, _enlargement(seen.change), memory.factor)
+        factor = jnp.where(index == 0, 1 / _tree.power_of_two(seen.change), memory.factor)
         damped_now = _tree.mix(z, fz, damping)
-        residuals = store(memory.residuals, _enlarged(_tree.subtract(fz, z), factor), newest)
+        residuals = store(memory.residuals, _tree.rescale(_tree.subtract(fz, z), factor), newest)
         damped = store(memory.damped, damped_now, newest)
         # read back from the rings: a second use of f(z) - z would keep XLA from updating in place
         residual = stored(residuals, newest)
@@ -152,18 +150,3 @@ def _prepend(row: jax.Array, gram: jax.Array) -> jax.Array:
     """Move all one down and right, and let (batch, m) be the first row and column."""
     lower = jnp.concatenate([row[:, 1:, None], gram[:, :-1, :-1]], axis=2)
     return jnp.concatenate([row[:, None], lower], axis=1)
-
-
-def _enlargement(lengths: PerSample) -> PerSample:
-    """The power of two that brings each length into [1, 2); 1 where it is zero or not finite."""
-    info = jnp.finfo(lengths.dtype)
-    usual = (lengths > 0) & jnp.isfinite(lengths)
-    exponent = jnp.clip(1 - jnp.frexp(lengths)[1], info.minexp, info.maxexp - 1)
-    return jnp.where(usual, jnp.ldexp(jnp.ones_like(lengths), exponent), 1)
-
-
-def _enlarged(state: State, factors: PerSample) -> State:
-    """Each sample times its factor, formed wide: the factor may be beyond float16."""
-    return jax.tree.map(
-        lambda x: (x.astype(factors.dtype) * _tree.per_sample(factors, x)).astype(x.dtype), state
-    )
