@@ -45,6 +45,7 @@ def rules(max_steps: int) -> list[Rule]:
         Rule("jacobian_free", anderson, adjoints.jacobian_free(), True),
         Rule("neumann(5)", anderson, adjoints.neumann(5), True),
         Rule("phantom(5)", anderson, adjoints.phantom(5), True),
+        Rule("truncated(5)", anderson, adjoints.truncated(5), True),
         Rule("unrolled", anderson, adjoints.unrolled(), False),
         Rule("unrolled, checkpoints", anderson, adjoints.unrolled(checkpoint_every=every), False),
         Rule("shine", solvers.broyden, adjoints.shine(), True),
