@@ -57,8 +57,9 @@ def solve(
 ) -> Solution:
     """``rule(pure, z0, operands, ...)``; outside of jit by a program that may be there already."""
     limits = {"tol": tol, "max_steps": max_steps}
+    config: Any = jax.config  # JAX 0.10 types it without its options
     # inside of jit, of scan, of make_jaxpr even an operation on constants is traced
-    if jax.config.jax_disable_jit or isinstance(jnp.zeros(()), jax.core.Tracer):
+    if config.jax_disable_jit or isinstance(jnp.zeros(()), jax.core.Tracer):
         return rule(pure, z0, operands, solver=solver, probe=probe, **limits)
     static, numbers = _split(rule, limits, z0)
     try:
