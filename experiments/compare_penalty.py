@@ -22,7 +22,7 @@ from rich.table import Table
 from side_by_side import provenance
 
 from deqjax import plot, training
-from deqjax._experiments import load_experiment
+from deqjax.training import load_experiment
 
 NAME = "penalty_stdlib_lm"
 ROWS = {

@@ -23,8 +23,7 @@ from matplotlib.figure import Figure
 from side_by_side import Trained, Variant, print_columns, provenance, step_costs, trained
 
 from deqjax import plot
-from deqjax._experiments import load_experiment
-from deqjax.training import TrainConfig
+from deqjax.training import TrainConfig, load_experiment
 
 HERE = Path(__file__).parent
 NAME = "tinyshakespeare"

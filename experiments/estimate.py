@@ -26,11 +26,17 @@ from rich.table import Table
 from side_by_side import provenance
 
 from deqjax import jacobian_penalty
-from deqjax._experiments import load_experiment
 from deqjax.nn import DEQ
-from deqjax.training import RunConfig, TrainConfig, VisionConfig, language, vision
-from deqjax.training.run import assemble
-from deqjax.training.step import train_step
+from deqjax.training import (
+    RunConfig,
+    TrainConfig,
+    VisionConfig,
+    _language,
+    _vision,
+    load_experiment,
+)
+from deqjax.training._run import assemble
+from deqjax.training.step._update import train_step
 
 HERE = Path(__file__).parent
 GIB, TERA = 2**30, 1e12
@@ -42,14 +48,14 @@ def batch_of(config: RunConfig, rows: int) -> Any:
     if isinstance(config, TrainConfig):
         shape = config.model.shape
         tokens = rng.integers(0, shape.vocabulary, (rows, shape.length + 1))
-        return language.Batch(tokens.astype(np.int32), np.zeros(rows, bool))
+        return _language.Batch(tokens.astype(np.int32), np.zeros(rows, bool))
     assert isinstance(config, VisionConfig)
     size = image_size(config)
-    channels = vision.channels_of(config.model)
+    channels = _vision.channels_of(config.model)
     images = rng.normal(size=(rows, *size, channels)).astype(np.float32)
     per_pixel = size if config.data.images == "cityscapes" else ()
-    labels = rng.integers(0, vision.classes_of(config.model), (rows, *per_pixel))
-    return vision.Batch(images, labels.astype(np.int32), np.ones(rows, bool))
+    labels = rng.integers(0, _vision.classes_of(config.model), (rows, *per_pixel))
+    return _vision.Batch(images, labels.astype(np.int32), np.ones(rows, bool))
 
 
 def image_size(config: VisionConfig) -> tuple[int, int]:

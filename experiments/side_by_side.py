@@ -17,10 +17,10 @@ from rich.table import Table
 
 from deqjax import training
 from deqjax.training import PenaltyConfig, Run, RunConfig
-from deqjax.training.run import assemble
-from deqjax.training.step import train_step
-from deqjax.training.stored_config import to_dict
-from deqjax.training.workdir import differences, holds_run, read_config
+from deqjax.training._run import assemble
+from deqjax.training._stored_config import to_dict
+from deqjax.training._workdir import differences, holds_run, read_config
+from deqjax.training.step._update import train_step
 
 PLACES = ("data.directory", "data.manual_directory")
 

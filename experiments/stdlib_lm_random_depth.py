@@ -14,8 +14,7 @@ apart.
 import dataclasses
 from pathlib import Path
 
-from deqjax._experiments import load_experiment
-from deqjax.training import StepLimitConfig, TrainConfig
+from deqjax.training import StepLimitConfig, TrainConfig, load_experiment
 
 
 def config() -> TrainConfig:

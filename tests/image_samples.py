@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from deqjax.data._images import ArrayImages, ImageSet
+from deqjax.data.images._images import ArrayImages, ImageSet
 
 
 def encoded(pixels, form="PNG"):

@@ -14,10 +14,9 @@ ROOT = Path(deqjax.__file__).parent
 
 # From low to high; a module may import from its own layer and from those before it.
 CORE = (
-    ("_types", "_tree", "_manual_axes", "_sharding", "_flatten", "_arnoldi", "_hessenberg"),
-    ("_fingerprint", "_segments"),
+    ("_core",),
     ("solvers",),
-    ("_hoist", "_determinism", "_independence", "_form", "adjoints"),
+    ("adjoints",),
     ("_slips", "_eager", "_fixed_point", "jacobian"),
     ("diagnostics",),
     ("deqjax",),  # the package's own __init__, which re-exports the core
@@ -31,8 +30,8 @@ LAYERS = (
     ("data",),
     ("convert",),
     ("training",),
-    ("_experiments", "_cli_options", "_cli_tables"),
     ("cli",),
+    ("__main__",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
@@ -82,7 +81,30 @@ def layer(module):
 def is_inside(module, package):
     if package == "deqjax":  # its __init__ alone: every module is inside the package
         return module == package
-    return module == package or module.startswith(package + ".")
+    return is_within(module, package)
+
+
+def folder(module, sources):
+    """The package that a module is a file of: deqjax.solvers._loop -> deqjax.solvers."""
+    inside = any(other.startswith(module + ".") for other in sources)
+    return module if inside else module.rpartition(".")[0]
+
+
+def is_private_to_others(module, target, sources):
+    """Whether a target may not be imported here: `_module` is for its folder, those inside, beside.
+
+    Everybody may use `_core`, and others what a package's __init__ lists.
+    """
+    home, _, name = target.rpartition(".")
+    if not name.startswith("_") or target.startswith("deqjax._core"):
+        return False
+    own = folder(module, sources)
+    beside = own == home.rpartition(".")[0]
+    return not (is_within(own, home) or beside)
+
+
+def is_within(package, other):
+    return package == other or package.startswith(other + ".")
 
 
 def violations(sources):
@@ -96,6 +118,8 @@ def violations(sources):
             ours = target.split(".")[0] == "deqjax"
             if ours and RANK.get(layer(target), len(LAYERS)) > RANK[layer(module)]:
                 found.append(f"{module} imports {target} from above")
+            if ours and is_private_to_others(module, target, sources):
+                found.append(f"{module} imports {target}, which is private")
             if any(is_inside(target, package) for package in FORBIDDEN.get(layer(module), ())):
                 found.append(f"{module} must not know {target}")
     return found
@@ -123,14 +147,14 @@ def test_no_modules_import_each_other():
     [
         ("deqjax.solvers._loop", "from deqjax.adjoints import implicit", "from above"),
         ("deqjax.solvers._loop", "def f():\n    import deqjax.nn", "from above"),
-        ("deqjax._tree", "from deqjax import solvers", "from above"),
+        ("deqjax._core.algebra", "from deqjax import solvers", "from above"),
         ("deqjax.jacobian", "import deqjax", "from above"),
         ("deqjax.adjoints._probe", "from flax import nnx", "must not know flax"),
         ("deqjax.models.new", "from deqjax import data", "from above"),
         ("deqjax.nn._deq", "import optax.losses", "must not know optax.losses"),
         ("deqjax.nn._deq", "from deqjax.training.step import Problem", "from above"),
-        ("deqjax.data.text", "from deqjax import solvers", "must not know deqjax.solvers"),
-        ("deqjax.data.text", "import deqjax", "must not know deqjax"),
+        ("deqjax.data.text._text", "from deqjax import solvers", "must not know deqjax.solvers"),
+        ("deqjax.data.text._text", "import deqjax", "must not know deqjax"),
         ("deqjax.novelty", "", "has no place"),
     ],
 )

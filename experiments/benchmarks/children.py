@@ -127,7 +127,7 @@ def command_line(*arguments: str, fault: str | None = None) -> list[str]:
     """The command line ``deqjax`` with arguments, or the one with something wrong with it."""
     if fault is not None:
         return [sys.executable, str(SPOILED), fault, *arguments]
-    return [sys.executable, "-m", "deqjax.cli", *arguments]
+    return [sys.executable, "-m", "deqjax", *arguments]
 
 
 def end_cleanly_when_terminated() -> None:

@@ -36,7 +36,7 @@ from children import (
     wide_console,
 )
 from deqjax.training import read_metrics
-from deqjax.training.workdir import Workdir
+from deqjax.training._workdir import Workdir
 from sockets import is_loopback, listening
 from spoiled_run import FAULT_BEGINS
 from timing import RESULTS, environment, save, verdict

@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deqjax._experiments import load_experiment
 from deqjax.models import TransformerShape
-from deqjax.training import TrainConfig
-from deqjax.training.language import Batch
-from deqjax.training.run import assemble
-from deqjax.training.step import train_step
+from deqjax.training import TrainConfig, load_experiment
+from deqjax.training._language import Batch
+from deqjax.training._run import assemble
+from deqjax.training.step._update import train_step
 from timing import interleaved, milliseconds, ratio
 
 EXPERIMENT = Path(__file__).parents[1] / "stdlib_lm.py"

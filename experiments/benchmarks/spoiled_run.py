@@ -57,8 +57,8 @@ def failing(following: Callable[[Any], Any], fault: str) -> Callable[[Any], Any]
 def main(fault: str, arguments: list[str]) -> int:
     """Spoil the program, then run it."""
     from deqjax import cli
-    from deqjax.training.checkpoint import Checkpoints
-    from deqjax.training.language import TextBatches
+    from deqjax.training._language import TextBatches
+    from deqjax.training.checkpoints._checkpoints import Checkpoints
 
     if fault in FORGOTTEN:
         Checkpoints.restore = forgetful(Checkpoints.restore, fault)

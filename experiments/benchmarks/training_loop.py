@@ -22,9 +22,15 @@ from pathlib import Path
 
 import jax
 
-from deqjax._experiments import load_experiment
-from deqjax.training import Checkpoints, PenaltyConfig, TrainConfig, read_metrics, train
-from deqjax.training.run import Run, build
+from deqjax.training import (
+    Checkpoints,
+    PenaltyConfig,
+    TrainConfig,
+    load_experiment,
+    read_metrics,
+    train,
+)
+from deqjax.training._run import Run, build
 from timing import RESULTS, environment, save, verdict
 
 OVERHEAD, WAITING = 1.05, 0.01

@@ -14,8 +14,7 @@ the relative positions back.
 import dataclasses
 from pathlib import Path
 
-from deqjax._experiments import load_experiment
-from deqjax.training import TrainConfig
+from deqjax.training import TrainConfig, load_experiment
 
 
 def config() -> TrainConfig:

@@ -15,8 +15,7 @@ between that of the paper (0.8: fewer steps, each of which loses more) and 0.5.
 import dataclasses
 from pathlib import Path
 
-from deqjax._experiments import load_experiment
-from deqjax.training import TrainConfig
+from deqjax.training import TrainConfig, load_experiment
 
 
 def config() -> TrainConfig:

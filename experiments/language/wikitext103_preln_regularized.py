@@ -11,8 +11,7 @@ Data:      as wikitext103.py
 import dataclasses
 from pathlib import Path
 
-from deqjax._experiments import load_experiment
-from deqjax.training import PenaltyConfig, TrainConfig
+from deqjax.training import PenaltyConfig, TrainConfig, load_experiment
 
 
 def config() -> TrainConfig:

@@ -10,10 +10,9 @@ Data:      as cifar10_mdeq_tiny.py
 import dataclasses
 from pathlib import Path
 
-from deqjax._experiments import load_experiment
 from deqjax.data import Augmentation
 from deqjax.models import MDEQShape
-from deqjax.training import VisionConfig
+from deqjax.training import VisionConfig, load_experiment
 
 EPOCH = 45_000 // 128  # steps
 

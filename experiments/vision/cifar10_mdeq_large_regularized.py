@@ -10,8 +10,7 @@ Data:      as cifar10_mdeq_tiny.py
 import dataclasses
 from pathlib import Path
 
-from deqjax._experiments import load_experiment
-from deqjax.training import PenaltyConfig, StepLimitConfig, VisionConfig
+from deqjax.training import PenaltyConfig, StepLimitConfig, VisionConfig, load_experiment
 
 EPOCH = 45_000 // 96  # steps
 

@@ -9,11 +9,11 @@ Solve z* = f(z*, x) for a batch, differentiate it at constant memory, and keep i
 import importlib.metadata
 
 from deqjax import adjoints, solvers
-from deqjax._determinism import NotDeterministicError
+from deqjax._core.determinism import NotDeterministicError
+from deqjax._core.independence import CoupledRowsError
+from deqjax._core.segments import Segments
 from deqjax._eager import clear_programs
 from deqjax._fixed_point import fixed_point
-from deqjax._independence import CoupledRowsError
-from deqjax._segments import Segments
 from deqjax.adjoints import BackwardStats, backward_probe
 from deqjax.diagnostics import check_gradient, depth_sweep
 from deqjax.jacobian import jacobian_penalty, spectral_norm, spectral_radius

@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from deqjax import _fingerprint, _tree
-from deqjax._hoist import PureMap
-from deqjax._types import Operands, Scalar, State
+from deqjax._core import algebra, fingerprint
+from deqjax._core.hoist import PureMap
+from deqjax._core.types import Operands, Scalar, State
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.adjoints._both_modes import BothModes
 from deqjax.adjoints._pattern import WithBackward
@@ -25,7 +25,7 @@ from deqjax.solvers import Solution
 MOST_PROGRAMS = 128
 """Programs that are kept; of more, the one that was used longest ago goes."""
 
-_programs = collections.OrderedDict[_fingerprint.Key, Callable[..., Solution]]()
+_programs = collections.OrderedDict[fingerprint.Key, Callable[..., Solution]]()
 _lock = threading.Lock()
 
 
@@ -63,9 +63,9 @@ def solve(
         return rule(pure, z0, operands, solver=solver, probe=probe, **limits)
     static, numbers = _split(rule, limits, z0)
     try:
-        key = (pure.key(), _fingerprint.of_settings((solver, static)))
+        key = (pure.key(), fingerprint.of_settings((solver, static)))
         program = _find(key, lambda: _compile(static, pure, solver))
-    except _fingerprint.NoFingerprintError:
+    except fingerprint.NoFingerprintError:
         return rule(pure, z0, operands, solver=solver, probe=probe, **limits)
     return program(z0, operands, numbers, probe)
 
@@ -75,7 +75,7 @@ def _split(rule: Any, limits: dict[str, Any], z0: State) -> tuple[Any, Any]:
     if not isinstance(rule, WithBackward | BothModes):  # these two take them as arrays
         return (rule, limits), ((), {})
     limits = {
-        "tol": jnp.asarray(limits["tol"], _tree.accumulation_dtype(z0)),
+        "tol": jnp.asarray(limits["tol"], algebra.accumulation_dtype(z0)),
         "max_steps": jnp.asarray(limits["max_steps"], jnp.int32),
     }
     controls = jax.tree.map(jnp.asarray, rule.controls)
@@ -102,7 +102,7 @@ def _compile(
 
 
 def _find(
-    key: _fingerprint.Key, make: Callable[[], Callable[..., Solution]]
+    key: fingerprint.Key, make: Callable[[], Callable[..., Solution]]
 ) -> Callable[..., Solution]:
     with _lock:
         program = _programs.pop(key, None) or make()

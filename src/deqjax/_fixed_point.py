@@ -7,18 +7,18 @@ from typing import Any
 import jax.numpy as jnp
 
 from deqjax import _eager
-from deqjax._determinism import check_deterministic
-from deqjax._form import take_form
-from deqjax._hoist import hoist, last_step
-from deqjax._independence import check_independent
-from deqjax._manual_axes import vary, vary_discrete, varying_axes
-from deqjax._segments import Segments
+from deqjax._core.determinism import check_deterministic
+from deqjax._core.form import take_form
+from deqjax._core.hoist import hoist, last_step
+from deqjax._core.independence import check_independent
+from deqjax._core.manual_axes import vary, vary_discrete, varying_axes
+from deqjax._core.segments import Segments
+from deqjax._core.types import Map, Scalar, State
+from deqjax._core.validate import check_limits
 from deqjax._slips import check_adjoint, check_solver
-from deqjax._types import Map, Scalar, State
 from deqjax.adjoints import Adjoint, BackwardStats, implicit
 from deqjax.adjoints._probe import check_probe
 from deqjax.solvers import Solution, anderson
-from deqjax.solvers._validate import check_limits
 
 
 def fixed_point(

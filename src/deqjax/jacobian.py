@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deqjax import _tree
-from deqjax._arnoldi import arnoldi
-from deqjax._form import Form, take_form
-from deqjax._hessenberg import largest_modulus
-from deqjax._manual_axes import vary_like_result
-from deqjax._segments import Segments
-from deqjax._sharding import filled_like, placed_like
-from deqjax._types import Map, PerSample, State
-from deqjax.solvers._validate import check_count, settled
+from deqjax._core import algebra
+from deqjax._core.arnoldi import arnoldi
+from deqjax._core.form import Form, take_form
+from deqjax._core.hessenberg import largest_modulus
+from deqjax._core.manual_axes import vary_like_result
+from deqjax._core.segments import Segments
+from deqjax._core.sharding import filled_like, placed_like
+from deqjax._core.types import Map, PerSample, State
+from deqjax._core.validate import check_count, settled
 
 
 def jacobian_penalty(
@@ -103,8 +103,8 @@ def jacobian_penalty(
 
     def estimate(key: jax.Array) -> jax.Array:
         image = product(_random_like(key, like, distribution))
-        total: jax.Array = jnp.sum(_tree.dot(image, image)) / size
-        return total.astype(_tree.accumulation_dtype(z))
+        total: jax.Array = jnp.sum(algebra.dot(image, image)) / size
+        return total.astype(algebra.accumulation_dtype(z))
 
     if samples == 1:
         return estimate(key)
@@ -179,7 +179,7 @@ def spectral_radius(
     core = form.core(f)
     z = settled(core, z, *args)
     product, start = _linear_map(core, z, args, key, form)
-    features = sum(leaf.size for leaf in jax.tree.leaves(z)) // _tree.batch_size(z)
+    features = sum(leaf.size for leaf in jax.tree.leaves(z)) // algebra.batch_size(z)
     hessenberg = arnoldi(product, start, min(int(iterations), features))
     radius: PerSample = largest_modulus(lax.stop_gradient(hessenberg))
     return radius
@@ -239,8 +239,8 @@ def spectral_norm(
         return _normalized(back), None
 
     leading, _ = lax.scan(body, _normalized(start), length=int(iterations))
-    length = _tree.norm(product(leading))
-    return lax.stop_gradient(length.astype(_tree.accumulation_dtype(z)))
+    length = algebra.norm(product(leading))
+    return lax.stop_gradient(length.astype(algebra.accumulation_dtype(z)))
 
 
 def _linear_map(
@@ -261,8 +261,8 @@ def _real_size(leaf: Any) -> int:
 
 
 def _normalized(v: State) -> State:
-    length = _tree.norm(v)
-    return _tree.scale(1 / jnp.where(length > 0, length, 1), v)
+    length = algebra.norm(v)
+    return algebra.scale(1 / jnp.where(length > 0, length, 1), v)
 
 
 def _random_like(key: jax.Array, z: State, distribution: str, *, shared: bool = False) -> State:

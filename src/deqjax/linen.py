@@ -17,9 +17,9 @@ from flax.errors import ModifyScopeVariableError
 from flax.linen.transforms import get_module_scopes, set_module_scopes
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from deqjax._core.segments import Segments
+from deqjax._core.types import Map, Operands, Scalar, State
 from deqjax._fixed_point import fixed_point
-from deqjax._segments import Segments
-from deqjax._types import Map, Operands, Scalar, State
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.nn._cells import check_linen_cell, end_step, first_step, start
 from deqjax.nn._freeze import CellStateError, state_error

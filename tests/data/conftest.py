@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deqjax.data import _stdlib_corpus
+from deqjax.data.text import _stdlib_corpus
 
 UNWANTED = {
     "site-packages/numpy.py": b"x = 1\n",

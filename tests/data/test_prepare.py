@@ -6,15 +6,16 @@ import tempfile
 import pytest
 import tensorflow_datasets as tfds
 
-from deqjax.data import DataError, _stdlib_corpus
+from deqjax.data import DataError
 from deqjax.data._prepare import prepared
-from deqjax.data._stdlib_corpus import StdlibCorpus, split_of
+from deqjax.data.text import _stdlib_corpus
+from deqjax.data.text._stdlib_corpus import StdlibCorpus, split_of
 
 # Both seed `random` alike, as two processes of one training do, and start at the same moment.
 RIVAL = """
 import pathlib, random, sys, time
-from deqjax.data import _stdlib_corpus
-from deqjax.data.text import load_bytes
+from deqjax.data.text import _stdlib_corpus
+from deqjax.data.text._text import load_bytes
 _, library, directory, own, other = sys.argv
 _stdlib_corpus.standard_library = lambda: pathlib.Path(library)
 random.seed(0)

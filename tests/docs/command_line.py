@@ -20,14 +20,14 @@ from pathlib import Path
 from doc_pages import ROOT
 
 from deqjax import cli
-from deqjax._cli_options import (
+from deqjax.cli._options import (
     ConvertOptions,
     EvaluateOptions,
     GenerateOptions,
     InspectOptions,
 )
-from deqjax._experiments import load_experiment
 from deqjax.training import VisionConfig
+from deqjax.training._experiments import load_experiment
 from tiny import TINY_OPTIONS
 
 # What compiles fastest, and a checkpoint that an evaluation has scored; test_cli.py has the rest.
@@ -71,7 +71,7 @@ SCRIPT_TESTS = {
     "golden.py": "test_every_kind_of_model_agrees",
 }
 SEVERAL_PROCESSES = (
-    "training/test_topology.py",
+    "training/devices/test_topology.py",
     "test_two_processes_train_as_one_stop_together_go_on_and_end_together",
 )
 OVERLAYS = ("training/test_overlays.py", "test_evaluate_prints_every_class_and_writes_pictures")

@@ -25,8 +25,8 @@ from deqjax import cli
 from deqjax.nn import DEQ
 from deqjax.solvers import anderson, newton_krylov
 from deqjax.solvers import reversible as coupled
-from deqjax.training import run_findings, solver_findings
-from deqjax.training.figures import LEAST_RECORDS
+from deqjax.training.report import _run_findings, _solver_findings
+from deqjax.training.report._figures import LEAST_RECORDS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "guides" / "troubleshooting.md").read_text()
@@ -243,7 +243,7 @@ def rows() -> Iterator[tuple[list[str], str]]:
 
 def test_all_findings_are_on_the_page():
     named = set()
-    for module in (run_findings, solver_findings):
+    for module in (_run_findings, _solver_findings):
         for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
             match node:
                 case ast.Call(func=ast.Name(id="Finding"), args=[ast.Constant(value=name), *_]):
@@ -255,19 +255,21 @@ def test_all_findings_are_on_the_page():
 @pytest.mark.parametrize(
     ("name", "threshold"),
     {
-        "no-checkpoint": f"{run_findings.OVERDUE} intervals",
-        "forward-diverges": f"{solver_findings.DIVERGED:.1%}",
-        "backward-diverges": f"{solver_findings.DIVERGED:.1%}",
-        "step-limit": f"{solver_findings.UNFINISHED:.0%}",
-        "backward-step-limit": f"{solver_findings.UNFINISHED:.0%}",
-        "precision-lost": f"{solver_findings.PRECISION_LOST:.0%}",
-        "residual-grows": f"{solver_findings.RESIDUAL_GROWTH:g} times",
-        "forward-steps-grow": f"{solver_findings.STEPS_GROWTH:g} times",
-        "no-contraction": f"of {solver_findings.RADIUS:g}",
-        "validation-rises": f"{run_findings.OVERFITTED - 1:.0%}",
-        "waits-for-data": f"{run_findings.WAITING:.0%}",
-        "slower": f"{run_findings.SLOWER:g} of",
-        "memory-grows": f"{run_findings.MEMORY_GROWTH:g} times and {run_findings.MEMORY_GIB:g} GiB",
+        "no-checkpoint": f"{_run_findings.OVERDUE} intervals",
+        "forward-diverges": f"{_solver_findings.DIVERGED:.1%}",
+        "backward-diverges": f"{_solver_findings.DIVERGED:.1%}",
+        "step-limit": f"{_solver_findings.UNFINISHED:.0%}",
+        "backward-step-limit": f"{_solver_findings.UNFINISHED:.0%}",
+        "precision-lost": f"{_solver_findings.PRECISION_LOST:.0%}",
+        "residual-grows": f"{_solver_findings.RESIDUAL_GROWTH:g} times",
+        "forward-steps-grow": f"{_solver_findings.STEPS_GROWTH:g} times",
+        "no-contraction": f"of {_solver_findings.RADIUS:g}",
+        "validation-rises": f"{_run_findings.OVERFITTED - 1:.0%}",
+        "waits-for-data": f"{_run_findings.WAITING:.0%}",
+        "slower": f"{_run_findings.SLOWER:g} of",
+        "memory-grows": (
+            f"{_run_findings.MEMORY_GROWTH:g} times and {_run_findings.MEMORY_GIB:g} GiB"
+        ),
     }.items(),
 )
 def test_thresholds_of_findings(name, threshold):

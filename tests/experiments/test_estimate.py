@@ -7,7 +7,7 @@ import sys
 import pytest
 from test_experiments import ROOT, small
 
-from deqjax._experiments import load_experiment
+from deqjax.training._experiments import load_experiment
 
 WIDTH, HIDDEN = 64, 256
 

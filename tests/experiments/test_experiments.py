@@ -7,18 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deqjax._experiments import load_experiment
-from deqjax.training.config import check
-from deqjax.training.evaluation import evaluate_step, radius_step
-from deqjax.training.problem import SolveLimits
-from deqjax.training.run import assemble, open_task
-from deqjax.training.step import train_step
+from deqjax.training._config import check
+from deqjax.training._experiments import load_experiment
+from deqjax.training._run import assemble, open_task
+from deqjax.training.step._evaluation import evaluate_step, radius_step
+from deqjax.training.step._problem import SolveLimits
+from deqjax.training.step._update import train_step
 from tiny import tiny_config
 from tiny_vision import tiny_vision
 
 ROOT = Path(__file__).parents[2] / "experiments"
 EXPERIMENTS = sorted(p for p in ROOT.rglob("*.py") if "def config(" in p.read_text())
-# one of each kind of step: each compiles for seconds; stdlib_lm is trained in tests/test_cli.py
+# one of each kind of step: each compiles for seconds; stdlib_lm is trained in tests/cli/test_cli.py
 STEPPED_ON_IMAGES = ("cifar10_mdeq_tiny", "cifar10_reversible")
 STEPPED = (
     *STEPPED_ON_IMAGES,

@@ -111,7 +111,7 @@ def test_a_mutant_is_noticed_by_more_than_its_own_key(kill_resume):
 def test_a_mutant_forgets_one_thing(load, forgotten):
     import jax
 
-    from deqjax.training.state import Skips, TrainState, Weights
+    from deqjax.training.step._state import Skips, TrainState, Weights
 
     def state(number):
         key = jax.random.key(number)
@@ -165,8 +165,8 @@ def test_waiting_ends_with_the_time_or_the_child(load, tmp_path):
 
 def test_tiny_runs_are_valid_and_cross_checkpoints(load, tmp_path):
     from deqjax import cli
-    from deqjax._experiments import load_experiment
-    from deqjax.training.config import check
+    from deqjax.training._config import check
+    from deqjax.training._experiments import load_experiment
 
     tiny_runs = load("tiny_runs")
     for file, *words in (tiny_runs.text_run(9, tmp_path, "text"), tiny_runs.image_run(9)):

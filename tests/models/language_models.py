@@ -12,9 +12,9 @@ from jax import lax
 import deqjax as dq
 from deqjax.models._shape import TransformerShape
 from deqjax.models._solver_settings import SolverSettings
-from deqjax.models.transformer_lm import DEQTransformerLM
-from deqjax.models.transformer_xl import TransformerXL
-from deqjax.models.trellisnet_lm import DEQTrellisNetLM
+from deqjax.models._transformer_lm import DEQTransformerLM
+from deqjax.models._transformer_xl import TransformerXL
+from deqjax.models._trellisnet_lm import DEQTrellisNetLM
 
 BATCH, LENGTH, VOCABULARY, WIDTH, HIDDEN = 2, 4, 11, 8, 12
 SHAPE = TransformerShape(

@@ -12,10 +12,10 @@ from jax import lax
 from language_models import largest, leaves, readers_of
 
 import deqjax as dq
-from deqjax.models._mdeq_cell import MDEQCell
-from deqjax.models._mdeq_shape import MDEQShape
 from deqjax.models._solver_settings import SolverSettings
-from deqjax.models.mdeq import MDEQ
+from deqjax.models.mdeq._cell import MDEQCell
+from deqjax.models.mdeq._model import MDEQ
+from deqjax.models.mdeq._shape import MDEQShape
 from deqjax.nn import reseed
 
 BATCH, SIZE = 2, 8

@@ -11,7 +11,7 @@ from flax import nnx
 
 import deqjax as dq
 from deqjax.models import ContractiveCell, ResDEQ, ResidualCell, ResidualShape, SolverSettings
-from deqjax.models.resdeq import PooledHead
+from deqjax.models._resdeq import PooledHead
 
 BATCH, SIZE = 2, 6
 SHAPE = ResidualShape(channels=(4,), groups=2, classes=3, input_channels=2)

@@ -12,8 +12,8 @@ from flax import nnx
 import deqjax as dq
 from deqjax.models._shape import TransformerShape
 from deqjax.models._solver_settings import SolverSettings
-from deqjax.models.transformer_lm import DEQTransformerLM
-from deqjax.models.trellisnet_lm import DEQTrellisNetLM
+from deqjax.models._transformer_lm import DEQTransformerLM
+from deqjax.models._trellisnet_lm import DEQTrellisNetLM
 
 NAMES = {name: get_args(hint) for name, hint in get_type_hints(SolverSettings).items()}
 NEEDED = {"reversible": "reversible", "shine": "broyden"}

@@ -21,7 +21,7 @@ from language_models import (
 from transformer_oracle import attention, feed_forward, layer_norm
 
 from deqjax.models._transformer_layer import layer_norm as layer_norm_of_the_layer
-from deqjax.models.transformer_lm import TransformerCell
+from deqjax.models._transformer_lm import TransformerCell
 
 MEMORY, HORIZON = 3, 5
 DROPOUT_SHAPE = dataclasses.replace(SHAPE, dropout=0.5, attention_dropout=0.5)

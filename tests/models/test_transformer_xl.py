@@ -25,7 +25,7 @@ from language_models import (
 from transformer_oracle import attention, feed_forward, layer_norm
 
 import deqjax as dq
-from deqjax.models.transformer_xl import TransformerXL, TransformerXLLayer
+from deqjax.models._transformer_xl import TransformerXL, TransformerXLLayer
 
 MEMORY, HORIZON, FILLED = 3, 5, [3, 1]
 

@@ -19,7 +19,7 @@ from language_models import (
 
 from deqjax.models._memory import SegmentMemory
 from deqjax.models._shape import LanguageShape
-from deqjax.models.trellisnet_lm import DEQTrellisNetLM, TrellisNetCell, TrellisNetState
+from deqjax.models._trellisnet_lm import DEQTrellisNetLM, TrellisNetCell, TrellisNetState
 
 DROPOUT_SHAPE = dataclasses.replace(SHAPE, dropout=0.5)
 

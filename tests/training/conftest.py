@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from deqjax.training.run import build
+from deqjax.training._run import build
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +25,7 @@ def compiled_once():
     @contextlib.contextmanager
     def sharing():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("deqjax.training.launch.build", with_known_steps)
+            patch.setattr("deqjax.training._launch.build", with_known_steps)
             yield
 
     return sharing

@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 
 from deqjax.training import ConfigError
-from deqjax.training.config import check
-from deqjax.training.language import load_corpus
-from deqjax.training.stored_config import from_dict, to_dict
+from deqjax.training._config import check
+from deqjax.training._language import load_corpus
+from deqjax.training._stored_config import from_dict, to_dict
 from tiny import tiny_config
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from deqjax import cli, training
 from deqjax.training import CheckpointError, ConfigError, adopt_model
-from deqjax.training.depths import sweep_depths
-from deqjax.training.language import build_model
+from deqjax.training._depths import sweep_depths
+from deqjax.training._language import build_model
 from tiny import tiny_config
 
 
@@ -43,7 +43,7 @@ def sweep(folder):
         return evaluate(*given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deqjax.training.parallel.evaluate_step", counted)
+        patch.setattr("deqjax.training.devices._parallel.evaluate_step", counted)
         return sweep_depths(folder, (3, 1, 6)), len(traces)
 
 
@@ -87,7 +87,7 @@ def test_scores_are_those_that_the_task_has(monkeypatch):
         steps=SimpleNamespace(replicate=lambda weights: weights),
         task=SimpleNamespace(evaluate=lambda *given, **options: found),
     )
-    monkeypatch.setattr("deqjax.training.depths.load_run", lambda *given: run)
+    monkeypatch.setattr("deqjax.training._depths.load_run", lambda *given: run)
     (score,) = sweep_depths("anywhere", (2,))
     assert score == (2, 1.0, 0.1, {"perplexity": 3.0, "top1": 0.5})
 

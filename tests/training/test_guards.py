@@ -17,8 +17,8 @@ from deqjax.training import (
     OptimizerConfig,
     read_metrics,
 )
-from deqjax.training.interrupts import StopRequest
-from deqjax.training.vision import ImageBatches
+from deqjax.training._vision import ImageBatches
+from deqjax.training.devices._interrupts import StopRequest
 from tiny_vision import tiny_vision
 
 
@@ -143,7 +143,7 @@ def test_a_state_saved_while_updates_are_left_out_is_not_gone_back_to(tmp_path, 
             asked[0].signal = signal.SIGTERM
         return train(self, state, batch, **options)
 
-    monkeypatch.setattr("deqjax.training.launch.StopRequest", Asked)
+    monkeypatch.setattr("deqjax.training._launch.StopRequest", Asked)
     monkeypatch.setattr(training.parallel.DataParallel, "train", counted)
     settings = config(guard=GuardConfig(skips=3, rollbacks=1), checkpoint_every=3, log_every=3)
     stopped = training.train(settings, tmp_path / "run", say=lambda line: None)
@@ -199,7 +199,7 @@ def test_a_state_that_cannot_be_saved_in_the_folder_is_saved_elsewhere(tmp_path,
         return save(self, *rest, **options)
 
     monkeypatch.setattr(Checkpoints, "save", refused)
-    monkeypatch.setattr("deqjax.training.loop.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("deqjax.training._loop.time.sleep", lambda seconds: None)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     outcome, _ = run(tmp_path, said.append, checkpoint_every=100)
     assert outcome.metrics is not None

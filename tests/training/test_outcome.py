@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deqjax.training import Outcome
-from deqjax.training.workdir import Workdir
+from deqjax.training._workdir import Workdir
 
 SCORES = {"loss": 1.25, "bits_per_byte": 2.5, "seconds": 3.0}
 

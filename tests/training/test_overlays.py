@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from deqjax import cli, data, training
-from deqjax.training.overlays import overlay, palette
+from deqjax.training._overlays import overlay, palette
 from image_samples import cityscapes_example, write_prepared
 from tiny_vision import tiny_vision
 

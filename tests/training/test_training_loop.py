@@ -15,8 +15,8 @@ from deqjax.training import (
     WorkdirError,
     read_metrics,
 )
-from deqjax.training.interrupts import StopRequest
-from deqjax.training.metrics import comparable
+from deqjax.training.devices._interrupts import StopRequest
+from deqjax.training.records._metrics import comparable
 from tiny import tiny_config
 
 
@@ -99,8 +99,8 @@ def train_three_steps(config, folder):
         return steps(self, state, batch, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deqjax.training.launch.StopRequest", Asked)
-        patch.setattr("deqjax.training.parallel.DataParallel.train", counted)
+        patch.setattr("deqjax.training._launch.StopRequest", Asked)
+        patch.setattr("deqjax.training.devices._parallel.DataParallel.train", counted)
         stopped = training.train(config, folder, say=silent)
     assert (stopped.step, stopped.stopped_by, stopped.metrics) == (3, signal.SIGINT, None)
 
@@ -201,7 +201,7 @@ def test_a_signal_after_the_last_step_does_not_cost_the_final_evaluation(
             return super().__enter__()
 
     with compiled_once(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deqjax.training.launch.StopRequest", Asked)
+        patch.setattr("deqjax.training._launch.StopRequest", Asked)
         outcome = training.train(config, copy, resume=True, say=silent)
     assert outcome.step == config.steps
     assert outcome.metrics == uninterrupted.metrics
@@ -242,7 +242,7 @@ def test_other_data_are_refused_with_the_difference(tmp_path, data_directory, un
     shutil.copytree(uninterrupted.workdir.path, copy)
     config = dataclasses.replace(run_config(data_directory), steps=9)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deqjax.data._fingerprint._PIPELINE_VERSION", 0)
+        patch.setattr("deqjax.data.text._fingerprint._PIPELINE_VERSION", 0)
         with pytest.raises(CheckpointError, match=r"other data \(version: 1 -> 0\)"):
             training.train(config, copy, resume=True, say=silent)
 

@@ -11,16 +11,17 @@ import pytest
 from flax import nnx
 
 from deqjax import data, training
-from deqjax.training import ConfigError, parallel
-from deqjax.training.config import PenaltyConfig, check
-from deqjax.training.parallel import DataParallel
-from deqjax.training.problem import SolveLimits
-from deqjax.training.run import assemble, build
-from deqjax.training.scoring import score
-from deqjax.training.state import split
-from deqjax.training.step import train_step
-from deqjax.training.stored_config import from_dict, to_dict
-from deqjax.training.vision import Batch, forward, intersections
+from deqjax.training import ConfigError
+from deqjax.training._config import PenaltyConfig, check
+from deqjax.training._run import assemble, build
+from deqjax.training._scoring import score
+from deqjax.training._stored_config import from_dict, to_dict
+from deqjax.training._vision import Batch, forward, intersections
+from deqjax.training.devices import _parallel
+from deqjax.training.devices._parallel import DataParallel
+from deqjax.training.step._problem import SolveLimits
+from deqjax.training.step._state import split
+from deqjax.training.step._update import train_step
 from tiny_vision import tiny_vision
 
 KINDS = pytest.mark.parametrize("kind", ["mdeq", "resdeq", "resnet"])
@@ -142,7 +143,7 @@ def quick(kind="resdeq", **changes):
 def started(kind):
     """Problem and first state: drawing initial values compiles much."""
     config = quick(kind, penalty=PenaltyConfig(weight=0.0))
-    return assemble(config, 8, axis_name=parallel.AXIS)
+    return assemble(config, 8, axis_name=_parallel.AXIS)
 
 
 @functools.cache
@@ -151,7 +152,7 @@ def stepped(kind, devices):
     problem, state = started(kind)
     steps = DataParallel(problem, 8, jax.local_devices()[:devices])
     state, metrics, _ = steps.train(steps.place(state), batch())
-    return steps.on_host(state), parallel.first_replica(metrics)
+    return steps.on_host(state), _parallel.first_replica(metrics)
 
 
 @KINDS
@@ -184,21 +185,21 @@ def test_labels_weigh_the_same_on_any_number_of_devices():
     for devices in (1, 2):
         steps = DataParallel(problem, 8, jax.local_devices()[:devices])
         _, metrics, _ = steps.train(steps.place(state), uneven)
-        moved.append(parallel.first_replica(metrics))
+        moved.append(_parallel.first_replica(metrics))
     for name in ("loss", "gradient_norm"):
         assert moved[1][name] == pytest.approx(moved[0][name], rel=1e-4), name
 
 
 def test_the_warm_up_stage_has_its_own_penalty():
     penalty = PenaltyConfig(weight=0.0, probability=1.0, pretrain_weight=0.5)
-    problem, state = assemble(quick(penalty=penalty), 8, axis_name=parallel.AXIS)
+    problem, state = assemble(quick(penalty=penalty), 8, axis_name=_parallel.AXIS)
     steps = DataParallel(problem, 8, jax.local_devices()[:1])
     state, warm, _ = steps.train(steps.place(state), batch(), pretraining=True)
     assert np.isfinite(warm["penalty"]).all()
     assert "forward_steps" not in warm
     first, own_batch = jax.tree.map(lambda leaf: leaf[0], (state, steps.share(batch())))
     step = functools.partial(train_step, problem)
-    with_axis = jax.vmap(step, axis_name=parallel.AXIS, axis_size=1, in_axes=None)
+    with_axis = jax.vmap(step, axis_name=_parallel.AXIS, axis_size=1, in_axes=None)
     _, solved, _ = jax.eval_shape(with_axis, first, own_batch)
     assert "forward_steps" in solved
     assert "penalty" not in solved
@@ -206,7 +207,7 @@ def test_the_warm_up_stage_has_its_own_penalty():
 
 def test_the_penalty_ends_after_its_last_step():
     penalty = PenaltyConfig(weight=0.5, probability=1.0, last_step=1)
-    problem, state = assemble(quick(penalty=penalty), 8, axis_name=parallel.AXIS)
+    problem, state = assemble(quick(penalty=penalty), 8, axis_name=_parallel.AXIS)
     steps = DataParallel(problem, 8, jax.local_devices()[:1])
     state, first, _ = steps.train(steps.place(state), batch())
     _, second, _ = steps.train(state, batch())

@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 
-from deqjax.training.workdir import (
+from deqjax.training._workdir import (
     Workdir,
     WorkdirError,
     newest_run,

@@ -14,10 +14,10 @@ from deqjax.models import SegmentMemory
 from deqjax.models._equilibrium import Equilibrium, iterate
 from deqjax.nn import DEQ, DropoutMask, masked
 from deqjax.solvers import picard
-from deqjax.training.config import PenaltyConfig
-from deqjax.training.problem import Forward, Problem
-from deqjax.training.state import initial_state, split
-from deqjax.training.step import train_step
+from deqjax.training._config import PenaltyConfig
+from deqjax.training.step._problem import Forward, Problem
+from deqjax.training.step._state import initial_state, split
+from deqjax.training.step._update import train_step
 
 OFF = PenaltyConfig(weight=0.0)
 

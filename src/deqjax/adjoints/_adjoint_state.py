@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deqjax import _tree
-from deqjax._sharding import filled_per_sample
-from deqjax._types import PerSample, State
+from deqjax._core import algebra
+from deqjax._core.residual import residual_norm
+from deqjax._core.sharding import filled_per_sample
+from deqjax._core.types import PerSample, State
 from deqjax.adjoints._pattern import Adjoint, Continuous, Kept, Pulled, WithBackward, at_each_point
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution, Status
-from deqjax.solvers._residual import residual_norm
 
 Transpose: TypeAlias = Callable[[State], State]
 """w -> J^T w at the fixed point, linearized once."""
@@ -59,11 +59,11 @@ class ByAdjointState:
         def pull_one(point: State, cotangent: State) -> tuple[Continuous, BackwardStats]:
             _, pull = jax.vjp(f, point, continuous)
             scale = _cotangent_scale(cotangent)
-            scaled = _tree.rescale(cotangent, 1 / scale)
+            scaled = algebra.rescale(cotangent, 1 / scale)
             w, report = self.rule(lambda w: pull(w)[0], scaled, kept)
-            through_state, gradient = pull(_tree.rescale(w, scale))
+            through_state, gradient = pull(algebra.rescale(w, scale))
             if not isinstance(report, BackwardStats):
-                image = _tree.add(_tree.rescale(through_state, 1 / scale), scaled)
+                image = algebra.add(algebra.rescale(through_state, 1 / scale), scaled)
                 report = _measured(report, w, image)
             return gradient, report
 
@@ -122,7 +122,7 @@ def _cotangent_scale(cotangent: State) -> PerSample:
     The mean over a large batch with loss scaling undone can leave cotangents near 1e-30. A zero or
     non-finite sample keeps scale 1: the solve reports it.
     """
-    return _tree.power_of_two(lax.stop_gradient(_tree.largest(cotangent)))
+    return algebra.power_of_two(lax.stop_gradient(algebra.largest(cotangent)))
 
 
 def no_steps(state: State) -> PerSample:

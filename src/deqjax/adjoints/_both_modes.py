@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deqjax import _tree
-from deqjax._flatten import ravel, unravel
-from deqjax._hoist import PureMap
-from deqjax._manual_axes import vary, varying_axes
-from deqjax._sharding import zeros_like
-from deqjax._types import Operands, Scalar, State
+from deqjax._core import algebra
+from deqjax._core.flatten import ravel, unravel
+from deqjax._core.hoist import PureMap
+from deqjax._core.manual_axes import vary, varying_axes
+from deqjax._core.sharding import zeros_like
+from deqjax._core.types import Operands, Scalar, State
 from deqjax.adjoints._forward import solve_forward
 from deqjax.adjoints._pattern import split_operands
 from deqjax.adjoints._probe import BackwardStats
@@ -84,7 +84,10 @@ class BothModes:
             zeros = zeros_like(solution)
             return solution, zeros._replace(value=tangent_at(solution.value), trajectory=rows)
 
-        limits = (jnp.asarray(tol, _tree.accumulation_dtype(z0)), jnp.asarray(max_steps, jnp.int32))
+        limits = (
+            jnp.asarray(tol, algebra.accumulation_dtype(z0)),
+            jnp.asarray(max_steps, jnp.int32),
+        )
         controls = jax.tree.map(jnp.asarray, self.controls)
         solution = _counted_in(jnp.int32, solve(z0, continuous, discrete, limits, controls))
         return solution._replace(stats=lax.stop_gradient(solution.stats))
@@ -95,7 +98,7 @@ class BothModes:
         """X = J x + b, for the product with J; differentiable and transposable."""
         # inside of shard_map, what the solve closes over must vary before it as right does
         tol, max_steps, acceptable = vary(controls, varying_axes(right))
-        dtype = _tree.accumulation_dtype(right)
+        dtype = algebra.accumulation_dtype(right)
 
         # one array: a leaf that no operand reaches would be no linear input, and not transpose
         def difference(x: jax.Array) -> jax.Array:

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deqjax import _tree
-from deqjax._types import Scalar, State
-from deqjax.solvers._validate import check_not_negative
+from deqjax._core import algebra
+from deqjax._core.types import Scalar, State
+from deqjax._core.validate import check_not_negative
 
 
 def check_clip(clip: Scalar | None) -> None:
@@ -23,14 +23,14 @@ def cut(pulled: State, cotangent: State, clip: Scalar | None) -> State:
     """
     if clip is None:
         return pulled
-    dtype = _tree.accumulation_dtype(pulled)
+    dtype = algebra.accumulation_dtype(pulled)
     bound = jnp.asarray(clip, dtype)
     still = lax.stop_gradient
-    too_long = _tree.norm(still(pulled)) > bound * _tree.norm(still(cotangent))
+    too_long = algebra.norm(still(pulled)) > bound * algebra.norm(still(cotangent))
     ones = jax.tree.map(jnp.ones_like, pulled)
-    allowed = bound * _tree.norm(_tree.select(too_long, cotangent, ones))
-    length = _tree.norm(_tree.select(too_long, pulled, ones))
-    return _tree.rescale(pulled, jnp.where(too_long, allowed / length, 1))
+    allowed = bound * algebra.norm(algebra.select(too_long, cotangent, ones))
+    length = algebra.norm(algebra.select(too_long, pulled, ones))
+    return algebra.rescale(pulled, jnp.where(too_long, allowed / length, 1))
 
 
 @jax.custom_vjp

@@ -4,8 +4,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from deqjax._hoist import PureMap
-from deqjax._types import Operands, Scalar, State
+from deqjax._core.hoist import PureMap
+from deqjax._core.types import Operands, Scalar, State
 from deqjax.solvers import Solution
 
 

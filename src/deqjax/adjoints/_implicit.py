@@ -7,15 +7,15 @@ from typing import Literal
 import jax.numpy as jnp
 from jax import lax
 
-from deqjax import _tree
-from deqjax._hoist import hoist
-from deqjax._types import PerSample, Scalar, State
+from deqjax._core import algebra
+from deqjax._core.hoist import hoist
+from deqjax._core.types import PerSample, Scalar, State
+from deqjax._core.validate import check_count, check_not_negative
 from deqjax.adjoints._adjoint_state import ByAdjointState, Transpose
 from deqjax.adjoints._both_modes import BothModes
 from deqjax.adjoints._pattern import Adjoint, Kept, WithBackward
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution, Stats, Status, anderson
-from deqjax.solvers._validate import check_count, check_not_negative
 
 
 def implicit(
@@ -131,17 +131,17 @@ class _Policy:
     ) -> State:
         failed = (report.status == int(Status.DIVERGED)) | ~(report.residual <= acceptable)
         if self.fallback:
-            w = _tree.select(failed, v, w)
+            w = algebra.select(failed, v, w)
         elif self.on_failure == "nan":
-            w = _tree.scale(jnp.where(failed, jnp.nan, 1), w)
+            w = algebra.scale(jnp.where(failed, jnp.nan, 1), w)
         elif self.on_failure == "bound":
-            w = _tree.rescale(w, jnp.where(failed, _shortening(w, v, report.residual), 1))
+            w = algebra.rescale(w, jnp.where(failed, _shortening(w, v, report.residual), 1))
         return w
 
 
 def _shortening(w: State, cotangent: State, residual: PerSample) -> PerSample:
     """(batch,) at most 1: what makes residual * ||w|| no longer than the cotangent."""
-    length, unexplained = _tree.norm(cotangent), residual * _tree.norm(w)
+    length, unexplained = algebra.norm(cotangent), residual * algebra.norm(w)
     factor = length / jnp.where(unexplained > length, unexplained, length)
     # a cotangent of zeros has w = 0, and one that is not finite stays so
     return lax.stop_gradient(jnp.where(jnp.isfinite(factor), factor, 1))
@@ -159,7 +159,7 @@ def solve_adjoint_state(
     """Solve w = J^T w + v from a start; differentiable by `implicit` with the same solver."""
 
     def adjoint_map(w: State, v: State) -> State:
-        return _tree.add(transpose(w), v)
+        return algebra.add(transpose(w), v)
 
     start, pure, operands = hoist(adjoint_map, start, (cotangent,))
     again = implicit(solver, tol, max_steps)

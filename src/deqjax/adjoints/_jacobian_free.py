@@ -1,6 +1,6 @@
 """Jacobian-free backpropagation: the cotangent itself is the adjoint state."""
 
-from deqjax._types import PerSample, State
+from deqjax._core.types import PerSample, State
 from deqjax.adjoints._adjoint_state import Transpose, by_adjoint_state, no_steps
 from deqjax.adjoints._pattern import Adjoint, Kept
 

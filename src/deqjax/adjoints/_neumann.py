@@ -4,12 +4,12 @@ import dataclasses
 
 from jax import lax
 
-from deqjax import _tree
-from deqjax._types import PerSample, Scalar, State
+from deqjax._core import algebra
+from deqjax._core.types import PerSample, Scalar, State
+from deqjax._core.validate import check_count
 from deqjax.adjoints._adjoint_state import Transpose, by_adjoint_state, no_steps
 from deqjax.adjoints._clip import check_clip, cut
 from deqjax.adjoints._pattern import Adjoint, Kept
-from deqjax.solvers._validate import check_count
 
 
 def neumann(terms: int = 5, *, clip: Scalar | None = None) -> Adjoint:
@@ -72,7 +72,7 @@ class _Series:
     ) -> tuple[State, PerSample]:
 
         def horner(w: State, _: None) -> tuple[State, None]:
-            return _tree.add(cut(transpose(w), cotangent, kept.controls), cotangent), None
+            return algebra.add(cut(transpose(w), cotangent, kept.controls), cotangent), None
 
         w, _ = lax.scan(horner, cotangent, length=self.steps)
         return w, no_steps(cotangent) + self.steps

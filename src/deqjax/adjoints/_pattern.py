@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deqjax import _tree
-from deqjax._hoist import PureMap
-from deqjax._types import Operands, Scalar, State
+from deqjax._core import algebra
+from deqjax._core.hoist import PureMap
+from deqjax._core.types import Operands, Scalar, State
 from deqjax.adjoints._forward import keep_memory, solve_forward
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution
@@ -95,7 +95,10 @@ class WithBackward:
         """Return the solution, differentiable in the operands."""
         if self.memory is not None:
             solver = functools.partial(keep_memory, solver, self.memory, self.needs)
-        limits = (jnp.asarray(tol, _tree.accumulation_dtype(z0)), jnp.asarray(max_steps, jnp.int32))
+        limits = (
+            jnp.asarray(tol, algebra.accumulation_dtype(z0)),
+            jnp.asarray(max_steps, jnp.int32),
+        )
         return _solve(self.backward, f, z0, operands, solver, limits, self.controls, probe)
 
 
@@ -171,7 +174,7 @@ def at_each_point(
     """
     found = [pull_one(*point) for point in _points(solution, cotangents)]
     gradients, reports = zip(*found, strict=True)
-    return Pulled(jax.tree.map(lambda *g: _tree.total(g), *gradients), _merge(reports))
+    return Pulled(jax.tree.map(lambda *g: algebra.total(g), *gradients), _merge(reports))
 
 
 def _points(solution: Solution, cotangents: Solution) -> Iterator[tuple[State, State]]:

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deqjax import _tree
-from deqjax._sharding import in_mesh_of
-from deqjax._types import Scalar, State
+from deqjax._core import algebra
+from deqjax._core.sharding import in_mesh_of
+from deqjax._core.types import Scalar, State
+from deqjax._core.validate import check_count, check_not_negative
 from deqjax.adjoints._adjoint_state import no_steps
 from deqjax.adjoints._clip import check_clip, cut_gradient
 from deqjax.adjoints._pattern import Adjoint, Continuous, Kept, Pulled, WithBackward, at_each_point
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution, Status
-from deqjax.solvers._validate import check_count, check_not_negative
 
 
 def phantom(steps: int = 5, damping: Scalar = 0.5, *, clip: Scalar | None = None) -> Adjoint:
@@ -87,7 +87,7 @@ class _DampedLoop:
             def damped(h: State, _: None) -> tuple[State, None]:
                 if clip is not None:
                     h = cut_gradient(h, cotangent, clip)
-                return _tree.mix(h, f(h, continuous), damping), None
+                return algebra.mix(h, f(h, continuous), damping), None
 
             return lax.scan(damped, start, length=self.length)[0]
 
@@ -97,7 +97,7 @@ class _DampedLoop:
 
         def pull_one(point: State, cotangent: State) -> tuple[Continuous, BackwardStats]:
             end, gradient = in_mesh_of(point, pull)(point, cotangent)
-            finite = jnp.isfinite(_tree.largest(end)) & jnp.isfinite(_tree.largest(cotangent))
+            finite = jnp.isfinite(algebra.largest(end)) & jnp.isfinite(algebra.largest(cotangent))
             residual = jnp.where(finite, 0.0, jnp.inf)
             status = jnp.where(finite, int(Status.NOT_RUN), int(Status.DIVERGED))
             return gradient, BackwardStats(no_steps(end) + self.length, residual, status)

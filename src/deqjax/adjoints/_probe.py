@@ -5,10 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from deqjax import _tree
-from deqjax._sharding import filled_per_sample, placed_like
-from deqjax._types import PerSample, State
-from deqjax.solvers._summary import summary, table
+from deqjax._core import algebra
+from deqjax._core.sharding import filled_per_sample, placed_like
+from deqjax._core.summary import summary, table
+from deqjax._core.types import PerSample, State
 
 
 class BackwardStats(NamedTuple):
@@ -65,7 +65,7 @@ def backward_probe(batch: int) -> BackwardStats:
 
 def check_probe(probe: BackwardStats | None, z0: State) -> BackwardStats | None:
     """Return the probe where the samples are, or raise if it does not fit the batch."""
-    batch = _tree.batch_size(z0)
+    batch = algebra.batch_size(z0)
     if probe is None:
         return None
     if not isinstance(probe, BackwardStats):

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deqjax import _tree
-from deqjax._manual_axes import vary, varying_axes
-from deqjax._sharding import zeros_like
-from deqjax._types import PerSample, Scalar, State
+from deqjax._core import algebra
+from deqjax._core.coupled import CoupledState, in_full_width, in_width, like
+from deqjax._core.manual_axes import vary, varying_axes
+from deqjax._core.sharding import zeros_like
+from deqjax._core.types import PerSample, Scalar, State
+from deqjax._core.validate import check_not_negative
 from deqjax.adjoints._pattern import Adjoint, Continuous, Kept, Pulled, WithBackward
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution, Status
-from deqjax.solvers._reversible import CoupledState, in_full_width, in_width, like
-from deqjax.solvers._validate import check_not_negative
 
 
 class _Carry(NamedTuple):
@@ -99,7 +99,7 @@ def _undo_all(
 
         def leaf(bar: jax.Array, *shown: jax.Array) -> jax.Array:
             for steps, cotangent in zip(memory.shown, shown, strict=True):
-                hit = _tree.per_sample(steps == number, bar)
+                hit = algebra.per_sample(steps == number, bar)
                 bar = bar + jnp.where(hit, cotangent.astype(bar.dtype), 0)
             return bar
 
@@ -113,19 +113,19 @@ def _undo_all(
         z_bar = inject(c.z_bar, c.number)
 
         f_y, pull = jax.vjp(wide_f, c.y, continuous)
-        z = _tree.select(taken, _undone(c.z, f_y, beta), c.z)
+        z = algebra.select(taken, _undone(c.z, f_y, beta), c.z)
         through_y, of_operands = pull(_scaled(z_bar, beta))
-        y_bar = _tree.add(c.y_bar, _where(taken, through_y))
+        y_bar = algebra.add(c.y_bar, _where(taken, through_y))
         operands = _accumulated(c.operands, of_operands)
 
         f_z, pull = jax.vjp(wide_f, z, continuous)
-        y = _tree.select(taken, _undone(c.y, f_z, beta), c.y)
+        y = algebra.select(taken, _undone(c.y, f_z, beta), c.y)
         through_z, of_operands = pull(_scaled(y_bar, beta))
         return _Carry(
             number=c.number - 1,
             z=z,
             y=y,
-            z_bar=_tree.add(_scaled(z_bar, 1 - beta), _where(taken, through_z)),
+            z_bar=algebra.add(_scaled(z_bar, 1 - beta), _where(taken, through_z)),
             y_bar=_scaled(y_bar, 1 - beta),
             operands=_accumulated(operands, of_operands),
         )
@@ -139,7 +139,7 @@ def _undo_all(
         operands=zeros_like(in_width(continuous)),
     )
     end = lax.while_loop(lambda c: c.number > 0, undo, start)
-    z_bar = _tree.add(inject(end.z_bar, jnp.int32(0)), end.y_bar)
+    z_bar = algebra.add(inject(end.z_bar, jnp.int32(0)), end.y_bar)
     gradient = like(end.operands, continuous)
     return Pulled(gradient, _report(kept, memory, end, z_bar), like(z_bar, kept.z0))
 
@@ -173,7 +173,7 @@ def _scaled(state: State, factor: jax.Array) -> State:
 
 def _where(mask: PerSample, state: State) -> State:
     """Exact zeros in the samples that wait, even where f has no derivative."""
-    return _tree.select(mask, state, zeros_like(state))
+    return algebra.select(mask, state, zeros_like(state))
 
 
 def _accumulated(so_far: Continuous, more: Continuous) -> Continuous:
@@ -182,12 +182,12 @@ def _accumulated(so_far: Continuous, more: Continuous) -> Continuous:
 
 def _report(kept: Kept, memory: CoupledState, end: _Carry, z_bar: State) -> BackwardStats:
     start = in_width(kept.z0)
-    error = _tree.norm(_tree.subtract((end.z, end.y), (start, start)))
-    size = jnp.maximum(_tree.norm(start), _tree.norm(memory.z))
+    error = algebra.norm(algebra.subtract((end.z, end.y), (start, start)))
+    size = jnp.maximum(algebra.norm(start), algebra.norm(memory.z))
     info = jnp.finfo(error.dtype)
     relative = jnp.where(error > 0, error / jnp.maximum(size, info.tiny), error)
     # states far off may be finite when the squares in their norm are not
-    finite = jnp.isfinite(_tree.largest((end.z, end.y, z_bar)))
+    finite = jnp.isfinite(algebra.largest((end.z, end.y, z_bar)))
     residual = jnp.where(finite, jnp.minimum(relative, info.max), jnp.inf)
     status = jnp.where(
         residual <= kept.controls.astype(residual.dtype),

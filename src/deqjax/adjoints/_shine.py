@@ -6,15 +6,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from deqjax import _tree
-from deqjax._types import PerSample, Scalar, State
+from deqjax._core import algebra
+from deqjax._core.low_rank import LowRankInverse
+from deqjax._core.types import PerSample, Scalar, State
+from deqjax._core.validate import check_count, check_not_negative
 from deqjax.adjoints._adjoint_state import ByAdjointState, Transpose, no_steps
 from deqjax.adjoints._implicit import solve_adjoint_state
 from deqjax.adjoints._pattern import Adjoint, Kept, WithBackward
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution, anderson
-from deqjax.solvers._low_rank import LowRankInverse
-from deqjax.solvers._validate import check_count, check_not_negative
 
 
 def shine(
@@ -99,5 +99,5 @@ def _estimate(transpose: Transpose, cotangent: State, kept: Kept) -> tuple[State
     """H^T v, or v where that is not finite."""
     del transpose
     w = kept.solution.memory.transposed.apply(cotangent)
-    finite = jnp.isfinite(_tree.largest(w))
-    return _tree.select(finite, w, cotangent), no_steps(cotangent)
+    finite = jnp.isfinite(algebra.largest(w))
+    return algebra.select(finite, w, cotangent), no_steps(cotangent)

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deqjax import _tree
-from deqjax._hoist import PureMap, last_step
-from deqjax._types import Operands, Scalar, State
+from deqjax._core import algebra
+from deqjax._core.hoist import PureMap, last_step
+from deqjax._core.residual import measure
+from deqjax._core.types import Operands, Scalar, State
+from deqjax._core.validate import check_count, check_not_negative
 from deqjax.adjoints._forward import solve_forward
 from deqjax.adjoints._pattern import Adjoint
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution, Stats, Status
-from deqjax.solvers._residual import measure
-from deqjax.solvers._validate import check_count, check_not_negative
 
 
 def truncated(steps: Scalar, *, most: int | None = None, damping: Scalar = 1.0) -> Adjoint:
@@ -116,7 +116,7 @@ class _Truncated:
         first = last_step(solved)
 
         def take(z: State, index: jax.Array) -> State:
-            return _tree.mix(z, f(z, f.at_step(operands, first + index)), damping)
+            return algebra.mix(z, f(z, f.at_step(operands, first + index)), damping)
 
         def advance(z: State, index: jax.Array) -> tuple[State, None]:
             if isinstance(steps, int):

@@ -3,13 +3,13 @@
 import functools
 from collections.abc import Callable
 
-from deqjax._hoist import PureMap
-from deqjax._types import Operands, Scalar, State
+from deqjax._core.hoist import PureMap
+from deqjax._core.types import Operands, Scalar, State
+from deqjax._core.validate import check_checkpoint
 from deqjax.adjoints._forward import solve_forward
 from deqjax.adjoints._pattern import Adjoint
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution
-from deqjax.solvers._validate import check_checkpoint
 
 
 def unrolled(checkpoint_every: int | None = None) -> Adjoint:

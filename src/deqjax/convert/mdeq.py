@@ -14,9 +14,14 @@ from deqjax.convert._blank import blank
 from deqjax.convert._keys import Ledger
 from deqjax.convert._mdeq_config import check_mdeq_config
 from deqjax.models import MDEQ, MDEQCell, SolverSettings
-from deqjax.models._mdeq_cell import Block, NormedConv
-from deqjax.models._mdeq_head import Bottleneck, ClassificationHead, SegmentationHead
-from deqjax.models._mdeq_stem import MDEQStem
+from deqjax.models.mdeq import (
+    Block,
+    Bottleneck,
+    ClassificationHead,
+    MDEQStem,
+    NormedConv,
+    SegmentationHead,
+)
 from deqjax.nn import ConvBatchNorm, ConvWeight, GroupAffine
 
 

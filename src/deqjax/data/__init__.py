@@ -11,28 +11,28 @@ Images likewise: `load_images` gives the splits of an image data set, `image_tra
 """
 
 from deqjax.data._errors import DataError
-from deqjax.data._evaluation_rows import ImageEvaluationBatch
-from deqjax.data._fingerprint import Fingerprint, fingerprint
-from deqjax.data._image_fingerprint import image_fingerprint
-from deqjax.data._images import IGNORE_LABEL, ImageExample, ImageSet, ImageSource
-from deqjax.data._vocabulary import TextDecoder, Vocabulary
-from deqjax.data._windows import Windows
-from deqjax.data.augmentation import Augmentation
-from deqjax.data.bigram import bits_per_byte, fit_bigram
-from deqjax.data.corpus import CORPORA, Corpus, load_corpus
-from deqjax.data.image_batches import (
+from deqjax.data.images._augmentation import Augmentation
+from deqjax.data.images._evaluation_rows import ImageEvaluationBatch
+from deqjax.data.images._image_batches import (
     ImageBatch,
     image_evaluation_batches,
     image_train_batches,
 )
-from deqjax.data.image_sets import IMAGE_SETS, load_images
-from deqjax.data.streams import (
+from deqjax.data.images._image_fingerprint import image_fingerprint
+from deqjax.data.images._image_sets import IMAGE_SETS, load_images
+from deqjax.data.images._images import IGNORE_LABEL, ImageExample, ImageSet, ImageSource
+from deqjax.data.text._bigram import bits_per_byte, fit_bigram
+from deqjax.data.text._corpus import CORPORA, Corpus, load_corpus
+from deqjax.data.text._fingerprint import Fingerprint, fingerprint
+from deqjax.data.text._streams import (
     EvaluationBatch,
     StreamBatch,
     stream_batches,
     stream_evaluation_batches,
 )
-from deqjax.data.text import evaluation_batches, load_bytes, train_batches
+from deqjax.data.text._text import evaluation_batches, load_bytes, train_batches
+from deqjax.data.text._vocabulary import TextDecoder, Vocabulary
+from deqjax.data.text._windows import Windows
 
 __all__ = [
     "CORPORA",

@@ -10,9 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deqjax import _tree, solvers
+from deqjax import solvers
+from deqjax._core import algebra
+from deqjax._core.residual import residual_norm
+from deqjax._core.types import Map, Scalar, State
+from deqjax._core.validate import check_count, check_map, check_state
 from deqjax._fixed_point import fixed_point
-from deqjax._types import Map, Scalar, State
 from deqjax.adjoints import (
     Adjoint,
     BackwardStats,
@@ -35,8 +38,6 @@ from deqjax.diagnostics._float64_truth import (
 )
 from deqjax.diagnostics._table import aligned
 from deqjax.solvers import Solution, Status, anderson, broyden
-from deqjax.solvers._residual import residual_norm
-from deqjax.solvers._validate import check_count, check_map, check_state
 
 Solver: TypeAlias = Callable[..., Solution]
 
@@ -239,9 +240,9 @@ def _differentiate(
             max_steps=max_steps,
             probe=probe,
         ).value
-        return jnp.sum(_tree.dot(v, z)), z
+        return jnp.sum(algebra.dot(v, z)), z
 
-    (gradient, report), z = gradients(floating, backward_probe(_tree.batch_size(z0)))
+    (gradient, report), z = gradients(floating, backward_probe(algebra.batch_size(z0)))
     return gradient, report, z
 
 

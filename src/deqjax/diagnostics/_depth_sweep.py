@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from deqjax._hoist import hoist
-from deqjax._types import Map, Operands, Scalar, State
+from deqjax._core.hoist import hoist
+from deqjax._core.residual import residual_norm
+from deqjax._core.types import Map, Operands, Scalar, State
+from deqjax._core.validate import check_not_negative, check_state
 from deqjax.diagnostics._table import aligned
 from deqjax.solvers import Solution, Status, anderson
-from deqjax.solvers._residual import residual_norm
-from deqjax.solvers._validate import check_not_negative, check_state
 
 
 class DepthSweep(NamedTuple):

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from deqjax import _tree
-from deqjax._types import Map, Operands, State
+from deqjax._core import algebra
+from deqjax._core.residual import residual_norm
+from deqjax._core.types import Map, Operands, State
 from deqjax.solvers import Solution, anderson
-from deqjax.solvers._residual import residual_norm
 
 # Float64 level: z* is iterated to the first and accepted up to the second. The adjoint state's
 # 1e-8 is an order of magnitude below the rounding of a float32 rule.
@@ -72,13 +72,13 @@ def unrolled_truth(
         @functools.partial(jax.jit, static_argnames="unroll")
         def differentiate(floating: list[Any], unroll: Unroll) -> tuple[list[Any], jax.Array]:
             def product(floating: list[Any], b: State) -> jax.Array:
-                end = unroll(lambda z: _tree.add(f(z, *rebuild(floating)), b))
-                return jnp.sum(_tree.dot(cotangent, end))
+                end = unroll(lambda z: algebra.add(f(z, *rebuild(floating)), b))
+                return jnp.sum(algebra.dot(cotangent, end))
 
             zero = jax.tree.map(jnp.zeros_like, z0)
             gradient, w = jax.grad(product, argnums=(0, 1))(floating, zero)
             _, pull = jax.vjp(lambda z: f(z, *rebuild(floating)), value)
-            return gradient, residual_norm(w, _tree.add(pull(w)[0], cotangent), "relative")
+            return gradient, residual_norm(w, algebra.add(pull(w)[0], cotangent), "relative")
 
         needed = max(1, int(jnp.max(stats.steps)))
         methods = {
@@ -106,7 +106,7 @@ def _damped(start: State, steps: int, f: Callable[[State], State]) -> State:
     length = math.isqrt(steps - 1) + 1
 
     def step(z: State, _: None) -> tuple[State, None]:
-        return _tree.mix(z, f(z), 0.5), None
+        return algebra.mix(z, f(z), 0.5), None
 
     @jax.checkpoint
     def segment(z: State) -> State:

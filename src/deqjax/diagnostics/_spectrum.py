@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deqjax import _tree
-from deqjax._flatten import ravel, unravel
-from deqjax._types import Map, State
-from deqjax.solvers._validate import check_map, check_state
+from deqjax._core import algebra
+from deqjax._core.flatten import ravel, unravel
+from deqjax._core.types import Map, State
+from deqjax._core.validate import check_map, check_state
 
 _MOST = 4096  # features: a dense Jacobian of 128 MiB in float64, and minutes of LAPACK
 
@@ -49,14 +49,14 @@ def jacobian_spectrum(f: Map, z: State, *args: Any) -> np.ndarray:
         )
     z = check_state(z)
     check_map(jax.eval_shape(f, z, *args), z)
-    batch = _tree.batch_size(z)
+    batch = algebra.batch_size(z)
     features = sum(leaf.size for leaf in jax.tree.leaves(z)) // batch
     if features > _MOST:
         raise ValueError(
             f"z has {features} features a sample, and jacobian_spectrum takes at most {_MOST}; use "
             "spectral_radius, which needs no dense Jacobian."
         )
-    dtype = _tree.accumulation_dtype(z)
+    dtype = algebra.accumulation_dtype(z)
 
     @jax.jit
     def columns(z: State, args: Any) -> jax.Array:

@@ -4,18 +4,18 @@ from deqjax.models._equilibrium import Equilibrium, Unrolled
 from deqjax.models._generate import GeneratedToken, generate, reread
 from deqjax.models._image_model import ImageModel, ImagePrediction
 from deqjax.models._language_model import Prediction
-from deqjax.models._mdeq_cell import MDEQCell, MDEQInputs
-from deqjax.models._mdeq_shape import MDEQShape
 from deqjax.models._memory import SegmentMemory
+from deqjax.models._resdeq import ContractiveCell, ResDEQ, ResidualCell
 from deqjax.models._residual_shape import ResidualShape
+from deqjax.models._resnet import ResNet
 from deqjax.models._shape import LanguageShape, TransformerShape
 from deqjax.models._solver_settings import SolverSettings
-from deqjax.models.mdeq import MDEQ
-from deqjax.models.resdeq import ContractiveCell, ResDEQ, ResidualCell
-from deqjax.models.resnet import ResNet
-from deqjax.models.transformer_lm import DEQTransformerLM, TransformerCell
-from deqjax.models.transformer_xl import TransformerXL
-from deqjax.models.trellisnet_lm import DEQTrellisNetLM, TrellisNetCell, TrellisNetState
+from deqjax.models._transformer_lm import DEQTransformerLM, TransformerCell
+from deqjax.models._transformer_xl import TransformerXL
+from deqjax.models._trellisnet_lm import DEQTrellisNetLM, TrellisNetCell, TrellisNetState
+from deqjax.models.mdeq._cell import MDEQCell, MDEQInputs
+from deqjax.models.mdeq._model import MDEQ
+from deqjax.models.mdeq._shape import MDEQShape
 
 LanguageModel = DEQTransformerLM | DEQTrellisNetLM | TransformerXL
 """Any of the models; all map tokens and a memory to a [`Prediction`][deqjax.models.Prediction]."""

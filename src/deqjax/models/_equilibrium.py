@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from deqjax._types import Map, Operands, Scalar, State
+from deqjax._core.types import Map, Operands, Scalar, State
 from deqjax.adjoints import BackwardStats
 from deqjax.nn import DEQ
 from deqjax.solvers import Solution

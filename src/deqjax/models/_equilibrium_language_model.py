@@ -5,7 +5,7 @@ import abc
 import jax
 from flax import nnx
 
-from deqjax._types import Operands, Scalar, State
+from deqjax._core.types import Operands, Scalar, State
 from deqjax.adjoints import BackwardStats
 from deqjax.models._equilibrium import Equilibrium, iterate
 from deqjax.models._language_model import LanguageModelBase, Prediction

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from deqjax._types import State
+from deqjax._core.types import State
+from deqjax._core.validate import check_count, check_not_negative
 from deqjax.models._equilibrium_language_model import EquilibriumLanguageModel
 from deqjax.models._language_model import LanguageModelBase
 from deqjax.models._memory import SegmentMemory
 from deqjax.models._sampling import draw
 from deqjax.models._transformer_layer import TransformerLayer
 from deqjax.solvers import Stats
-from deqjax.solvers._validate import check_count, check_not_negative
 
 _RECENT = 512
 """How many positions back an equilibrium is kept to start from."""

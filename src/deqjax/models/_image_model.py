@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
-from deqjax._types import Scalar
+from deqjax._core.types import Scalar
 from deqjax.adjoints import BackwardStats
 from deqjax.models._equilibrium import Equilibrium, Unrolled
 

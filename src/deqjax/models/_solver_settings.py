@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from deqjax import adjoints, solvers
-from deqjax._types import Operands, State
+from deqjax._core.types import Operands, State
 from deqjax.adjoints import Adjoint
 from deqjax.nn import DEQ
 from deqjax.solvers import Solution

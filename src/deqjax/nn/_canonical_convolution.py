@@ -17,7 +17,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from deqjax._manual_axes import vary, varying_axes
+from deqjax._core.manual_axes import vary, varying_axes
 
 Pair = tuple[int, int]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")

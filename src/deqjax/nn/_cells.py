@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from deqjax._hoist import last_step
-from deqjax._types import Operands, State
+from deqjax._core.hoist import last_step
+from deqjax._core.types import Operands, State
 from deqjax.solvers import Solution
 
 

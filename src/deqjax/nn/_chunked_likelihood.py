@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deqjax._manual_axes import vary, varying_axes
+from deqjax._core.manual_axes import vary, varying_axes
 
 OUTSIDE = -1
 """The column of a token that is not to be counted."""

@@ -6,9 +6,9 @@ from typing import Any, TypeVar, cast
 
 from flax import nnx
 
+from deqjax._core.segments import Segments
+from deqjax._core.types import Map, Operands, Scalar, State
 from deqjax._fixed_point import fixed_point
-from deqjax._segments import Segments
-from deqjax._types import Map, Operands, Scalar, State
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.nn._cells import check_nnx_cell, end_step, start
 from deqjax.nn._freeze import FrozenCell, freeze

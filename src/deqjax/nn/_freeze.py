@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from deqjax._types import Map, Operands, State
+from deqjax._core.types import Map, Operands, State
 from deqjax.nn._cells import first_step
 
 

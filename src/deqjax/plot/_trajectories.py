@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from deqjax._types import State
+from deqjax._core.types import State
 from deqjax.plot._style import finish, line_style, new_figure
 from deqjax.solvers import Solution
 

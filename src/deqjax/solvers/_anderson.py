@@ -6,20 +6,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deqjax import _tree
-from deqjax._sharding import filled_per_sample
-from deqjax._types import Map, PerSample, Scalar, State
-from deqjax.solvers._history import (
+from deqjax._core import algebra
+from deqjax._core.history import (
     empty_columns,
     inner_products,
     store,
     stored,
     subtract_weighted_steps,
 )
+from deqjax._core.sharding import filled_per_sample
+from deqjax._core.solution import Solution
+from deqjax._core.types import Map, PerSample, Scalar, State
+from deqjax._core.validate import check_count, check_not_negative
 from deqjax.solvers._least_squares import solve_normal_equations
 from deqjax.solvers._loop import LoopOptions, Pass, iterate
-from deqjax.solvers._solution import Solution
-from deqjax.solvers._validate import check_count, check_not_negative
 
 # a hundred times the rounding of the Gram matrix
 _RIDGE_OF_FLOAT32 = 1e-5
@@ -94,26 +94,27 @@ def anderson(
     check_count("history", history)
     history = int(history)  # a shape: 6.0 is a count too
     if ridge is None:
-        ridge = 0.0 if _tree.accumulation_dtype(z0) == jnp.float64 else _RIDGE_OF_FLOAT32
+        ridge = 0.0 if algebra.accumulation_dtype(z0) == jnp.float64 else _RIDGE_OF_FLOAT32
     check_not_negative("ridge", ridge)
 
     count = history + 1
 
     def init(z: State) -> _History:
-        empty, dtype = empty_columns(z, count), _tree.accumulation_dtype(z)
+        empty, dtype = empty_columns(z, count), algebra.accumulation_dtype(z)
         gram = filled_per_sample(z, jnp.zeros((history, history)), dtype)
         return _History(empty, empty, gram, filled_per_sample(z, 1, dtype))
 
     def step(memory: _History, z: State, fz: State, seen: Pass) -> tuple[State, _History]:
         index = seen.number
         newest, previous = index % count, (index - 1) % count
-        factor = jnp.where(index == 0, 1 / _tree.power_of_two(seen.change), memory.factor)
-        damped_now = _tree.mix(z, fz, damping)
-        residuals = store(memory.residuals, _tree.rescale(_tree.subtract(fz, z), factor), newest)
+        factor = jnp.where(index == 0, 1 / algebra.power_of_two(seen.change), memory.factor)
+        damped_now = algebra.mix(z, fz, damping)
+        scaled = algebra.rescale(algebra.subtract(fz, z), factor)
+        residuals = store(memory.residuals, scaled, newest)
         damped = store(memory.damped, damped_now, newest)
         # read back from the rings: a second use of f(z) - z would keep XLA from updating in place
         residual = stored(residuals, newest)
-        latest_step = _tree.subtract(residual, stored(residuals, previous))
+        latest_step = algebra.subtract(residual, stored(residuals, previous))
         used = (jnp.arange(history, dtype=index.dtype) < index)[None]
 
         def differences(products: jax.Array) -> jax.Array:

@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deqjax import _tree
-from deqjax._sharding import filled_per_sample, zeros_like
-from deqjax._types import Map, PerSample, Scalar, State
+from deqjax._core import algebra
+from deqjax._core.history import inner_products
+from deqjax._core.low_rank import LowRankInverse, identity_inverse, invert, store_each
+from deqjax._core.residual import measure
+from deqjax._core.sharding import filled_per_sample, zeros_like
+from deqjax._core.solution import Solution
+from deqjax._core.types import Map, PerSample, Scalar, State
+from deqjax._core.validate import check_count
 from deqjax.solvers._forgiving import measure_forgiving, report_truly
-from deqjax.solvers._history import inner_products
 from deqjax.solvers._loop import LoopOptions, Pass, iterate
-from deqjax.solvers._low_rank import LowRankInverse, identity_inverse, invert, store_each
-from deqjax.solvers._residual import measure
-from deqjax.solvers._solution import Solution
-from deqjax.solvers._validate import check_count
 
 # a step of length t has to shrink ||g|| by the factor 1 - 1e-4 t (Kelley 2003, section 1.6)
 _SUFFICIENT_DECREASE = 1e-4
@@ -140,15 +140,15 @@ def broyden(
     def advance(memory: _Memory, z: State, fz: State, size: PerSample) -> tuple[State, _Memory]:
         """Learn from the step that led from the base to z, and step from there."""
         estimate = _learn(
-            memory.estimate, _tree.subtract(z, memory.base), _tree.subtract(fz, memory.image)
+            memory.estimate, algebra.subtract(z, memory.base), algebra.subtract(fz, memory.image)
         )
         memory = memory._replace(base=z, image=fz, size=size, estimate=estimate)
         return propose(memory), memory
 
     def propose(memory: _Memory) -> State:
-        residual = _tree.subtract(memory.image, memory.base)
-        newton = _tree.add(memory.base, memory.estimate.inverse.apply(residual))
-        return _tree.mix(memory.base, newton, damping)
+        residual = algebra.subtract(memory.image, memory.base)
+        newton = algebra.add(memory.base, memory.estimate.inverse.apply(residual))
+        return algebra.mix(memory.base, newton, damping)
 
     def watch(
         memory: _Memory, before: _Best, z: State, fz: State, seen: Pass
@@ -156,14 +156,14 @@ def broyden(
         """Step on, or from the best iterate where the residual has grown beyond it."""
         ran_away = seen.change > _GROWTH * before.size
         better = seen.change <= before.size
-        best = _tree.select(better, _Best(z, fz, seen.change), before)
+        best = algebra.select(better, _Best(z, fz, seen.change), before)
         # the way from the best iterate to the runaway is the only pair that is kept
-        start = _tree.select(ran_away, (best.z, best.image), (memory.base, memory.image))
+        start = algebra.select(ran_away, (best.z, best.image), (memory.base, memory.image))
         estimate = _learn(
             _forget(memory.estimate, ran_away),
-            *(_tree.subtract(now, then) for now, then in zip((z, fz), start, strict=True)),
+            *(algebra.subtract(now, then) for now, then in zip((z, fz), start, strict=True)),
         )
-        base, image = _tree.select(ran_away, (best.z, best.image), (z, fz))
+        base, image = algebra.select(ran_away, (best.z, best.image), (z, fz))
         memory = memory._replace(base=base, image=image, best=best, estimate=estimate)
         return propose(memory), memory
 
@@ -175,11 +175,11 @@ def broyden(
         # a sample that stops here keeps its z: rejected, it would go on backtracking on the spot
         accepted |= ~seen.goes_on
         # where rejected, a step of zero from the base teaches nothing
-        start, image = _tree.select(accepted, (z, fz), (memory.base, memory.image))
+        start, image = algebra.select(accepted, (z, fz), (memory.base, memory.image))
         proposal, advanced = advance(memory, start, image, jnp.where(accepted, seen.change, size))
-        halved = _tree.mix(memory.base, z, 0.5)
+        halved = algebra.mix(memory.base, z, 0.5)
         backtracks = jnp.where(accepted, 0, memory.backtracks + 1)
-        return _tree.select(accepted, proposal, halved), advanced._replace(backtracks=backtracks)
+        return algebra.select(accepted, proposal, halved), advanced._replace(backtracks=backtracks)
 
     def step(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
         if memory.best is None:
@@ -207,8 +207,8 @@ def _learn(estimate: _Estimate, step: State, image_step: State) -> _Estimate:
     rank = matrix.shape[1]
     slot = pairs % rank
     image_step = _shortened(image_step, step, inverse.scale)
-    change = _tree.subtract(step, image_step)
-    length, size = lax.stop_gradient((_tree.norm(step), _tree.norm(change)))
+    change = algebra.subtract(step, image_step)
+    length, size = lax.stop_gradient((algebra.norm(step), algebra.norm(change)))
     threshold = 4 * rank * jnp.finfo(matrix.dtype).eps
     # finite, and not a zero step or one along which f moves just as z does
     sound = (size > threshold * length) & jnp.isfinite(size) & (length > 0)
@@ -221,7 +221,7 @@ def _learn(estimate: _Estimate, step: State, image_step: State) -> _Estimate:
     here, filled = slot[:, None] == slots, slots < pairs[:, None]  # (batch, rank)
     row = jnp.where(filled, -inner_products(inverse.left, step), 0)
     column = jnp.where(filled, inner_products(inverse.right, change), 0)
-    column = jnp.where(here, _tree.dot(step, change)[:, None], column)
+    column = jnp.where(here, algebra.dot(step, change)[:, None], column)
     candidate = jnp.where(here[:, :, None], row[:, None, :], matrix)
     candidate = jnp.where(here[:, None, :], column[:, :, None], candidate)
 
@@ -231,10 +231,10 @@ def _learn(estimate: _Estimate, step: State, image_step: State) -> _Estimate:
     # M's pivots are Broyden's denominators s^T H y, if taken in the order of the pairs' age
     sound &= pivot > threshold
     return _Estimate(
-        _tree.select(sound, candidate, matrix),
+        algebra.select(sound, candidate, matrix),
         LowRankInverse(
             left=store_each(inverse.left, image_step, slot, sound),
-            middle=_tree.select(sound, middle, inverse.middle),
+            middle=algebra.select(sound, middle, inverse.middle),
             right=store_each(inverse.right, step, slot, sound),
             scale=inverse.scale,
         ),
@@ -247,9 +247,9 @@ def _forget(estimate: _Estimate, where: PerSample) -> _Estimate:
     matrix, inverse, pairs = estimate
     identity = jnp.eye(matrix.shape[1], dtype=matrix.dtype)[None]
     return _Estimate(
-        _tree.select(where, identity, matrix),
+        algebra.select(where, identity, matrix),
         inverse._replace(
-            middle=_tree.select(where, zeros_like(inverse.middle), inverse.middle),
+            middle=algebra.select(where, zeros_like(inverse.middle), inverse.middle),
             scale=jnp.where(where, _SHORTER * inverse.scale, inverse.scale),
         ),
         jnp.where(where, 0, pairs),
@@ -260,7 +260,7 @@ def _shortened(image_step: State, step: State, scale: PerSample) -> State:
     """The change of z + c (f(z) - z), whose Broyden estimate starts at I where that of f is c I."""
 
     def leaf(changed: jax.Array, moved: jax.Array) -> jax.Array:
-        share = _tree.per_sample(scale, moved).astype(moved.dtype)
+        share = algebra.per_sample(scale, moved).astype(moved.dtype)
         # c = 1 leaves it as it is, bit for bit
         return share * changed + (1 - share) * moved
 
@@ -270,5 +270,5 @@ def _shortened(image_step: State, step: State, scale: PerSample) -> State:
 def _divide(state: State, lengths: PerSample) -> State:
     """Each sample by its length, formed wide: 1 / length may be beyond float16."""
     return jax.tree.map(
-        lambda x: (x.astype(lengths.dtype) / _tree.per_sample(lengths, x)).astype(x.dtype), state
+        lambda x: (x.astype(lengths.dtype) / algebra.per_sample(lengths, x)).astype(x.dtype), state
     )

@@ -7,17 +7,17 @@ so it is told a huge residual instead; where it knows no way back it proposes Na
 import jax
 import jax.numpy as jnp
 
-from deqjax import _tree
-from deqjax._types import State
-from deqjax.solvers._residual import Measured, Norm, Stop, measure
-from deqjax.solvers._solution import Stats, Status
+from deqjax._core import algebra
+from deqjax._core.residual import Measured, Norm, Stop, measure
+from deqjax._core.solution import Stats, Status
+from deqjax._core.types import State
 
 
 def measure_forgiving(z: State, fz: State, stop: Stop, norm: Norm) -> Measured:
     """What the loop measures; the largest number where that is not finite at a z without NaN."""
     seen = measure(z, fz, stop, norm)
     most = largest_number(seen.residual)
-    rejected = ~jnp.isfinite(seen.residual) & ~jnp.isnan(_tree.largest(z))
+    rejected = ~jnp.isfinite(seen.residual) & ~jnp.isnan(algebra.largest(z))
     return Measured(*(jnp.where(rejected, most, jnp.minimum(x, most / 2)) for x in seen))
 
 

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deqjax import _tree
-from deqjax._sharding import filled_per_sample
-from deqjax._types import Map, PerSample, Scalar, State
+from deqjax._core import algebra
+from deqjax._core.sharding import filled_per_sample
+from deqjax._core.solution import Solution
+from deqjax._core.types import Map, PerSample, Scalar, State
+from deqjax._core.validate import check_count
 from deqjax.solvers._krylov import solve_linear
 from deqjax.solvers._loop import LoopOptions, Pass, by_number, iterate
-from deqjax.solvers._solution import Solution
-from deqjax.solvers._validate import check_count
 
 # a cycle's length where nobody says: all steps, if they are known and not too many to keep
 _UNKNOWN, _MOST = 30, 100
@@ -98,11 +98,11 @@ def gmres(
         return _Spent(filled_per_sample(z, 0, jnp.int32), jnp.int32(0))
 
     def step(memory: _Spent, z: State, fz: State, seen: Pass) -> tuple[State, _Spent]:
-        right, length = _tree.subtract(fz, z), seen.change
+        right, length = algebra.subtract(fz, z), seen.change
         goal = jnp.asarray(tol, length.dtype)
         _, jacobian = jax.linearize(lambda z: numbered_f(z, seen.number), z)
         found = solve_linear(
-            lambda v: _tree.subtract(v, jacobian(v)),
+            lambda v: algebra.subtract(v, jacobian(v)),
             right,
             tol=goal if stop == "relative" else goal / jnp.where(length > 0, length, 1),
             limit=jnp.where(seen.goes_on, most - memory.sample, 0),
@@ -111,7 +111,7 @@ def gmres(
             axis_name=options.get("axis_name"),
         )
         spent = _Spent(memory.sample + found.steps, memory.batch + found.products)
-        return _tree.add(z, found.value), spent
+        return algebra.add(z, found.value), spent
 
     solution, spent = iterate(f, z0, init=init, step=step, tol=tol, max_steps=cycles, **options)
     evaluations = solution.stats.evaluations + spent.batch

@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deqjax import _tree
-from deqjax._flatten import ravel, unravel
-from deqjax._manual_axes import vary, varying_axes
-from deqjax._sharding import explicit_sharding
-from deqjax._types import Map, PerSample, Scalar, State
-from deqjax.solvers._residual import Measured, measure
-from deqjax.solvers._solution import Solution, Stats, Status
-from deqjax.solvers._validate import check_problem
+from deqjax._core import algebra
+from deqjax._core.flatten import ravel, unravel
+from deqjax._core.manual_axes import vary, varying_axes
+from deqjax._core.residual import Measured, measure
+from deqjax._core.sharding import explicit_sharding
+from deqjax._core.solution import Solution, Stats, Status
+from deqjax._core.types import Map, PerSample, Scalar, State
+from deqjax._core.validate import check_problem
 
 _RUNNING = int(Status.NOT_RUN)
 
@@ -135,7 +135,7 @@ def jaxopt(
         raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
     chosen = _METHODS[method]
     solver = _build(chosen, _observable(f, z0, root=method == "broyden"), method, jaxopt_options)
-    tol = jnp.asarray(tol, _tree.accumulation_dtype(z0))
+    tol = jnp.asarray(tol, algebra.accumulation_dtype(z0))
     # the start is the first point measured; all but one method need an update for that
     limit = jnp.asarray(max_steps, jnp.int32) + int(not chosen.measures_start)
 
@@ -222,8 +222,8 @@ def _settled(state: Any) -> Any:
 
 
 def _empty_record(z0: State) -> _Record:
-    zeros = jnp.zeros((_tree.batch_size(z0),), jnp.int32)
-    unmeasured = jnp.full_like(zeros, jnp.inf, _tree.accumulation_dtype(z0))
+    zeros = jnp.zeros((algebra.batch_size(z0),), jnp.int32)
+    unmeasured = jnp.full_like(zeros, jnp.inf, algebra.accumulation_dtype(z0))
     return _Record(z0, Measured(unmeasured, unmeasured), zeros, zeros + _RUNNING)
 
 
@@ -237,8 +237,8 @@ def _measure(record: _Record, pair: Pair, taken: jax.Array, tol: jax.Array) -> _
     better = active & finite & (seen.change < record.measured.change) | converged
     status = jnp.where(active & ~finite, Status.DIVERGED, record.status)
     return _Record(
-        value=_tree.select(better, z, record.value),
-        measured=_tree.select(better, seen, record.measured),
+        value=algebra.select(better, z, record.value),
+        measured=algebra.select(better, seen, record.measured),
         steps=jnp.where(active, taken, record.steps),
         status=jnp.where(converged, Status.CONVERGED, status),
     )

@@ -14,17 +14,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deqjax import _tree
-from deqjax._manual_axes import vary, varying_axes
-from deqjax._sharding import filled_per_sample, zeros_like
-from deqjax._types import PerSample, Scalar, State
-from deqjax.solvers._history import (
+from deqjax._core import algebra
+from deqjax._core.history import (
     empty_columns,
     inner_products,
     store,
     stored,
     subtract_weighted,
 )
+from deqjax._core.manual_axes import vary, varying_axes
+from deqjax._core.sharding import filled_per_sample, zeros_like
+from deqjax._core.types import PerSample, Scalar, State
 
 
 class LinearSolution(NamedTuple):
@@ -90,10 +90,10 @@ def solve_linear(
             the updated iterate.
         axis_name: mapped axis over which replicas stop together; needed if A has collectives.
     """
-    dtype = _tree.accumulation_dtype(right)
+    dtype = algebra.accumulation_dtype(right)
     eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(right))
     tol, limit = jnp.asarray(tol, dtype), jnp.asarray(limit, jnp.int32)
-    length = _tree.norm(right)
+    length = algebra.norm(right)
     solvable = (length > 0) & jnp.isfinite(length) & (limit > 0)
     length = jnp.where(solvable, length, 1)
     rows = jnp.arange(size + 1, dtype=jnp.int32)[None]
@@ -104,7 +104,7 @@ def solve_linear(
             return residual <= tol
         # ||near + x|| by coordinates: the columns of V are orthonormal
         along = 2 * length * _dot(overlap, weights) + length**2 * _dot(weights, weights)
-        updated = jnp.sqrt(jnp.maximum(_tree.dot(near, near) + along, 0))
+        updated = jnp.sqrt(jnp.maximum(algebra.dot(near, near) + along, 0))
         # f of the updated iterate is shorter than it by at most the residual
         return length * residual * (1 + tol) <= tol * updated
 
@@ -113,7 +113,7 @@ def solve_linear(
         newest = _like(right, stored(carry.basis, k))
         image = product(newest)
         inside, rest = _orthogonalize(image, carry.basis)
-        height, rounding = _tree.norm(rest), 4 * eps * _tree.norm(image)
+        height, rounding = algebra.norm(rest), 4 * eps * algebra.norm(image)
         # what is left of a vector inside the space is rounding, and spans nothing
         exhausted = height <= rounding
         height = jnp.where(exhausted, 0, height)
@@ -133,7 +133,7 @@ def solve_linear(
 
         overlap = carry.overlap
         if near is not None:
-            overlap = jnp.where(columns == k, _tree.dot(newest, near)[:, None], overlap)
+            overlap = jnp.where(columns == k, algebra.dot(newest, near)[:, None], overlap)
         steps = carry.steps + carry.active.astype(jnp.int32)
         active = good & ~exhausted & ~enough(residual, weights, overlap)
         active &= (steps < limit) & (k + 1 < size)
@@ -230,8 +230,8 @@ def _normalized(vector: State, length: PerSample, mask: PerSample) -> State:
     """The vector over its length, zero outside the mask."""
 
     def leaf(x: jax.Array) -> jax.Array:
-        keep = _tree.per_sample(mask, x)
-        scaled = x.astype(length.dtype) / _tree.per_sample(jnp.where(mask, length, 1), x)
+        keep = algebra.per_sample(mask, x)
+        scaled = x.astype(length.dtype) / algebra.per_sample(jnp.where(mask, length, 1), x)
         return jnp.where(keep, scaled, 0).astype(x.dtype)
 
     return jax.tree.map(leaf, vector)

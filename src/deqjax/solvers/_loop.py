@@ -17,14 +17,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from deqjax import _tree
-from deqjax._manual_axes import vary, varying_axes
-from deqjax._sharding import filled_like, filled_per_sample, repeated, written
-from deqjax._types import PerSample, Scalar, State
-from deqjax.solvers._forgiving import measure_forgiving
-from deqjax.solvers._residual import Measured, Norm, Stop, measure
-from deqjax.solvers._solution import Solution, Stats, Status
-from deqjax.solvers._validate import (
+from deqjax._core import algebra
+from deqjax._core.manual_axes import vary, varying_axes
+from deqjax._core.residual import Measured, Norm, Stop, measure
+from deqjax._core.sharding import filled_like, filled_per_sample, repeated, written
+from deqjax._core.solution import Solution, Stats, Status
+from deqjax._core.types import PerSample, Scalar, State
+from deqjax._core.validate import (
     check_checkpoint,
     check_options,
     check_problem,
@@ -32,6 +31,7 @@ from deqjax.solvers._validate import (
     check_trajectory,
     static_steps,
 )
+from deqjax.solvers._forgiving import measure_forgiving
 
 Memory = TypeVar("Memory")
 Returns: TypeAlias = Literal["best", "last"]
@@ -141,7 +141,7 @@ def iterate(
     check_returns(returns, rejects=measure is measure_forgiving)
     check_trajectory(trajectory)
     check_checkpoint(checkpoint_every, differentiable)
-    dtype = _tree.accumulation_dtype(z0)
+    dtype = algebra.accumulation_dtype(z0)
     tol = jnp.asarray(tol, dtype)
     limit, least = jnp.asarray(max_steps, jnp.int32), jnp.asarray(min_steps, jnp.int32)
 
@@ -170,18 +170,18 @@ def iterate(
             rows = written(rows, row, carry.taken, axis=0)
         chosen = carry.trajectory
         if chosen is not None:
-            good = _tree.select(status == int(Status.DIVERGED), carry.best, carry.z)
+            good = algebra.select(status == int(Status.DIVERGED), carry.best, carry.z)
             chosen = _record(chosen, good, carry.taken, trajectory)
-        best = _tree.select(better, carry.z, carry.best)
+        best = algebra.select(better, carry.z, carry.best)
         return _Carry(
             taken=carry.taken + 1,
             running=running,
             # a sample that stops stays at its best; this also orders the last read of z before its
             # update, which then needs no copy
-            z=_tree.select(goes_on, proposal, best),
+            z=algebra.select(goes_on, proposal, best),
             memory=memory,
             best=best,
-            measured=_tree.select(better, seen, carry.measured),
+            measured=algebra.select(better, seen, carry.measured),
             steps=carry.steps + goes_on.astype(jnp.int32),
             status=status,
             trace=rows,

@@ -7,14 +7,14 @@ from typing import NamedTuple, Unpack
 import jax
 import jax.numpy as jnp
 
-from deqjax import _tree
-from deqjax._sharding import filled_per_sample, zeros_like
-from deqjax._types import Map, PerSample, Scalar, State
+from deqjax._core import algebra
+from deqjax._core.sharding import filled_per_sample, zeros_like
+from deqjax._core.solution import Solution
+from deqjax._core.types import Map, PerSample, Scalar, State
+from deqjax._core.validate import check_count, check_not_negative
 from deqjax.solvers._forgiving import largest_number, measure_forgiving, report_truly
 from deqjax.solvers._krylov import LinearSolution, solve_linear
 from deqjax.solvers._loop import LoopOptions, Pass, by_number, iterate
-from deqjax.solvers._solution import Solution
-from deqjax.solvers._validate import check_count, check_not_negative
 
 # the share of the predicted decrease of ||g|| that a step must keep (Kelley 1995, section 8.1)
 _SUFFICIENT = 1e-4
@@ -118,7 +118,7 @@ def newton_krylov(
 
     def init(z: State) -> _Search:
         zeros, none = zeros_like(z), filled_per_sample(z, 0, jnp.int32)
-        filled = partial(filled_per_sample, z, dtype=_tree.accumulation_dtype(z))
+        filled = partial(filled_per_sample, z, dtype=algebra.accumulation_dtype(z))
         return _Search(
             base=z,
             residual=zeros,
@@ -133,14 +133,14 @@ def newton_krylov(
         )
 
     def step(memory: _Search, z: State, fz: State, seen: Pass) -> tuple[State, _Search]:
-        residual = _tree.subtract(fz, z)
+        residual = algebra.subtract(fz, z)
         goal = jnp.asarray(tol, seen.residual.dtype)
         accepted, memory = _judge(memory, z, residual, seen, goal, inner_tol)
         # no direction for a sample that has stopped, nor on the last pass, which takes no step
         wanted = accepted & (memory.damped == 0) & seen.goes_on
         _, jacobian = jax.linearize(lambda z: numbered_f(z, seen.number), z)
         found = solve_linear(
-            lambda v: _tree.subtract(v, jacobian(v)),
+            lambda v: algebra.subtract(v, jacobian(v)),
             residual,
             tol=memory.forcing,
             limit=jnp.where(wanted, size, 0),
@@ -148,7 +148,7 @@ def newton_krylov(
             axis_name=options.get("axis_name"),
         )
         memory = _aim(memory, accepted, wanted, found, backtracks, damping)
-        proposal = _tree.add(memory.base, _tree.scale(memory.length, memory.direction))
+        proposal = algebra.add(memory.base, algebra.scale(memory.length, memory.direction))
         # a start where f is not finite leaves no point to go back to
         return _spoil(jnp.isinf(memory.norm), proposal), memory
 
@@ -188,8 +188,8 @@ def _judge(
     accepted = (norm < largest_number(norm)) & (decreased | damped)
     forcing = _forcing(memory, norm, seen.residual, goal, jnp.asarray(inner_tol, norm.dtype))
     return accepted, memory._replace(
-        base=_tree.select(accepted, z, memory.base),
-        residual=_tree.select(accepted, residual, memory.residual),
+        base=algebra.select(accepted, z, memory.base),
+        residual=algebra.select(accepted, residual, memory.residual),
         norm=jnp.where(accepted, norm, memory.norm),
         forcing=jnp.where(accepted, forcing, memory.forcing),
         damped=memory.damped - (accepted & damped).astype(jnp.int32),
@@ -206,15 +206,15 @@ def _aim(
 ) -> _Search:
     """The search with direction and length of the next trial point."""
     # a direction that could not decrease ||g|| enough at any length
-    weak = (found.residual >= 1 - 2 * _SUFFICIENT) | ~jnp.isfinite(_tree.largest(found.value))
+    weak = (found.residual >= 1 - 2 * _SUFFICIENT) | ~jnp.isfinite(algebra.largest(found.value))
     used_up = memory.halvings >= jnp.asarray(backtracks, jnp.int32)
     failed = (wanted & weak) | (~accepted & used_up & (memory.damped == 0))
     left = jnp.where(failed, memory.patience, memory.damped)
-    direction = _tree.select(accepted, found.value, memory.direction)
+    direction = algebra.select(accepted, found.value, memory.direction)
     fresh = accepted | failed
     whole = jnp.where(left > 0, jnp.asarray(damping, memory.length.dtype), 1)
     return memory._replace(
-        direction=_tree.select(left > 0, memory.residual, direction),
+        direction=algebra.select(left > 0, memory.residual, direction),
         length=jnp.where(fresh, whole, memory.length / 2),
         halvings=jnp.where(fresh, 0, memory.halvings + 1),
         damped=left,
@@ -238,4 +238,4 @@ def _forcing(
 
 
 def _spoil(mask: PerSample, z: State) -> State:
-    return jax.tree.map(lambda x: jnp.where(_tree.per_sample(mask, x), jnp.nan, x), z)
+    return jax.tree.map(lambda x: jnp.where(algebra.per_sample(mask, x), jnp.nan, x), z)

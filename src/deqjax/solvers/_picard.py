@@ -2,10 +2,10 @@
 
 from typing import Unpack
 
-from deqjax import _tree
-from deqjax._types import Map, Scalar, State
+from deqjax._core import algebra
+from deqjax._core.solution import Solution
+from deqjax._core.types import Map, Scalar, State
 from deqjax.solvers._loop import LoopOptions, Pass, iterate
-from deqjax.solvers._solution import Solution
 
 
 def picard(
@@ -49,7 +49,7 @@ def picard(
 
     def step(memory: None, z: State, fz: State, seen: Pass) -> tuple[State, None]:
         del seen
-        return _tree.mix(z, fz, damping), memory
+        return algebra.mix(z, fz, damping), memory
 
     solution, _ = iterate(
         f, z0, init=lambda z: None, step=step, tol=tol, max_steps=max_steps, **options

@@ -1,6 +1,5 @@
 """The coupled iteration of reversible DEQs: every step can be undone."""
 
-from collections.abc import Callable
 from typing import NamedTuple, Unpack
 
 import jax
@@ -8,35 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from deqjax import _tree
-from deqjax._sharding import filled_per_sample
-from deqjax._types import Map, PerSample, Scalar, State
+from deqjax._core import algebra
+from deqjax._core.coupled import CoupledState, in_full_width, in_width, like
+from deqjax._core.residual import Measured, Norm, Stop, measure
+from deqjax._core.sharding import filled_per_sample
+from deqjax._core.solution import Solution
+from deqjax._core.types import Map, PerSample, Scalar, State
+from deqjax._core.validate import check_not_negative, check_problem
 from deqjax.solvers._loop import LoopOptions, Pass, iterate
-from deqjax.solvers._residual import Measured, Norm, Stop, measure
-from deqjax.solvers._solution import Solution
-from deqjax.solvers._validate import check_not_negative, check_problem
-
-
-class CoupledState(NamedTuple):
-    """Where undoing a reversible solve starts, and which of its iterates the solution shows.
-
-    Attributes:
-        z: iterate of each sample, in at least float32; the returned one, or with a trajectory the
-            last one at which f was finite.
-        y: its partner, like z.
-        step: (batch,) int32, updates that led to the pair.
-        shown: (1 + rows, batch) int32, step of the returned iterate, then of each row of the
-            trajectory.
-        longest: () int32, the largest ``step``; of all replicas, where ``axis_name`` joins them.
-        damping: () the relaxation beta.
-    """
-
-    z: State
-    y: State
-    step: PerSample
-    shown: jax.Array
-    longest: jax.Array
-    damping: jax.Array
 
 
 class _Pair(NamedTuple):
@@ -138,9 +116,9 @@ def reversible(
         if last is not None:
             # a sample that has stopped is back at its best iterate, which may be older
             newer = jnp.isfinite(seen.residual) & (pair.age > last.age)
-            last = _tree.select(newer, pair, last)
-        y = _tree.mix(pair.y, image.z, damping)
-        z = _tree.mix(pair.z, wide_f(y), damping)
+            last = algebra.select(newer, pair, last)
+        y = algebra.mix(pair.y, image.z, damping)
+        z = algebra.mix(pair.z, wide_f(y), damping)
         return _Pair(z, y, pair.age + 1), last
 
     start = in_width(z0)
@@ -163,7 +141,7 @@ def reversible(
         longest, axis_name = jnp.max(count), options.get("axis_name")
         if axis_name is not None:
             longest = lax.pmax(longest, axis_name)
-        beta = jnp.asarray(damping, _tree.accumulation_dtype(z0))
+        beta = jnp.asarray(damping, algebra.accumulation_dtype(z0))
         memory = CoupledState(end.z, end.y, count, shown, longest, beta)
     return Solution(
         like(best.z, z0),
@@ -171,21 +149,6 @@ def reversible(
         None if rows is None else like(rows.z, z0),
         memory,
     )
-
-
-def in_full_width(f: Callable[..., State], z0: State) -> Callable[..., State]:
-    """F on states of at least float32, evaluated in the dtypes of z0."""
-    return lambda z, *args: in_width(f(like(z, z0), *args))
-
-
-def in_width(z: State) -> State:
-    """Cast each leaf to at least float32."""
-    return jax.tree.map(lambda x: x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x, z)
-
-
-def like(z: State, z0: State) -> State:
-    """Cast each leaf to its dtype in z0."""
-    return jax.tree.map(lambda x, x0: x.astype(x0.dtype), z, z0)
 
 
 def _check_damping(damping: Scalar) -> None:

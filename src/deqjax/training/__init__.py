@@ -1,9 +1,7 @@
 """Training: typed configs, the pmapped step, the loop, and what a run leaves behind."""
 
-from deqjax.training.adopt import adopt_model
-from deqjax.training.checkpoint import Checkpoints
-from deqjax.training.compilation import keep_compiled_programs
-from deqjax.training.config import (
+from deqjax.training._adopt import adopt_model
+from deqjax.training._config import (
     ConfigError,
     EvaluationConfig,
     GuardConfig,
@@ -12,21 +10,24 @@ from deqjax.training.config import (
     RunConfig,
     StepLimitConfig,
 )
-from deqjax.training.damage import DamagedCheckpointError
-from deqjax.training.depths import DepthScore, sweep_depths
-from deqjax.training.finished import evaluate_run, generate_text, load_run
-from deqjax.training.language_config import DataConfig, ModelConfig, TrainConfig
-from deqjax.training.launch import Outcome, train
-from deqjax.training.loop import DivergenceError
-from deqjax.training.metrics import MetricsError, read_metrics
-from deqjax.training.overlays import write_overlays
-from deqjax.training.parallel import ReplicaError
-from deqjax.training.peers import ClusterOptions, PeerError, Peers, join
-from deqjax.training.picture import save_run_picture
-from deqjax.training.run import Run
-from deqjax.training.stored_state import CheckpointError
-from deqjax.training.vision_config import ImageDataConfig, ImageModelConfig, VisionConfig
-from deqjax.training.workdir import Workdir, WorkdirError
+from deqjax.training._depths import DepthScore, sweep_depths
+from deqjax.training._experiments import ExperimentError, load_experiment
+from deqjax.training._finished import evaluate_run, generate_text, load_run
+from deqjax.training._language_config import DataConfig, ModelConfig, TrainConfig
+from deqjax.training._launch import Outcome, train
+from deqjax.training._loop import DivergenceError
+from deqjax.training._overlays import write_overlays
+from deqjax.training._run import Run
+from deqjax.training._vision_config import ImageDataConfig, ImageModelConfig, VisionConfig
+from deqjax.training._workdir import Workdir, WorkdirError, newest_run, next_free
+from deqjax.training.checkpoints._checkpoints import Checkpoints
+from deqjax.training.checkpoints._damage import DamagedCheckpointError
+from deqjax.training.checkpoints._stored_state import CheckpointError
+from deqjax.training.devices._compilation import keep_compiled_programs
+from deqjax.training.devices._parallel import ReplicaError
+from deqjax.training.devices._peers import ClusterOptions, PeerError, Peers, join
+from deqjax.training.records._metrics import MetricsError, read_metrics
+from deqjax.training.report._picture import save_run_picture
 
 __all__ = [
     "CheckpointError",
@@ -38,6 +39,7 @@ __all__ = [
     "DepthScore",
     "DivergenceError",
     "EvaluationConfig",
+    "ExperimentError",
     "GuardConfig",
     "ImageDataConfig",
     "ImageModelConfig",
@@ -61,7 +63,10 @@ __all__ = [
     "generate_text",
     "join",
     "keep_compiled_programs",
+    "load_experiment",
     "load_run",
+    "newest_run",
+    "next_free",
     "read_metrics",
     "save_run_picture",
     "sweep_depths",

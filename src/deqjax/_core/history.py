@@ -1,0 +1,80 @@
+"""Histories of states, leaves (batch, count, features), and their algebra."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from deqjax._core import algebra
+from deqjax._core.sharding import filled_like, repeated, summed_over_features
+from deqjax._core.types import State
+
+
+def empty_columns(z: State, count: int) -> State:
+    """Zeros for ``count`` states like z."""
+
+    def zeros(leaf: jax.Array) -> jax.Array:
+        return repeated(filled_like(algebra.flat(leaf), 0), count, axis=1)
+
+    return jax.tree.map(zeros, z)
+
+
+def store(columns: State, column: State, slot: jax.Array) -> State:
+    """Write a state to one slot of all samples."""
+    return jax.tree.map(
+        lambda c, x: lax.dynamic_update_index_in_dim(c, algebra.flat(x), slot, axis=1),
+        columns,
+        column,
+    )
+
+
+def stored(columns: State, slot: jax.Array) -> State:
+    """The state in one slot, leaves (batch, features)."""
+    return jax.tree.map(
+        lambda c: lax.dynamic_index_in_dim(c, slot, axis=1, keepdims=False), columns
+    )
+
+
+def inner_products(columns: State, vector: State) -> jax.Array:
+    """(batch, count): each column's inner product with the vector over all leaves, wide."""
+    dtype = algebra.accumulation_dtype(vector)
+    products = jax.tree.map(
+        lambda c, x: jnp.einsum(
+            "bmn,bn->bm",
+            c,
+            algebra.flat(x),
+            precision=lax.Precision.HIGHEST,
+            preferred_element_type=dtype,
+            out_sharding=summed_over_features(c),
+        ),
+        columns,
+        vector,
+    )
+    return algebra.total(products)
+
+
+def subtract_weighted(start: State, columns: State, weights: jax.Array) -> State:
+    """Start minus the weighted sum of the columns, weights (batch, count), accumulated wide."""
+
+    def leaf(x: jax.Array, c: jax.Array) -> jax.Array:
+        # spelled out, the sum fuses with what reads it: one pass over the columns and no temporary
+        result = algebra.flat(x).astype(weights.dtype)
+        for slot in range(c.shape[1]):
+            result = result - weights[:, slot, None] * c[:, slot].astype(weights.dtype)
+        return result.reshape(x.shape).astype(x.dtype)
+
+    return jax.tree.map(leaf, start, columns)
+
+
+def subtract_weighted_steps(start: State, columns: State, weights: jax.Array) -> State:
+    """Start minus the weighted sum of the differences columns[j + 1] - columns[j], cyclic in j."""
+
+    def leaf(x: jax.Array, c: jax.Array) -> jax.Array:
+        result = algebra.flat(x).astype(weights.dtype)
+        count = c.shape[1]
+        for slot in range(count):
+            following, column = c[:, (slot + 1) % count], c[:, slot]
+            difference = following.astype(weights.dtype) - column.astype(weights.dtype)
+            result = result - weights[:, slot, None] * difference
+        return result.reshape(x.shape).astype(x.dtype)
+
+    return jax.tree.map(leaf, start, columns)

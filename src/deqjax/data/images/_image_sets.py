@@ -1,0 +1,115 @@
+"""The image data sets by name."""
+
+import dataclasses
+import os
+
+import numpy as np
+
+from deqjax.data._errors import DataError
+from deqjax.data.images._balance import balanced_indices
+from deqjax.data.images._cifar10 import load_cifar10
+from deqjax.data.images._cityscapes import load_cityscapes
+from deqjax.data.images._digits import load_digits
+from deqjax.data.images._imagenet import load_imagenet
+from deqjax.data.images._images import ImageSet, Subset
+
+IMAGE_SETS = ("digits", "cifar10", "imagenet2012", "cityscapes")
+"""The names that [`deqjax.data.load_images`][] knows."""
+_FROM_MANUAL_DOWNLOADS = ("imagenet2012", "cityscapes")
+
+
+def load_images(
+    name: str,
+    *,
+    directory: str | os.PathLike[str] | None = None,
+    manual_directory: str | os.PathLike[str] | None = None,
+    resolution: int | None = None,
+    limit_train: int | None = None,
+    limit_seed: int = 0,
+) -> ImageSet:
+    """An image data set by its name.
+
+    - "digits": scikit-learn's handwritten digits, (8, 8, 1); 1259 / 269 / 269 in train, validation
+      and test.
+    - "cifar10": (32, 32, 3), 10 classes; 45000 / 5000 / 10000, kept in memory once decoded.
+    - "imagenet2012": of many sizes, 1000 classes; 1268355 / 12812 / 50000.
+    - "cityscapes": (1024, 2048, 3), each pixel of one of 19 classes or ignored; 2826 / 149 / 500.
+
+    All but the digits are TFDS's, prepared once with TensorFlow (in the format array_record) and
+    read without it. Validation is held out of the published training split; what the last two
+    publish as "validation" is for testing here, because the labels of their tests are withheld.
+
+    Args:
+        name: one of these.
+        directory: the folder of all prepared data sets; None is TFDS's own (the environment
+            variable TFDS_DATA_DIR, else ~/tensorflow_datasets).
+        manual_directory: where the downloaded files of "imagenet2012" and "cityscapes" lie, for
+            the sentence that says how to prepare them; None is TFDS's own place, downloads/manual
+            in the folder of all prepared data sets.
+        resolution: scales every image so that its shorter side has so many pixels (images
+            bilinearly, the classes of pixels to their nearest neighbor); None leaves them alone.
+        limit_train: keep so many training images, drawn at random, with as many of every class as
+            there can be (in segmentation, of whatever they show); None keeps all.
+        limit_seed: of that draw; at least 0.
+
+    Raises:
+        DataError: there is no such data set, an argument is out of its range or belongs to another
+            data set, or prepared data are missing or damaged. Nothing is ever downloaded.
+    """
+    if name not in IMAGE_SETS:
+        raise DataError(
+            f"there is no image data set {name!r}: choose one of {', '.join(IMAGE_SETS)}"
+        )
+    if name == "digits" and directory is not None:
+        raise DataError(
+            f"the data set 'digits' takes no directory, got {str(directory)!r}: leave it out"
+        )
+    if manual_directory is not None and name not in _FROM_MANUAL_DOWNLOADS:
+        raise DataError(
+            f"the data set {name!r} takes no manual_directory, got {str(manual_directory)!r}: "
+            f"leave it out, or choose one of {', '.join(_FROM_MANUAL_DOWNLOADS)}"
+        )
+    if resolution is not None and resolution < 1:
+        raise DataError(f"resolution must be at least 1 pixel, got {resolution}")
+    images = _load(name, directory, manual_directory, resolution)
+    return images if limit_train is None else _limited(images, limit_train, limit_seed)
+
+
+def _load(
+    name: str,
+    directory: str | os.PathLike[str] | None,
+    manual_directory: str | os.PathLike[str] | None,
+    resolution: int | None,
+) -> ImageSet:
+    match name:
+        case "digits":
+            return load_digits(resolution)
+        case "cifar10":
+            return load_cifar10(directory, resolution)
+        case "imagenet2012":
+            return load_imagenet(directory, manual_directory, resolution)
+        case _:
+            return load_cityscapes(directory, manual_directory, resolution)
+
+
+def _limited(images: ImageSet, count: int, seed: int) -> ImageSet:
+    total = len(images.train)
+    if not 1 <= count <= total:
+        raise DataError(
+            f"limit_train must lie in 1 to the {total} training images of {images.name!r}, got "
+            f"{count}"
+        )
+    if seed < 0:
+        raise DataError(f"limit_seed must be at least 0, got {seed}")
+    if images.task == "classification":
+        classes = len(images.class_names)
+        chosen = balanced_indices(
+            images.train.label, total, classes=classes, count=count, seed=seed
+        )
+    else:
+        chosen = np.sort(np.random.default_rng(seed).permutation(total)[:count])
+    return dataclasses.replace(
+        images,
+        train=Subset(images.train, chosen),
+        identity=f"{images.identity}, limit_train {count}, limit_seed {seed}",
+    )

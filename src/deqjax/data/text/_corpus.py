@@ -1,0 +1,158 @@
+"""The corpora by name: prepared on first use, read back as vectors of tokens."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqjax.data._errors import DataError
+from deqjax.data._prepare import data_root, prepared
+from deqjax.data.text._read import SPLITS, read_texts
+from deqjax.data.text._text import load_bytes
+from deqjax.data.text._token_cache import Encoded, cached_tokens
+from deqjax.data.text._vocabulary import Vocabulary
+
+_TEXT_FILES = ("text_bytes", "text_characters")
+_WIKITEXTS = ("wikitext103", "wikitext2")
+CORPORA = ("stdlib", *_TEXT_FILES, *_WIKITEXTS)
+"""The names that [`deqjax.data.load_corpus`][] knows."""
+_FRACTIONS = (0.9, 0.1, 0.0)
+# Named after the encoding: raise the number whenever the same text begins to give other tokens.
+_TOKEN_FOLDER = "words-1"
+
+
+class Corpus(NamedTuple):
+    """The splits of a corpus as tokens.
+
+    Attributes:
+        train: (tokens,) of the vocabulary's dtype, possibly read-only.
+        validation: likewise; may be empty.
+        test: likewise; may be empty.
+        vocabulary: what the tokens stand for.
+    """
+
+    train: NDArray[Any]
+    validation: NDArray[Any]
+    test: NDArray[Any]
+    vocabulary: Vocabulary
+
+
+def load_corpus(
+    name: str,
+    *,
+    directory: str | os.PathLike[str] | None = None,
+    file: str | os.PathLike[str] | None = None,
+    manual_directory: str | os.PathLike[str] | None = None,
+    fractions: tuple[float, float, float] | None = None,
+) -> Corpus:
+    """A corpus by its name, prepared on first use.
+
+    - "stdlib": the running Python's standard library as bytes (`load_bytes`).
+    - "text_bytes", "text_characters": any UTF-8 file, as bytes or as characters. The vocabulary
+      of characters is that of the whole file.
+    - "wikitext103", "wikitext2": Wikipedia as words, with the vocabulary of the training split.
+      Encoded on first use (WikiText-103: a few minutes), then read from the disk.
+
+    Args:
+        name: one of these.
+        directory: the folder of all prepared data sets; None is TFDS's own (the environment
+            variable TFDS_DATA_DIR, else ~/tensorflow_datasets).
+        file: the text file of "text_bytes" and "text_characters".
+        manual_directory: where the archive of a WikiText lies; None is TFDS's own place for what
+            it does not download, downloads/manual in the folder of all prepared data sets.
+        fractions: the shares of train, validation and test in a text file's characters; None is
+            (0.9, 0.1, 0.0).
+
+    Raises:
+        DataError: there is no such corpus, an argument is missing or belongs to another corpus, or
+            raw or prepared data are missing or damaged.
+    """
+    _check_arguments(name, file, manual_directory, fractions)
+    if name in _WIKITEXTS:
+        return _wikitext(name, directory, manual_directory)
+    if file is not None:
+        shares = _FRACTIONS if fractions is None else fractions
+        return _text_file(name, directory, file, shares)
+    splits = {split: load_bytes(split, directory=directory) for split in SPLITS}
+    return Corpus(**splits, vocabulary=Vocabulary.of_bytes())
+
+
+def _check_arguments(name: str, file: Any, manual_directory: Any, fractions: Any) -> None:
+    if name not in CORPORA:
+        raise DataError(f"there is no corpus {name!r}: choose one of {', '.join(CORPORA)}")
+    if name in _TEXT_FILES and file is None:
+        raise DataError(f"the corpus {name!r} needs a file: give a UTF-8 text file with file=")
+    owned = [
+        ("file", file, _TEXT_FILES),
+        ("manual_directory", manual_directory, _WIKITEXTS),
+        ("fractions", fractions, _TEXT_FILES),
+    ]
+    for argument, value, owners in owned:
+        if value is not None and name not in owners:
+            raise DataError(
+                f"the corpus {name!r} takes no {argument}, got {str(value)!r}: leave it out, or "
+                f"choose one of {', '.join(owners)}"
+            )
+
+
+def _text_file(name: str, directory: Any, file: Any, fractions: Any) -> Corpus:
+    from deqjax.data.text._text_file import TextFile, read_text_file
+
+    text = read_text_file(file)
+    builder = prepared(TextFile, directory=directory, text=text, fractions=tuple(fractions))
+    characters = name == "text_characters"
+    vocabulary = Vocabulary.of_characters(text) if characters else Vocabulary.of_bytes()
+    nothing = np.zeros(0, vocabulary.dtype)
+    splits = {
+        split: _encode(vocabulary, _decoded(builder, split))
+        if split in builder.info.splits
+        else nothing
+        for split in SPLITS
+    }
+    return Corpus(**splits, vocabulary=vocabulary)
+
+
+def _wikitext(name: str, directory: Any, manual_directory: Any) -> Corpus:
+    from deqjax.data.text._wikitext import WikiText
+
+    if manual_directory is None:
+        manual_directory = os.path.join(data_root(directory), "downloads", "manual")
+    builder = prepared(
+        WikiText,
+        directory=directory,
+        config=name,
+        manual_directory=os.path.abspath(os.path.expanduser(manual_directory)),
+    )
+
+    def encode() -> Encoded:
+        vocabulary = Vocabulary.of_words(_decoded(builder, "train"))
+        splits = {
+            split: _encode(vocabulary, _with_last_line_ended(_decoded(builder, split)))
+            for split in SPLITS
+        }
+        return Encoded(splits, vocabulary)
+
+    # Inside the data set's own folder: who deletes that one deletes its tokens as well.
+    splits, vocabulary = cached_tokens(Path(builder.data_dir) / _TOKEN_FOLDER, encode)
+    return Corpus(**splits, vocabulary=vocabulary)
+
+
+def _decoded(builder: Any, split: str) -> Iterator[str]:
+    return (text.decode() for text in read_texts(builder, split))
+
+
+def _encode(vocabulary: Vocabulary, texts: Iterable[str]) -> NDArray[Any]:
+    """The tokens of texts that follow each other; only one text is held as strings at a time."""
+    return np.concatenate([vocabulary.encode(text) for text in texts])
+
+
+def _with_last_line_ended(texts: Iterable[str]) -> Iterator[str]:
+    """The same text, with a newline after its last line if it has none: every line has an end."""
+    last = "\n"
+    for last in texts:
+        yield last
+    if not last.endswith(("\n", "\r")):
+        yield "\n"

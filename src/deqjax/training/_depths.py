@@ -1,0 +1,73 @@
+"""How a finished run's scores depend on the depth at which its solves stop."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from deqjax.training._config import ConfigError
+from deqjax.training._finished import Which, load_run
+from deqjax.training.step._problem import SolveLimits
+
+_UNITS = ("bits_per_byte", "perplexity", "top1", "mean_iou")
+
+
+class DepthScore(NamedTuple):
+    """What a model is worth at one depth.
+
+    Attributes:
+        depth: solver steps of every solve.
+        loss: nats per target.
+        residual: mean over samples of what the solver reports for the states it returns.
+        others: of "bits_per_byte", "perplexity", "top1" and "mean_iou" those that the task has.
+    """
+
+    depth: int
+    loss: float
+    residual: float
+    others: dict[str, float]
+
+
+def sweep_depths(
+    workdir: Path | str,
+    depths: Sequence[int] = (1, 2, 4, 8, 16, 32),
+    *,
+    split: str = "validation",
+    checkpoint: Which = "newest",
+) -> list[DepthScore]:
+    """Score a run with each step limit and no tolerance, so that every solve uses its steps up.
+
+    The limits are run-time values: all depths share one compiled program.
+
+    Args:
+        workdir: the run's folder.
+        depths: step limits, at least 1 each, in the order of the result.
+        split: "validation" or "test".
+        checkpoint: which one; see [`deqjax.training.load_run`][].
+
+    Raises:
+        WorkdirError, ConfigError, CheckpointError, DataError: there is no readable run, its model
+            solves nothing, or a depth makes no sense.
+    """
+    if not depths:
+        raise ConfigError("--depths needs at least one step limit, as in --depths 1 2 4 8.")
+    for depth in depths:
+        if not isinstance(depth, int) or depth < 1:
+            raise ConfigError(f"--depths must be whole numbers of at least 1, got {depth}.")
+    run = load_run(workdir, checkpoint)
+    if not run.config.solves:
+        raise ConfigError(
+            f"{workdir} holds an explicit model, which solves nothing; drop --depths."
+        )
+    weights = run.steps.replicate(run.state.evaluated)
+    scores = []
+    for depth in depths:
+        found = run.task.evaluate(
+            run.steps,
+            weights,
+            split,
+            batches=run.config.evaluation.final_batches,
+            limits=SolveLimits(0.0, depth),
+        )
+        others = {name: found[name] for name in _UNITS if name in found}
+        scores.append(DepthScore(depth, found["loss"], found["forward_residual"], others))
+    return scores

@@ -1,0 +1,39 @@
+"""A run's configuration as JSON values and back."""
+
+import json
+from typing import Any
+
+import pydantic
+
+from deqjax.training._config import ConfigError, RunConfig
+from deqjax.training._language_config import TrainConfig
+from deqjax.training._vision_config import VisionConfig
+from deqjax.training._workdir import differences
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """The configuration as JSON values."""
+    values: dict[str, Any] = json.loads(pydantic.TypeAdapter(type(config)).dump_json(config))
+    return values
+
+
+def from_dict(values: dict[str, Any]) -> RunConfig:
+    """The inverse of `to_dict`; raises ConfigError if a field is missing or mistyped."""
+    of_images = "images" in (values.get("data") or {})
+    kind: type[RunConfig] = VisionConfig if of_images else TrainConfig
+    try:
+        config = pydantic.TypeAdapter(kind).validate_python(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ConfigError(
+            f"the stored configuration does not fit: {field}: {first['msg']}."
+        ) from error
+    changes = differences(values, to_dict(config))
+    if changes:
+        listed = ", ".join(f"{name}: {change}" for name, change in changes.items())
+        raise ConfigError(
+            f"the stored configuration was written by another version of deqjax ({listed}); use "
+            "the version that wrote it."
+        )
+    return config

@@ -1,0 +1,134 @@
+"""The configuration of a run that trains an image model."""
+
+import dataclasses
+from typing import Literal, Self
+
+from flax import nnx
+
+from deqjax.data import Augmentation
+from deqjax.models import MDEQ, MDEQShape, ResidualShape, SolverSettings
+from deqjax.training._config import ConfigError, Ranges, RunConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageModelConfig:
+    """Which network is trained.
+
+    Attributes:
+        kind: "mdeq" is multiscale, "resdeq" single-scale, "resnet" the explicit baseline.
+        mdeq: sizes of an mdeq.
+        residual: sizes of a resdeq or a resnet.
+        depth: blocks in each stage of a resnet.
+        solver: how the equilibrium is found and differentiated.
+    """
+
+    kind: Literal["mdeq", "resdeq", "resnet"] = "resdeq"
+    mdeq: MDEQShape = dataclasses.field(default_factory=MDEQShape)
+    residual: ResidualShape = dataclasses.field(default_factory=ResidualShape)
+    depth: int = 2
+    solver: SolverSettings = dataclasses.field(default_factory=SolverSettings)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDataConfig:
+    """What it is trained on.
+
+    Attributes:
+        images: "digits" come with scikit-learn; the others must have been prepared.
+        batch_size: images per step, over all devices and processes.
+        augmentation: what is done to training images at random.
+        resolution: images are scaled to so many pixels a side; None leaves them.
+        threads: that prepare batches ahead of the training step; 0 is none.
+        workers: processes that prepare batches ahead, for when one interpreter is too slow; a run
+            is resumed with as many.
+        limit_train: so many training images, of all classes alike; None is all.
+        directory: folder of prepared data sets; None is TFDS's default.
+        manual_directory: folder of downloaded archives; None is TFDS's default.
+    """
+
+    images: Literal["digits", "cifar10", "imagenet2012", "cityscapes"] = "digits"
+    batch_size: int = 64
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    resolution: int | None = None
+    threads: int = 0
+    workers: int = 0
+    limit_train: int | None = None
+    directory: str | None = None
+    manual_directory: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig(RunConfig):
+    """A whole run of an image model.
+
+    Attributes:
+        model: which network is trained.
+        data: what it is trained on.
+    """
+
+    model: ImageModelConfig = dataclasses.field(default_factory=ImageModelConfig)
+    data: ImageDataConfig = dataclasses.field(default_factory=ImageDataConfig)
+
+    @property
+    def solver(self) -> SolverSettings:
+        """How the model's equilibria are found."""
+        return self.model.solver
+
+    @property
+    def solves(self) -> bool:
+        """Whether the model is an equilibrium model."""
+        return self.model.kind != "resnet"
+
+    @property
+    def batch_size(self) -> int:
+        """Images per step, over all devices and processes."""
+        return self.data.batch_size
+
+    def of_model(self, model: nnx.Module) -> Self:
+        """The configuration with the kind and the sizes of a model that was built elsewhere.
+
+        Dropout and compute type stay those of the configuration, and so does a head for another
+        task than the model's.
+        """
+        if not isinstance(model, MDEQ):
+            raise ConfigError(
+                f"a run of images adopts an MDEQ, not a {type(model).__name__}; give a recipe of "
+                "text."
+            )
+        wanted = self.model.mdeq
+        shape = dataclasses.replace(model.shape, dropout=wanted.dropout, dtype=wanted.dtype)
+        if self.model.kind == "mdeq" and wanted.task != shape.task:
+            shape = dataclasses.replace(
+                shape,
+                task=wanted.task,
+                classes=wanted.classes,
+                head_channels=wanted.head_channels,
+                final_channels=wanted.final_channels,
+            )
+        own = dataclasses.replace(self.model, kind="mdeq", mdeq=shape)
+        return dataclasses.replace(self, model=own)
+
+    def ranges(self) -> Ranges:
+        """Where the numbers of the model and of the data may lie; shapes check themselves."""
+        at_least_one: dict[str, float] = {"model.depth": self.model.depth}
+        for name in ("resolution", "limit_train"):
+            value = getattr(self.data, name)
+            if value is not None:
+                at_least_one[f"data.{name}"] = value
+        return Ranges(
+            at_least_one, {"data.threads": self.data.threads, "data.workers": self.data.workers}, {}
+        )
+
+    def check_combinations(self) -> None:
+        """Raise a ConfigError for values that do not go together."""
+        if self.model.kind == "resnet" and self.pretrain_steps:
+            raise ConfigError(
+                "--pretrain_steps warms up an equilibrium model; resnet solves nothing."
+            )
+        segments = self.model.kind == "mdeq" and self.model.mdeq.task == "segmentation"
+        if segments != (self.data.images == "cityscapes"):
+            raise ConfigError(
+                f"--data.images {self.data.images} does not go with a model for "
+                f"{'segmentation' if segments else 'classification'}; only cityscapes has labels "
+                "for every pixel, which an mdeq with --model.mdeq.task segmentation learns."
+            )

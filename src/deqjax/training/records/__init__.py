@@ -1,0 +1,10 @@
+"""What a run writes of itself while it goes on: JSON lines, TensorBoard events, a live display.
+
+The loop tells, the report reads. Output that fails never ends a run, and nothing in here decides
+anything about one.
+"""
+
+from deqjax.training.records._metrics import read_metrics
+from deqjax.training.records._quantities import QUANTITIES, rows, written
+
+__all__ = ["QUANTITIES", "read_metrics", "rows", "written"]

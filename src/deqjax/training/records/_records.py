@@ -1,0 +1,86 @@
+"""What a run tells: to its records, to its progress display, and to the user."""
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+from deqjax.training._workdir import Workdir
+from deqjax.training.records._metrics import MetricsWriter, read_metrics
+from deqjax.training.records._progress import progress_bar
+
+
+class Records:
+    """The records of a run and its display; of several processes only the first has any.
+
+    A context manager.
+
+    Args:
+        folder: of the run.
+        first: whether this process tells anything.
+        steps: of the whole run.
+        resumed: the step that the run goes on from, or None for a new run.
+        say: receives lines for the user.
+    """
+
+    def __init__(
+        self,
+        folder: Workdir,
+        *,
+        first: bool,
+        steps: int,
+        resumed: int | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self._folder, self._say = folder, say
+        self._writer = MetricsWriter(folder, resumed, say=say) if first else None
+        self._bar = progress_bar(steps, resumed or 0, quiet=not first)
+
+    def has(self, step: int, split: str) -> bool:
+        """Whether there is a record of this split at this step."""
+        records = read_metrics(self._folder.metrics)
+        return any((each["step"], each["split"]) == (step, split) for each in records)
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show how far the run is."""
+        self._bar.update(step, metrics)
+
+    def train(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the means over some training steps."""
+        if self._writer is not None:
+            self._writer.write(step, "train", metrics)
+
+    def validation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record an evaluation."""
+        if self._writer is not None:
+            self._writer.write(step, "validation", metrics)
+            self._bar.validated(step, metrics)
+
+    def checkpoint(self, step: int, state_hash: str) -> None:
+        """Record the hash of a state that is being saved."""
+        if self._writer is not None:
+            self._writer.write_state_hash(step, state_hash)
+
+    def event(self, step: int, sentence: str) -> None:
+        """Record what happened, and tell the user."""
+        if self._writer is not None:
+            self._writer.write_event(step, sentence)
+            self._say(f"step {step}: {sentence}")
+
+    def rewind(self, step: int) -> None:
+        """Drop what was recorded of later steps, which are about to be made again."""
+        if self._writer is not None:
+            self._writer.rewind(step)
+
+    def __enter__(self) -> Self:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+        if self._writer is not None:
+            self._writer.close()

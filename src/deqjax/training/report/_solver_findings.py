@@ -1,0 +1,168 @@
+"""What can be wrong with the solves of a run: one rule for each, and its threshold."""
+
+import math
+from collections.abc import Iterator
+
+from deqjax.training.report._figures import Figures
+from deqjax.training.report._finding import Finding, Options, calmer, way
+
+UNFINISHED = 0.25
+"""Share of solves that stop at the step limit from which on it is a finding: with fewer the mean
+residual, hence the error of output and gradient, is still about the tolerance."""
+
+DIVERGED = 0.001
+"""Share of solves that diverge (values infinite or NaN): one in a thousand samples is one in every
+few batches."""
+
+RADIUS = 1.0
+"""Mean spectral radius from which on the layer no longer contracts near its equilibrium: plain
+iteration leaves it, and (I - J)^-1 of the implicit gradient may be large."""
+
+RESIDUAL_GROWTH = 2.0
+"""Growth of the median residual over the run: beyond the factor that its noise has."""
+
+STEPS_GROWTH = 1.3
+"""Growth of the median number of steps, and with it of the time of a solve."""
+
+PRECISION_LOST = 0.01
+"""Share of reversible backward passes above their tolerance: their gradients are not exact."""
+
+
+def forward_diverges(figures: Figures, options: Options) -> Iterator[Finding]:
+    """Forward solves end with values that are not finite."""
+    share = figures.late.get("forward_diverged", 0.0)
+    if share >= DIVERGED:
+        yield Finding(
+            "forward-diverges",
+            f"{share:.1%} of the forward solves diverge lately",
+            "for these samples the layer is not at an equilibrium at all, and their gradients "
+            "are of no use",
+            calmer(figures, options),
+        )
+
+
+def backward_diverges(figures: Figures, options: Options) -> Iterator[Finding]:
+    """Backward solves end with values that are not finite."""
+    share, most = figures.late.get("backward_diverged", 0.0), figures.backward_diverged
+    if share >= DIVERGED and most is not None:
+        yield Finding(
+            "backward-diverges",
+            f"{share:.1%} of the backward solves diverge lately (at most {most.value:.1%}, at "
+            f"step {most.step})",
+            "the gradient of these samples is wrong, while the loss looks as always",
+            f"{options.penalty}, {options.slower_learning}, or solve backward with "
+            "--model.solver.backward-method gmres",
+        )
+
+
+def step_limit(figures: Figures, options: Options) -> Iterator[Finding]:
+    """Forward solves end before their tolerance."""
+    # with a random limit training solves stop early on purpose, those of validation do not
+    random_limit = options.get("step_limit.distribution", "fixed") != "fixed"
+    late = figures.late_validation if random_limit else figures.late
+    if "forward_converged" not in late:
+        return
+    share = 1 - late["forward_converged"] - late.get("forward_diverged", 0.0)
+    if share < UNFINISHED:
+        return
+    residual, tol = late.get("forward_residual", math.nan), options.get("model.solver.tol")
+    of_steps = options.get("model.solver.adjoint") in ("reversible", "unrolled", "phantom")
+    yield Finding(
+        "step-limit",
+        f"{share:.0%} of the forward solves stop at the step limit before the tolerance, at a "
+        f"residual of {residual:.1e} where {tol} is asked for",
+        "what they return is not the equilibrium"
+        + (
+            "; the gradient is that of the steps taken, but other limits will score differently"
+            if of_steps
+            else ", and the gradient, which assumes it, is off by about the residual, by more the "
+            "closer the spectral radius is to 1"
+        ),
+        f"raise {options.now('model.solver.max_steps')} or {options.now('penalty.weight')}, or "
+        "accept a coarser --model.solver.tol",
+    )
+
+
+def backward_step_limit(figures: Figures, options: Options) -> Iterator[Finding]:
+    """Backward solves of the implicit adjoint end before their tolerance."""
+    if options.get("model.solver.adjoint") != "implicit":
+        return
+    late = figures.late
+    share = 1 - late.get("backward_converged", 1.0) - late.get("backward_diverged", 0.0)
+    if share >= UNFINISHED:
+        residual, tol = late.get("backward_residual", math.nan), "model.solver.backward_tol"
+        yield Finding(
+            "backward-step-limit",
+            f"{share:.0%} of the backward solves stop at the step limit before the tolerance, at "
+            f"a residual of {residual:.1e} where {options.get(tol)} is asked for",
+            "the gradient is biased by about that residual",
+            f"raise {options.now('model.solver.backward_max_steps')} or "
+            f"{options.now('penalty.weight')}, or accept a coarser --model.solver.backward-tol",
+        )
+
+
+def precision_lost(figures: Figures, options: Options) -> Iterator[Finding]:
+    """The reversible adjoint does not come back to where the solve began."""
+    if options.get("model.solver.adjoint") != "reversible":
+        return
+    lost = 1 - figures.late.get("backward_converged", 1.0)
+    if lost >= PRECISION_LOST:
+        residual = figures.late.get("backward_residual", math.nan)
+        yield Finding(
+            "precision-lost",
+            f"{lost:.0%} of the reversible backward passes miss their tolerance "
+            f"({residual:.1e}, asked for is {options.get('model.solver.backward_tol')})",
+            "undoing the steps enlarged rounding errors, so that the gradient is inexact",
+            f"lower {options.now('model.solver.max_steps')} or "
+            f"{options.now('model.solver.damping')}, or use --model.solver.adjoint implicit",
+        )
+
+
+def residual_grows(figures: Figures, options: Options) -> Iterator[Finding]:
+    """Forward solves become less accurate."""
+    trend, tol = figures.trends.get("forward_residual"), options.get("model.solver.tol", 0.0)
+    if trend is not None and trend.growth >= RESIDUAL_GROWTH and trend.late > tol:
+        yield Finding(
+            "residual-grows",
+            f"the forward residual grows: {way(trend, '.1e')}",
+            "the layer contracts less and less; untreated, this ends in solves that fail",
+            f"{options.penalty}, raise {options.now('model.solver.max_steps')}, or "
+            f"{options.slower_learning}",
+        )
+
+
+def steps_grow(figures: Figures, options: Options) -> Iterator[Finding]:
+    """Solves become more costly."""
+    for direction in ("forward", "backward"):
+        trend = figures.trends.get(f"{direction}_steps")
+        if trend is not None and trend.growth >= STEPS_GROWTH:
+            yield Finding(
+                f"{direction}-steps-grow",
+                f"a {direction} solve takes more and more steps: {way(trend, '.1f')}",
+                "each training step costs more, and the step limit comes closer",
+                options.penalty,
+            )
+
+
+def no_contraction(figures: Figures, options: Options) -> Iterator[Finding]:
+    """The Jacobian at the equilibrium is too large."""
+    last = figures.validation
+    radius = math.nan if last is None else last.values.get("spectral_radius", math.nan)
+    if radius >= RADIUS:
+        yield Finding(
+            "no-contraction",
+            f"the mean spectral radius of the Jacobian is {radius:.2f}, at 1 or above",
+            "near its equilibrium the layer does not contract: an accelerated solver may still "
+            "find it, in more steps, and gradients become large and ill-conditioned",
+            options.penalty,
+        )
+
+
+OF_ONE_RECORD = (
+    forward_diverges,
+    backward_diverges,
+    step_limit,
+    backward_step_limit,
+    precision_lost,
+)
+"""Rules that need no more than the last record."""

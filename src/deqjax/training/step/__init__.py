@@ -1,0 +1,38 @@
+"""One update or one evaluation: pure functions of a state and a device's share of a batch.
+
+The devices map them and the loop calls them through those; a test may call them alone. Nothing in
+here touches a file, a clock or a process, or knows how many replicas there are: reductions over
+them are handed in.
+"""
+
+from deqjax.training.step._evaluation import evaluate_step, radius_step
+from deqjax.training.step._problem import (
+    Forward,
+    ForwardPass,
+    Metrics,
+    Problem,
+    Replicas,
+    SolveLimits,
+)
+from deqjax.training.step._solve_metrics import is_largest
+from deqjax.training.step._state import Architecture, TrainState, Weights, initial_state, split
+from deqjax.training.step._update import Control, train_step
+
+__all__ = [
+    "Architecture",
+    "Control",
+    "Forward",
+    "ForwardPass",
+    "Metrics",
+    "Problem",
+    "Replicas",
+    "SolveLimits",
+    "TrainState",
+    "Weights",
+    "evaluate_step",
+    "initial_state",
+    "is_largest",
+    "radius_step",
+    "split",
+    "train_step",
+]

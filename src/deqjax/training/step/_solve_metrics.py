@@ -1,0 +1,57 @@
+"""What the solves of a step report, as scalars."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from deqjax import Status
+from deqjax.adjoints import BackwardStats
+from deqjax.training.step._problem import Forward, Metrics, masked_mean
+
+
+def forward_metrics(found: Forward) -> Metrics:
+    """Means over layers and the samples that count; of the steps the largest, too."""
+    if not found.equilibria:
+        return {}
+    stats = [each.solution.stats for each in found.equilibria]
+    counted = jnp.tile(found.counted, len(stats))
+    steps, residual = (
+        jnp.concatenate([getattr(each, name) for each in stats]).astype(jnp.float32)
+        for name in ("steps", "residual")
+    )
+    return {
+        "forward_steps": masked_mean(steps, counted),
+        "forward_steps_max": jnp.max(jnp.where(counted, steps, 0)),
+        "forward_residual": masked_mean(residual, counted),
+        **_shares("forward", jnp.concatenate([each.status for each in stats]), counted),
+    }
+
+
+def backward_metrics(reports: Sequence[BackwardStats]) -> Metrics:
+    """NaN where no backward solve ran; the caller's records drop it."""
+    if not reports:
+        return {}
+    steps, residual, status = (jnp.concatenate(leaves) for leaves in zip(*reports, strict=True))
+    ran = jnp.any(status != Status.NOT_RUN)
+    metrics = {
+        "backward_steps": jnp.mean(steps),
+        "backward_steps_max": jnp.max(steps),
+        "backward_residual": jnp.mean(residual),
+        **_shares("backward", status, jnp.ones(status.shape, bool)),
+    }
+    return {name: jnp.where(ran, value, math.nan) for name, value in metrics.items()}
+
+
+def is_largest(name: str) -> bool:
+    """Whether a metric is a maximum, which is not averaged but maximized."""
+    return name.endswith("_max")
+
+
+def _shares(direction: str, status: jax.Array, counted: jax.Array) -> Metrics:
+    """Shares of samples that converged and that diverged."""
+    return {
+        f"{direction}_{word}": masked_mean((status == code).astype(jnp.float32), counted)
+        for word, code in (("converged", Status.CONVERGED), ("diverged", Status.DIVERGED))
+    }

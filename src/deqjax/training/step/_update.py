@@ -1,0 +1,239 @@
+"""One training step: a pure function of one device's share of a batch."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+
+from deqjax import backward_probe
+from deqjax.adjoints import BackwardStats
+from deqjax.models import SegmentMemory
+from deqjax.nn import reseed
+from deqjax.training.step._problem import ALONE, Metrics, Problem, Replicas
+from deqjax.training.step._regularization import (
+    PenaltyDraw,
+    draw_penalty,
+    draw_step_limit,
+    penalty_of,
+)
+from deqjax.training.step._solve_metrics import backward_metrics, forward_metrics, is_largest
+from deqjax.training.step._state import Skips, TrainState, Weights, statistics_of
+
+
+class Control(NamedTuple):
+    """What the loop must know of a step at once; the same on every replica.
+
+    Attributes:
+        stop: () int32, the signal that some process was asked to stop by, or 0.
+        skips_in_a_row: () int32, updates left out up to and with this one.
+    """
+
+    stop: jax.Array
+    skips_in_a_row: jax.Array
+
+
+class _Draws(NamedTuple):
+    """What a step draws at random; all but the last two are the same on every replica."""
+
+    penalty: PenaltyDraw
+    options: dict[str, Any]
+    dropout_key: jax.Array
+    penalty_key: jax.Array
+
+
+class _Found(NamedTuple):
+    """What the rows of a batch, or of a part of it, contribute."""
+
+    gradient: Any
+    shares: Metrics  # of all replicas' targets: they add up over parts
+    metrics: Metrics
+    statistics: nnx.State[Any, Any] | None
+    memory: SegmentMemory | None
+
+
+def train_step(
+    problem: Problem,
+    state: TrainState,
+    batch: Any,
+    replicas: Replicas = ALONE,
+    *,
+    stop: jax.Array | int = 0,
+    pretraining: bool = False,
+) -> tuple[TrainState, Metrics, Control]:
+    """Update the parameters once, unless the loss, the gradient or the update is not finite.
+
+    A step that is left out changes nothing but the counts of steps and of skips, and empties the
+    memory, which belongs to rows that were not learned from.
+
+    Args:
+        problem: model, optimizer and penalty.
+        state: the same on every replica, but for the memory of its own rows.
+        batch: this replica's rows.
+        replicas: this one's number, and reductions over all.
+        stop: number of the signal that asked this process to stop, or 0.
+        pretraining: whether this step belongs to the warm-up stage, which solves nothing.
+
+    Returns:
+        The next state; scalar float32 metrics, the same on every replica, of which "penalty" is
+        NaN on a step without one; and what the loop must know.
+    """
+    found = _work_off(problem, state, batch, _draw(problem, state, replicas, pretraining), replicas)
+    gradient = replicas.mean(found.gradient)
+    averaged = found.shares | {
+        name: each for name, each in found.metrics.items() if not is_largest(name)
+    }
+    largest = {name: each for name, each in found.metrics.items() if is_largest(name)}
+    metrics = replicas.mean(averaged) | replicas.largest(largest)
+    parameters = state.weights.parameters
+    updates, optimizer_state = problem.optimizer.update(gradient, state.optimizer, parameters)
+    metrics["gradient_norm"] = optax.tree.norm(gradient)
+    # the optimizer does not count the steps that were left out
+    made = state.step - state.skips.total
+    metrics["learning_rate"] = jnp.asarray(problem.schedule(made), jnp.float32)
+    numbers = jnp.stack([metrics["loss"], metrics["gradient_norm"], optax.tree.norm(updates)])
+    # the same numbers everywhere, so that all replicas decide alike
+    healthy = jnp.all(jnp.isfinite(replicas.mean(numbers)))
+    metrics["skipped"] = 1.0 - healthy
+    weights = Weights(optax.apply_updates(parameters, updates), found.statistics)
+    weights, optimizer_state = _chosen(
+        healthy, (weights, optimizer_state), (state.weights, state.optimizer)
+    )
+    after = TrainState(
+        state.step + 1,
+        weights,
+        optimizer_state,
+        state.key,
+        _kept(found.memory, healthy),
+        _counted(state.skips, healthy),
+        _averaged(problem, state, weights, healthy),
+    )
+    agreed = replicas.largest(jnp.asarray(stop, jnp.int32))
+    return after, metrics, Control(agreed, after.skips.in_a_row)
+
+
+def _draw(problem: Problem, state: TrainState, replicas: Replicas, pretraining: bool) -> _Draws:
+    key = jax.random.fold_in(state.key, state.step)
+    # all replicas must agree on whether this step is penalized, but not on masks and probes
+    chosen_key, limit_key, own_key = jax.random.split(key, 3)
+    dropout_key, penalty_key = jax.random.split(jax.random.fold_in(own_key, replicas.number))
+    penalty = draw_penalty(problem, state.step, chosen_key, pretraining=pretraining)
+    options: dict[str, Any] = {}
+    if pretraining:
+        options["layers"] = problem.pretrain_layers
+    elif (limit := draw_step_limit(problem, limit_key)) is not None:
+        options["max_steps"] = limit
+    return _Draws(penalty, options, dropout_key, penalty_key)
+
+
+def _work_off(
+    problem: Problem, state: TrainState, batch: Any, draws: _Draws, replicas: Replicas
+) -> _Found:
+    """The gradient of all of a replica's rows, one micro-batch after the other."""
+    parts = problem.micro_batches
+    # the mean over all replicas' targets, however many of them each replica has
+    targets = jnp.maximum(replicas.mean(problem.targets(batch)), 1e-9)
+    if parts == 1:
+        return _differentiate(problem, state.weights, batch, state.memory, draws, targets)
+
+    def split(leaf: jax.Array) -> jax.Array:
+        return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])
+
+    def part(
+        carry: tuple[Any, nnx.State[Any, Any] | None], each: tuple[jax.Array, Any, Any]
+    ) -> tuple[Any, tuple[Metrics, Metrics, SegmentMemory | None]]:
+        gradient, statistics = carry
+        index, rows, memory = each
+        own = draws._replace(
+            penalty=draws.penalty._replace(weight=draws.penalty.weight / parts),
+            dropout_key=jax.random.fold_in(draws.dropout_key, index),
+            penalty_key=jax.random.fold_in(draws.penalty_key, index),
+        )
+        weights = state.weights._replace(statistics=statistics)
+        found = _differentiate(problem, weights, rows, memory, own, targets)
+        total = jax.tree.map(jnp.add, gradient, found.gradient)
+        return (total, found.statistics), (found.shares, found.metrics, found.memory)
+
+    zeros = jax.tree.map(jnp.zeros_like, state.weights.parameters)
+    every = (jnp.arange(parts), jax.tree.map(split, batch), jax.tree.map(split, state.memory))
+    (gradient, statistics), (shares, metrics, memory) = lax.scan(
+        part, (zeros, state.weights.statistics), every
+    )
+    joined = {
+        name: values.max() if is_largest(name) else values.mean()
+        for name, values in metrics.items()
+    }
+    rejoined = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), memory)
+    added = {name: values.sum() for name, values in shares.items()}
+    return _Found(gradient, added, joined, statistics, rejoined)
+
+
+def _differentiate(
+    problem: Problem,
+    weights: Weights,
+    batch: Any,
+    memory: SegmentMemory | None,
+    draws: _Draws,
+    targets: jax.Array,
+) -> _Found:
+    """Gradient and metrics of rows whose loss counts as a share of so many targets."""
+
+    def objective(
+        parameters: nnx.State[Any, Any], probes: tuple[BackwardStats, ...]
+    ) -> tuple[
+        jax.Array, tuple[Metrics, Metrics, nnx.State[Any, Any] | None, SegmentMemory | None]
+    ]:
+        model = problem.architecture.build(weights._replace(parameters=parameters), train=True)
+        reseed(model, draws.dropout_key)
+        found = problem.forward(model, batch, memory, probes, **draws.options)
+        loss = found.loss * found.scored / targets
+        hits = {name: each / targets for name, each in found.counts.items() if not each.ndim}
+        shares, metrics = {"loss": loss, **hits}, forward_metrics(found)
+        kept = statistics_of(model), found.memory
+        points = [(each.f, each.solution.value, each.u) for each in found.equilibria]
+        points += [(each.f, lax.stop_gradient(each.value), each.u) for each in found.unrolled]
+        draw = draws.penalty
+        if draw.never or not points:
+            return loss, (shares, metrics, *kept)
+        penalty = penalty_of(points, draws.penalty_key, draw, problem.penalty.samples)
+        metrics["penalty"] = jnp.where(draw.chosen, penalty, jnp.nan)
+        return loss + draw.weight * penalty, (shares, metrics, *kept)
+
+    rows = len(jax.tree.leaves(batch)[0])
+    probes = tuple(backward_probe(rows) for _ in range(problem.stages))
+    (gradient, backward), (shares, metrics, statistics, kept) = jax.grad(
+        objective, argnums=(0, 1), has_aux=True
+    )(weights.parameters, probes)
+    return _Found(gradient, shares, metrics | backward_metrics(backward), statistics, kept)
+
+
+def _chosen(condition: jax.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def _kept(memory: SegmentMemory | None, healthy: jax.Array) -> SegmentMemory | None:
+    if memory is None:
+        return None
+    emptied = jax.tree.map(jnp.zeros_like, memory)
+    kept: SegmentMemory = _chosen(healthy, memory, emptied)
+    return kept
+
+
+def _counted(skips: Skips, healthy: jax.Array) -> Skips:
+    left_out = 1 - healthy.astype(jnp.int32)
+    return Skips(skips.total + left_out, (skips.in_a_row + left_out) * left_out)
+
+
+def _averaged(
+    problem: Problem, state: TrainState, weights: Weights, healthy: jax.Array
+) -> Weights | None:
+    """The moving average of the weights, which follows closely at first."""
+    if state.average is None:
+        return None
+    step = state.step.astype(jnp.float32)
+    decay = jnp.minimum(problem.average_decay, (1 + step) / (10 + step))
+    moved = optax.incremental_update(weights, state.average, 1 - decay)
+    average: Weights = _chosen(healthy, moved, state.average)
+    return average
