@@ -11,28 +11,39 @@ Images likewise: `load_images` gives the splits of an image data set, `image_tra
 """
 
 from deqjax.data._errors import DataError
-from deqjax.data.images._augmentation import Augmentation
-from deqjax.data.images._evaluation_rows import ImageEvaluationBatch
-from deqjax.data.images._image_batches import (
+from deqjax.data.images import (
+    IGNORE_LABEL,
+    IMAGE_SETS,
+    Augmentation,
     ImageBatch,
+    ImageEvaluationBatch,
+    ImageExample,
+    ImageSet,
+    ImageSource,
     image_evaluation_batches,
+    image_fingerprint,
     image_train_batches,
+    load_images,
 )
-from deqjax.data.images._image_fingerprint import image_fingerprint
-from deqjax.data.images._image_sets import IMAGE_SETS, load_images
-from deqjax.data.images._images import IGNORE_LABEL, ImageExample, ImageSet, ImageSource
-from deqjax.data.text._bigram import bits_per_byte, fit_bigram
-from deqjax.data.text._corpus import CORPORA, Corpus, load_corpus
-from deqjax.data.text._fingerprint import Fingerprint, fingerprint
-from deqjax.data.text._streams import (
+from deqjax.data.text import (
+    CORPORA,
+    Corpus,
     EvaluationBatch,
+    Fingerprint,
     StreamBatch,
+    TextDecoder,
+    Vocabulary,
+    Windows,
+    bits_per_byte,
+    evaluation_batches,
+    fingerprint,
+    fit_bigram,
+    load_bytes,
+    load_corpus,
     stream_batches,
     stream_evaluation_batches,
+    train_batches,
 )
-from deqjax.data.text._text import evaluation_batches, load_bytes, train_batches
-from deqjax.data.text._vocabulary import TextDecoder, Vocabulary
-from deqjax.data.text._windows import Windows
 
 __all__ = [
     "CORPORA",

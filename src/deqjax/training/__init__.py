@@ -20,14 +20,17 @@ from deqjax.training._overlays import write_overlays
 from deqjax.training._run import Run
 from deqjax.training._vision_config import ImageDataConfig, ImageModelConfig, VisionConfig
 from deqjax.training._workdir import Workdir, WorkdirError, newest_run, next_free
-from deqjax.training.checkpoints._checkpoints import Checkpoints
-from deqjax.training.checkpoints._damage import DamagedCheckpointError
-from deqjax.training.checkpoints._stored_state import CheckpointError
-from deqjax.training.devices._compilation import keep_compiled_programs
-from deqjax.training.devices._parallel import ReplicaError
-from deqjax.training.devices._peers import ClusterOptions, PeerError, Peers, join
-from deqjax.training.records._metrics import MetricsError, read_metrics
-from deqjax.training.report._picture import save_run_picture
+from deqjax.training.checkpoints import CheckpointError, Checkpoints, DamagedCheckpointError
+from deqjax.training.devices import (
+    ClusterOptions,
+    PeerError,
+    Peers,
+    ReplicaError,
+    join,
+    keep_compiled_programs,
+)
+from deqjax.training.records import MetricsError, read_metrics
+from deqjax.training.report import save_run_picture
 
 __all__ = [
     "CheckpointError",

@@ -9,8 +9,8 @@ from deqjax.training._config import RunConfig, check
 from deqjax.training._run import build
 from deqjax.training._stored_config import to_dict
 from deqjax.training._workdir import Workdir, prepare_workdir
-from deqjax.training.checkpoints._checkpoints import Checkpoints
-from deqjax.training.step._state import Weights, split
+from deqjax.training.checkpoints import Checkpoints
+from deqjax.training.step import Weights, split
 
 
 def adopt_model(model: nnx.Module, config: RunConfig, workdir: Path | str) -> Workdir:

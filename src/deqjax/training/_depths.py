@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from deqjax.training._config import ConfigError
 from deqjax.training._finished import Which, load_run
-from deqjax.training.step._problem import SolveLimits
+from deqjax.training.step import SolveLimits
 
 _UNITS = ("bits_per_byte", "perplexity", "top1", "mean_iou")
 

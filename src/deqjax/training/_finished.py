@@ -14,9 +14,8 @@ from deqjax.training._config import ConfigError, RunConfig, check
 from deqjax.training._run import Run, build
 from deqjax.training._stored_config import from_dict
 from deqjax.training._workdir import Workdir, read_config
-from deqjax.training.checkpoints._checkpoints import Checkpoints
-from deqjax.training.checkpoints._stored_state import CheckpointError
-from deqjax.training.step._problem import SolveLimits
+from deqjax.training.checkpoints import CheckpointError, Checkpoints
+from deqjax.training.step import SolveLimits
 
 Which: TypeAlias = Literal["newest", "best"] | int
 """A checkpoint: the newest undamaged one, the one with the lowest validation loss, or a step's."""

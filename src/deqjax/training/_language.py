@@ -25,9 +25,8 @@ from deqjax.training._config import ConfigError
 from deqjax.training._language_config import ModelConfig, TrainConfig
 from deqjax.training._scoring import score
 from deqjax.training._task import Rows, Task, TrainBatches
-from deqjax.training.devices._parallel import DataParallel
-from deqjax.training.step._problem import Forward, SolveLimits
-from deqjax.training.step._state import Weights
+from deqjax.training.devices import DataParallel
+from deqjax.training.step import Forward, SolveLimits, Weights
 
 Tokens = NDArray[Any]
 

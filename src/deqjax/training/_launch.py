@@ -22,13 +22,10 @@ from deqjax.training._workdir import (
     read_config,
     saved_steps,
 )
-from deqjax.training.checkpoints._checkpoints import Checkpoints
-from deqjax.training.devices._interrupts import StopRequest
-from deqjax.training.devices._peers import PeerError, Peers
-from deqjax.training.devices._tracing import Trace
-from deqjax.training.records._metrics import MetricsError
-from deqjax.training.records._records import Records
-from deqjax.training.report._picture import save_run_picture
+from deqjax.training.checkpoints import Checkpoints
+from deqjax.training.devices import PeerError, Peers, StopRequest, Trace
+from deqjax.training.records import MetricsError, Records
+from deqjax.training.report import save_run_picture
 
 # scores that a printed outcome names, where the run has them; its metrics hold all
 _TOLD = ("loss", "bits_per_byte", "perplexity", "top1", "mean_iou", "forward_converged")

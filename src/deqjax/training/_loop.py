@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 from deqjax.training._resuming import Place, restore
 from deqjax.training._run import Run
 from deqjax.training._stored_config import to_dict
-from deqjax.training.checkpoints._checkpoints import Checkpoints
-from deqjax.training.checkpoints._rescue import save_elsewhere
-from deqjax.training.checkpoints._stored_state import CheckpointError
-from deqjax.training.devices import _parallel, _resources
-from deqjax.training.devices._interrupts import StopRequest
-from deqjax.training.devices._parallel import ReplicaError
-from deqjax.training.devices._peers import Peers
-from deqjax.training.devices._tracing import Trace
-from deqjax.training.records._records import Records
-from deqjax.training.records._window import Window
-from deqjax.training.report import _advice
-from deqjax.training.step._update import Control
+from deqjax.training.checkpoints import CheckpointError, Checkpoints, save_elsewhere
+from deqjax.training.devices import (
+    Peers,
+    ReplicaError,
+    StopRequest,
+    Trace,
+    first_replica,
+    memory_in_use,
+)
+from deqjax.training.records import Records, Window
+from deqjax.training.report import warnings
+from deqjax.training.step import Control
 
 
 class DivergenceError(RuntimeError):
@@ -174,7 +174,7 @@ class Loop:
     def _settle(self) -> None:
         """Read what must be known of the newest step; waits for it."""
         if self._control is not None:
-            control = _parallel.first_replica(self._control)
+            control = first_replica(self._control)
             self._stop = max(self._stop, int(control.stop))
             self._skips = int(control.skips_in_a_row)
             self._control = None
@@ -196,14 +196,14 @@ class Loop:
         task = self._run.task
         averages = self._window.averaged()
         seconds = time.perf_counter() - self._clock
-        averages |= task.in_units(averages["loss"]) | _resources.memory()
+        averages |= task.in_units(averages["loss"]) | memory_in_use()
         averages[task.speed] = self._timed * task.examples / seconds
         averages["data_wait"] = self._waited / seconds
         self._latest = averages
         self._records.train(self._step, averages)
         self._window = Window()
         self._restart_clock()
-        found = _advice.warnings(self._stored, self._step, averages)
+        found = warnings(self._stored, self._step, averages)
         for name in sorted(found.keys() & self._seen - self._warned):
             self._records.event(self._step, f"warning: {found[name]}")
         # told of when it lasts for two records, and again only after two without it

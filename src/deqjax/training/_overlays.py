@@ -12,7 +12,7 @@ from deqjax.nn import resize_bilinear
 from deqjax.training._config import ConfigError
 from deqjax.training._finished import Which, load_run, solve_limits
 from deqjax.training._vision import VisionTask
-from deqjax.training.step._state import Weights
+from deqjax.training.step import Weights
 
 
 def write_overlays(

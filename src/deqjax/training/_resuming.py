@@ -9,10 +9,9 @@ import numpy as np
 
 from deqjax.training._run import Run
 from deqjax.training._workdir import differences
-from deqjax.training.checkpoints._checkpoints import Checkpoints
-from deqjax.training.checkpoints._stored_state import CheckpointError
-from deqjax.training.devices._peers import PeerError, Peers
-from deqjax.training.step._state import TrainState
+from deqjax.training.checkpoints import CheckpointError, Checkpoints
+from deqjax.training.devices import PeerError, Peers
+from deqjax.training.step import TrainState
 
 
 class Place(NamedTuple):

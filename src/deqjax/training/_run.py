@@ -15,11 +15,16 @@ from deqjax.training._config import RunConfig
 from deqjax.training._language_config import TrainConfig
 from deqjax.training._task import Task
 from deqjax.training._vision_config import VisionConfig
-from deqjax.training.devices import _parallel
-from deqjax.training.devices._parallel import DataParallel
-from deqjax.training.step._optimizer import learning_rate, optimizer
-from deqjax.training.step._problem import ForwardPass, Problem
-from deqjax.training.step._state import TrainState, initial_state, split
+from deqjax.training.devices import AXIS, DataParallel
+from deqjax.training.step import (
+    ForwardPass,
+    Problem,
+    TrainState,
+    initial_state,
+    learning_rate,
+    optimizer,
+    split,
+)
 
 
 class Run(NamedTuple):
@@ -73,7 +78,7 @@ def build(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> Run
         devices: local devices to use; None takes all, and those of the other processes.
     """
     task = open_task(config)
-    problem, state = assemble(config, config.batch_size, axis_name=_parallel.AXIS)
+    problem, state = assemble(config, config.batch_size, axis_name=AXIS)
     rows = config.batch_size // jax.process_count()
     return Run(config, DataParallel(problem, rows, devices), task, jax.tree.map(_on_host, state))
 

@@ -8,11 +8,8 @@ import numpy as np
 
 from deqjax.models import SegmentMemory
 from deqjax.training._config import ConfigError, RunConfig
-from deqjax.training.devices import _parallel
-from deqjax.training.devices._parallel import DataParallel
-from deqjax.training.step._problem import SolveLimits
-from deqjax.training.step._solve_metrics import is_largest
-from deqjax.training.step._state import Weights
+from deqjax.training.devices import DataParallel, first_replica
+from deqjax.training.step import SolveLimits, Weights, is_largest
 
 
 class Scores(NamedTuple):
@@ -65,8 +62,8 @@ def score(
             own_key = jax.random.fold_in(key, index)
             radii.append(steps.radius(weights, batch, memory, limits, own_key))
         metrics, counts, memory = steps.evaluate(weights, batch, memory, limits)
-        found.append(_parallel.first_replica(metrics))
-        counted.append(_parallel.first_replica(counts))
+        found.append(first_replica(metrics))
+        counted.append(first_replica(counts))
     rows = [float(metrics.pop("rows")) for metrics in found]
     statistics = {
         name: _over_batches(name, [float(metrics[name]) for metrics in found], rows)

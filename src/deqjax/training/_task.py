@@ -4,9 +4,8 @@ import abc
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from deqjax.training.devices._parallel import DataParallel
-from deqjax.training.step._problem import SolveLimits
-from deqjax.training.step._state import Weights
+from deqjax.training.devices import DataParallel
+from deqjax.training.step import SolveLimits, Weights
 
 Rows: TypeAlias = Any
 """An array of a batch: NumPy's on the host, JAX's inside a step."""

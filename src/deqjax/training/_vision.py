@@ -18,9 +18,8 @@ from deqjax.training._config import ConfigError
 from deqjax.training._scoring import score
 from deqjax.training._task import Rows, Task, TrainBatches
 from deqjax.training._vision_config import ImageModelConfig, VisionConfig
-from deqjax.training.devices._parallel import DataParallel
-from deqjax.training.step._problem import Forward, Metrics, SolveLimits
-from deqjax.training.step._state import Weights
+from deqjax.training.devices import DataParallel
+from deqjax.training.step import Forward, Metrics, SolveLimits, Weights
 
 
 class Batch(NamedTuple):

@@ -8,7 +8,7 @@ import jax
 _GIB = 1 << 30
 
 
-def memory() -> dict[str, float]:
+def memory_in_use() -> dict[str, float]:
     """GiB that this process holds now, "host_memory_gib", and that its fullest device held at most.
 
     The latter, "device_memory_gib", only where devices tell; the one or the other is left out where

@@ -4,7 +4,17 @@ The loop tells, the report reads. Output that fails never ends a run, and nothin
 anything about one.
 """
 
-from deqjax.training.records._metrics import read_metrics
+from deqjax.training.records._metrics import MetricsError, read_metrics
 from deqjax.training.records._quantities import QUANTITIES, rows, written
+from deqjax.training.records._records import Records
+from deqjax.training.records._window import Window
 
-__all__ = ["QUANTITIES", "read_metrics", "rows", "written"]
+__all__ = [
+    "QUANTITIES",
+    "MetricsError",
+    "Records",
+    "Window",
+    "read_metrics",
+    "rows",
+    "written",
+]

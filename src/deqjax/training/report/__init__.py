@@ -4,8 +4,15 @@ The command line, notebooks and the end of a run come here. Reads a run's folder
 built and nothing is compiled.
 """
 
+from deqjax.training.report._advice import warnings
 from deqjax.training.report._picture import save_run_picture
 from deqjax.training.report._report import inspect_run
 from deqjax.training.report._text import as_json, print_report
 
-__all__ = ["as_json", "inspect_run", "print_report", "save_run_picture"]
+__all__ = [
+    "as_json",
+    "inspect_run",
+    "print_report",
+    "save_run_picture",
+    "warnings",
+]

@@ -6,6 +6,7 @@ them are handed in.
 """
 
 from deqjax.training.step._evaluation import evaluate_step, radius_step
+from deqjax.training.step._optimizer import learning_rate, optimizer
 from deqjax.training.step._problem import (
     Forward,
     ForwardPass,
@@ -32,6 +33,8 @@ __all__ = [
     "evaluate_step",
     "initial_state",
     "is_largest",
+    "learning_rate",
+    "optimizer",
     "radius_step",
     "split",
     "train_step",
