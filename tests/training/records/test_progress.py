@@ -1,5 +1,7 @@
 import io
 import re
+import sys
+import types
 
 import pytest
 from rich.console import Console
@@ -60,8 +62,27 @@ def cells(lines, label):
 
 def test_plain_lines_without_a_terminal():
     first, last = show(False, [5, 10]).splitlines()
-    assert first == "step 5/10  loss 1.235  steps 8  residual 0.001  0:00:00 left"
-    assert last == "step 10/10  loss 1.235  steps 8  residual 0.001"
+    assert first == "step 5/10  loss 1.781 bits per byte  steps 8  residual 0.001"
+    assert last == "step 10/10  loss 1.781 bits per byte  steps 8  residual 0.001"
+
+
+def test_time_left_does_not_count_the_compilation(monkeypatch):
+    clock = iter([100.0, 103.0, 109.0])  # the first step took as long as its compilation
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: next(clock))
+    file = io.StringIO()
+    with progress_bar(10, 2, console=Console(file=file), every=0) as bar:
+        for step in (3, 4, 6):
+            bar.update(step, {})
+    assert file.getvalue().splitlines() == [
+        "step 3/10",
+        "step 4/10  0:00:18 left",
+        "step 6/10  0:00:12 left",
+    ]
+
+
+def test_a_loss_is_told_in_the_unit_of_the_final_table():
+    [line] = show(False, [10], metrics={"loss": 1.5, "images_per_second": 3.0}).splitlines()
+    assert line == "step 10/10  loss 1.5 nats per label"
 
 
 def test_plain_lines_are_rare_but_the_last_is_shown():
@@ -73,7 +94,7 @@ def test_plain_line_of_a_validation():
     file = io.StringIO()
     with progress_bar(10, 2, console=Console(file=file), every=3600) as bar:
         bar.validated(5, VALIDATION)
-    assert file.getvalue() == "step 5/10  validation  loss 1.3  residual 0.003\n"
+    assert file.getvalue() == "step 5/10  validation  loss 1.9 bits per byte  residual 0.003\n"
 
 
 def test_metrics_may_be_missing():
@@ -135,6 +156,59 @@ def test_terminal_without_unicode_gets_plain_lines():
     with progress_bar(10, 2, console=console) as bar:
         bar.update(10, TRAINING)
     assert file.buffer.getvalue().startswith(b"step 10/10  loss")
+
+
+class Stream(io.StringIO):
+    """Standard output of a notebook's kernel."""
+
+
+Stream.__module__ = "ipykernel.iostream"
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    """What a notebook is given to show below a cell, from the first to the last."""
+    shown = []
+
+    class Handle:
+        def update(self, content, raw):
+            assert raw
+            shown.append(content)
+
+    def display(content, raw, display_id):
+        Handle().update(content, raw)
+        return Handle()
+
+    module = types.ModuleType("IPython.display")
+    module.display = display
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    return shown
+
+
+def notebook(file):
+    return Console(file=file, force_jupyter=True, _environ={})
+
+
+def test_a_notebook_redraws_one_table_below_the_cell(displayed):
+    stream = Stream()
+    with progress_bar(10, 2, console=notebook(stream)) as bar:
+        bar.update(5, TRAINING)
+        bar.validated(5, VALIDATION)
+    assert len(displayed) == 3  # at the start, after the validation, at the end
+    lines = [line.rstrip() for line in displayed[-1]["text/plain"].splitlines()]
+    assert "5/10" in lines[0]
+    assert cells(lines, "loss, bits per byte") == ["1.7811", "1.9000"]
+    assert displayed[-1]["text/html"].startswith("<pre")
+    assert "1.9000" in displayed[-1]["text/html"]
+    assert stream.getvalue() == ""
+
+
+def test_a_notebook_that_catches_the_output_gets_plain_lines(displayed):
+    file = io.StringIO()
+    with progress_bar(10, 2, console=notebook(file)) as bar:
+        bar.update(10, TRAINING)
+    assert file.getvalue().startswith("step 10/10  loss")
+    assert displayed == []
 
 
 def test_fast_steps_are_not_all_drawn(monkeypatch):

@@ -1,6 +1,7 @@
 """How far a run is and what it measures, while it goes on: a live table, or plain lines."""
 
 import contextlib
+import io
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -8,17 +9,21 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from deqjax._records import loss_unit
 from deqjax.training.records._quantities import Row, rows
 
 if TYPE_CHECKING:
+    from IPython.display import DisplayHandle
     from rich.console import Console, Group
     from rich.table import Table
 
-# Metric -> its short name in a plain line.
-_SHOWN = {"loss": "loss", "forward_steps": "steps", "forward_residual": "residual"}
+# Metric -> its short name in a plain line, behind the loss.
+_SHOWN = {"forward_steps": "steps", "forward_residual": "residual"}
 _REDRAW = 0.25  # seconds between two drawings of the live table
 _RECENT = 600.0  # seconds whose steps tell the time that is left
 _GAP = 2  # characters between two columns
+_CELL = 100  # characters that a notebook has room for
+_CODE = "<pre style='line-height:normal'>{code}</pre>"
 
 
 class ProgressBar:
@@ -54,7 +59,9 @@ def progress_bar(
     every: float = 30.0,
     quiet: bool = False,
 ) -> ProgressBar:
-    """A bar with step, time left and a table of metrics; plain lines where there is no terminal.
+    """A bar with step, time left and a table of metrics, on a terminal or in a notebook.
+
+    Where neither is, such as in a log file, it is plain lines.
 
     Args:
         total: number of training steps of the whole run.
@@ -69,6 +76,8 @@ def progress_bar(
     if quiet:
         return ProgressBar()
     shown = console or Console()
+    if shown.is_jupyter and _is_cell(shown.file):
+        return _LiveCell(total, start)
     # A live display redraws itself with control characters, which would fill a log file, and
     # draws with characters that only Unicode has.
     redraws = shown.is_terminal and not shown.is_dumb_terminal
@@ -81,10 +90,12 @@ class _PlainLines(ProgressBar):
     def __init__(self, total: int, start: int, console: "Console", every: float) -> None:
         self._total, self._start, self._every = total, start, every
         self._console = console
-        self._begun, self._printed = time.monotonic(), -math.inf
+        self._begun, self._printed = math.nan, -math.inf
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         now = time.monotonic()
+        if math.isnan(self._begun):  # the first step has been compiled, which tells of no other
+            self._begun, self._start = now, step
         if now - self._printed >= self._every or step >= self._total:
             self._printed = now
             self._print(step, *_short(metrics), *self._remaining(step, now))
@@ -172,6 +183,45 @@ class _LiveTable(ProgressBar):
         yield _Table([_shortened(row) for row in alone], ("training",))
 
 
+class _LiveCell(_LiveTable):
+    """The same below a notebook's cell, which keeps the last drawing."""
+
+    def __init__(self, total: int, start: int) -> None:
+        from rich.console import Console
+
+        # rich's own display in notebooks needs a package of widgets
+        self._page = Console(
+            file=io.StringIO(), width=_CELL, record=True, force_jupyter=False, _environ={}
+        )
+        super().__init__(total, start, self._page)
+        self._cell: DisplayHandle | None = None
+
+    def __enter__(self) -> Self:
+        self._draw()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._draw()
+
+    def _draw(self) -> None:
+        from IPython.display import display
+
+        self._page.print(self._drawing())
+        text = self._page.export_text(clear=False, styles=False)
+        html = self._page.export_html(inline_styles=True, code_format=_CODE)
+        content = {"text/plain": text, "text/html": html}
+        if self._cell is None:
+            self._cell = display(content, raw=True, display_id=True)
+        else:
+            self._cell.update(content, raw=True)
+        self._drawn = time.monotonic()
+
+
 class _Table(NamedTuple):
     rows: list[Row]
     titles: tuple[str, ...]
@@ -201,4 +251,12 @@ def _shortened(row: Row) -> Row:
 
 
 def _short(metrics: Mapping[str, float]) -> list[str]:
-    return [f"{word} {float(metrics[n]):.4g}" for n, word in _SHOWN.items() if n in metrics]
+    name, unit = loss_unit([metrics])
+    loss = [f"loss {float(metrics[name]):.4g} {unit}"] if name in metrics else []
+    others = [f"{word} {float(metrics[n]):.4g}" for n, word in _SHOWN.items() if n in metrics]
+    return loss + others
+
+
+def _is_cell(file: object) -> bool:
+    """Whether what is written appears below a notebook's cell, and is not caught on its way."""
+    return type(file).__module__.startswith("ipykernel.")
