@@ -5,7 +5,7 @@ Hardware:  two CPU cores, no GPU
 Time:      10 minutes on cores shared with other work (stdlib_lm.py then: 7)
 Expected:  2.451 validation bits per byte at 12 steps, 2.487 at 4 (stdlib_lm.py: 2.495 and 2.539)
 Data:      as stdlib_lm.py
-Next:      deqjax evaluate --workdir runs/stdlib_lm_random_depth --depths 1 2 4 8 16 32
+Next:      deqjax evaluate runs/stdlib_lm_random_depth --depths 1 2 4 8 16 32
 
 Figures of one seed, 400 steps, on Python 3.12's library; runs that differ in rounding end up to 1 %
 apart.

@@ -3,7 +3,7 @@
 Command:   deqjax train experiments/vision/digits.py
 Hardware:  two CPU cores, no GPU
 Time:      a minute
-Expected:  98 % or more of the test images right: deqjax evaluate --workdir runs/digits --split test
+Expected:  98 % or more of the test images right: deqjax evaluate runs/digits --split test
 Data:      come with scikit-learn; nothing is downloaded
 Variants:  --penalty.weight 0   without the regularizer
            --model.kind resnet  the explicit baseline

@@ -60,7 +60,7 @@ def test_training_says_what_it_did(trained):
 
 def test_evaluate_prints_the_same_scores(trained, capsys):
     workdir, printed = trained
-    assert cli.main(["evaluate", "--workdir", str(workdir)]) == 0
+    assert cli.main(["evaluate", str(workdir)]) == 0
     row = re.compile(r"bits per byte +\S +([\d.]+)")
     again, first = (float(row.search(t)[1]) for t in (capsys.readouterr().out, printed))
     # other device counts sum in another order
@@ -69,7 +69,7 @@ def test_evaluate_prints_the_same_scores(trained, capsys):
 
 def test_generate_continues_the_prompt(trained, capsys):
     workdir, _ = trained
-    arguments = ["generate", "--workdir", str(workdir), "--prompt", "import ", "--count", "5"]
+    arguments = ["generate", str(workdir), "import ", "--count", "5"]
     assert cli.main(arguments) == 0
     text = capsys.readouterr().out
     assert text.startswith("import ")
@@ -78,7 +78,7 @@ def test_generate_continues_the_prompt(trained, capsys):
 
 def test_generate_compares_with_solves_from_zero(trained, capsys):
     workdir, _ = trained
-    arguments = ["generate", "--workdir", str(workdir), "--prompt", "import ", "--count", "5"]
+    arguments = ["generate", str(workdir), "import ", "--count", "5"]
     assert cli.main([*arguments, "--compare-warm-start"]) == 0
     line = capsys.readouterr().err
     found = re.search(r"solver steps a token: ([\d.]+) with the warm start, ([\d.]+) without", line)
@@ -91,7 +91,7 @@ def test_generate_with_nothing_to_compare_says_so(tmp_path, capsys, data_options
     workdir = str(tmp_path / "run")
     assert cli.main(["train", EXPERIMENT, "--workdir", workdir, *options]) == 0
     capsys.readouterr()
-    arguments = ["generate", "--workdir", workdir, "--prompt", "import ", "--count", "2"]
+    arguments = ["generate", workdir, "import ", "--count", "2"]
     assert cli.main([*arguments, "--compare-warm-start"]) == 0
     assert "no warm start to compare" in capsys.readouterr().err
 
@@ -174,20 +174,10 @@ def test_missing_experiment_is_named(capsys):
     assert "no/such.py" in error_of(capsys, "train", "no/such.py", status=1)
 
 
-def test_file_without_config_is_no_experiment(capsys, tmp_path):
-    file = tmp_path / "empty.py"
-    file.write_text("")
-    assert "config()" in error_of(capsys, "train", file, status=1)
-
-
 def test_unknown_field_names_the_nearest(capsys):
     line = error_of(capsys, "train", EXPERIMENT, "--model.shape.widht", "8", status=2)
     assert "--model.shape.widht" in line
     assert "did you mean --model.shape.width?" in line
-
-
-def test_unknown_command_names_the_nearest(capsys):
-    assert "did you mean train?" in error_of(capsys, "trian", status=2)
 
 
 def test_train_without_file(capsys):
@@ -209,28 +199,19 @@ def test_unwritable_workdir_is_named(capsys, tmp_path):
 
 
 def test_evaluating_nothing_says_so(capsys, tmp_path):
-    assert "no run" in error_of(capsys, "evaluate", "--workdir", tmp_path, status=1)
+    assert "no run" in error_of(capsys, "evaluate", tmp_path, status=1)
 
 
 def test_empty_prompt_is_refused(trained, capsys):
     workdir, _ = trained
-    assert "prompt is empty" in error_of(
-        capsys, "generate", "--workdir", workdir, "--prompt", "", status=1
-    )
+    assert "prompt is empty" in error_of(capsys, "generate", workdir, "", status=1)
 
 
 def test_help_lists_every_field(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["train", EXPERIMENT, "--help"])
-    assert stopped.value.code == 0
+    assert cli.main(["train", EXPERIMENT, "--help"]) == 0
     printed = capsys.readouterr().out
     for option in ("--workdir", "--resume", "--devices", "--penalty.weight", "--data.batch-size"):
         assert option in printed
-
-
-def test_usage_lists_the_commands(capsys):
-    assert cli.main(["--help"]) == 0
-    assert "evaluate" in capsys.readouterr().out
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_resume_continues(tmp_path, data_options):

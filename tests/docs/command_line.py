@@ -9,6 +9,7 @@ import argparse
 import ast
 import contextlib
 import io
+import itertools
 import json
 import re
 import runpy
@@ -20,14 +21,7 @@ from pathlib import Path
 from doc_pages import ROOT
 
 from deqjax import cli
-from deqjax.cli._options import (
-    ConvertOptions,
-    EvaluateOptions,
-    GenerateOptions,
-    InspectOptions,
-)
-from deqjax.training import VisionConfig
-from deqjax.training._experiments import load_experiment
+from deqjax.training import VisionConfig, load_experiment
 from tiny import TINY_OPTIONS
 
 # What compiles fastest, and a checkpoint that an evaluation has scored; test_cli.py has the rest.
@@ -46,18 +40,16 @@ TINY_IMAGES = [*TINY_IMAGES, *PLAIN]
 # The data that no newcomer has: these commands say how to get it, and end.
 NEEDS_DATA = ("cifar10", "cityscapes", "imagenet", "wikitext")
 SAYS_HOW = ("there is no WikiText", "is not prepared")
-OPTIONS = {
-    "convert": ConvertOptions,
-    "evaluate": EvaluateOptions,
-    "generate": GenerateOptions,
-    "inspect": InspectOptions,
-}
-# what a sentence may leave out of a command
+# what a sentence may leave out of a command, before its options
 REQUIRED = {
+    "compare": ["DIR"],
     "convert": ["model.pth", "--config", "model.json", "--out", "runs/converted"],
-    "evaluate": ["--workdir", "DIR"],
-    "generate": ["--workdir", "DIR", "--prompt", "text"],
-    "inspect": ["--workdir", "DIR"],
+    "evaluate": ["DIR"],
+    "generate": ["DIR", "text"],
+    "inspect": ["DIR"],
+    "runs": [],
+    "sweep": ["FILE", "--seed", "0", "1"],
+    "train": ["FILE"],
 }
 PLACEHOLDERS = {"FILE": "experiments/stdlib_lm.py", "DIR": "runs/DIR", "HOST:PORT": "127.0.0.1:1"}
 # What runs each script's own logic, tiny.
@@ -146,11 +138,22 @@ class CommandLine:
             case "evaluate" if "--overlays" in arguments:
                 check_test(*OVERLAYS)
                 return self._parse(arguments)
+            case "sweep":
+                file, *options = arguments[1:]
+                return self._main(["sweep", file, *options, *TINY_TEXT, "--steps", "2"])
+            case "compare":
+                words = [self._expand(word) for word in arguments[1:]]
+                arguments = ["compare", *itertools.chain(*words)]
             case "generate":
                 arguments += ["--count", "3"]
-        if "--workdir" in arguments:
-            self._need(value_of(arguments, "--workdir"))
+        if arguments[0] in ("inspect", "evaluate", "generate", "compare"):
+            self._need(arguments[1])
         return self._main(arguments)
+
+    def _expand(self, word):
+        """What a shell makes of a word with a star."""
+        found = sorted(str(path.relative_to(self.folder)) for path in self.folder.glob(word))
+        return found or [word]
 
     def _without_peers(self, arguments):
         """Help, or one of several processes: its options, and the run as a single one leaves it."""
@@ -213,21 +216,14 @@ class CommandLine:
 
     def _parse(self, arguments):
         """Parse the options of a command, which need not make sense together."""
-        name, *options = [PLACEHOLDERS.get(word, word) for word in arguments]
-        options = [word for word in options if word != "--help"]  # which every command has
-        if name == "train":
-            file, *options = options
-            experiment = load_experiment(self.folder / file)
-            try:
-                return cli._parse(cli._train_options(experiment), options, "train", experiment)
-            except (SystemExit, cli.UsageError) as error:
-                raise WrongCommandError(f"deqjax {shlex.join(arguments)}: {error}") from error
-        if name not in OPTIONS:
-            raise WrongCommandError(f"deqjax has no command {name!r}")
+        words = [PLACEHOLDERS.get(word, word) for word in arguments]
+        words = [word for word in words if word != "--help"]  # which every command has
         try:
-            return cli._parse(OPTIONS[name], options, name)
+            with contextlib.redirect_stderr(io.StringIO()) as printed:
+                return cli.parse(words)
         except (SystemExit, cli.UsageError) as error:
-            raise WrongCommandError(f"deqjax {shlex.join(arguments)}: {error}") from error
+            said = printed.getvalue() or error
+            raise WrongCommandError(f"deqjax {shlex.join(arguments)}: {said}") from error
 
     def _main(self, arguments, status=0, says=("",)):
         out, err = io.StringIO(), io.StringIO()
@@ -244,10 +240,8 @@ class CommandLine:
 def complete(arguments):
     """A command of a sentence with what it needs besides."""
     name, *options = arguments
-    if name == "train":
-        return arguments if options and not options[0].startswith("-") else [name, "FILE", *options]
-    needed = REQUIRED.get(name, [])
-    return [name, *needed, *options]
+    given = bool(options) and not options[0].startswith("-")
+    return arguments if given else [name, *REQUIRED.get(name, []), *options]
 
 
 def value_of(arguments, name):

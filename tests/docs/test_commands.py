@@ -50,7 +50,7 @@ def test_commands_in_sentences_make_sense(page, command_line):
         ("python experiments/golden.py", "does not take"),
         ("python experiments/compare_penalty.py --sleeps 3", "does not take"),
         ("pytest tests/none", "there are no tests"),
-        ("deqjax evaluate --workdir runs/none", "no experiment leaves"),
+        ("deqjax evaluate runs/none", "no experiment leaves"),
         ("deqjax train experiments/vision/digits.py --stepz 3 --help", "there is no option"),
         ("bash .ci/walk", "there is no"),
     ],

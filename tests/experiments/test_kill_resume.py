@@ -166,12 +166,10 @@ def test_waiting_ends_with_the_time_or_the_child(load, tmp_path):
 def test_tiny_runs_are_valid_and_cross_checkpoints(load, tmp_path):
     from deqjax import cli
     from deqjax.training._config import check
-    from deqjax.training._experiments import load_experiment
 
     tiny_runs = load("tiny_runs")
     for file, *words in (tiny_runs.text_run(9, tmp_path, "text"), tiny_runs.image_run(9)):
-        experiment = load_experiment(file)
-        found = cli._parse(cli._train_options(experiment), words, "train", experiment).config
+        found = cli.parse(["train", str(file), *words]).config
         check(found)
         assert found.steps == 9
         assert found.checkpoint_every % found.log_every

@@ -109,7 +109,7 @@ def test_an_explicit_model_is_refused(explicit):
 
 
 def test_the_command_prints_a_row_for_each_depth(sweep, folder, capsys):
-    assert cli.main(["evaluate", "--workdir", str(folder), "--depths", "3", "1"]) == 0
+    assert cli.main(["evaluate", str(folder), "--depths", "3", "1"]) == 0
     rows = [
         [cell.strip() for cell in line.strip("│ ").split("│")]
         for line in capsys.readouterr().out.splitlines()
@@ -125,13 +125,13 @@ def test_the_command_prints_a_row_for_each_depth(sweep, folder, capsys):
 
 
 def test_the_command_refuses_limits_beside_depths(tmp_path, capsys):
-    options = ["evaluate", "--workdir", str(tmp_path), "--depths", "3", "--max-steps", "4"]
+    options = ["evaluate", str(tmp_path), "--depths", "3", "--max-steps", "4"]
     assert cli.main(options) == 2
     assert "drop --max-steps" in capsys.readouterr().err
 
 
 def test_the_command_refuses_an_explicit_model_in_one_sentence(explicit, capsys):
-    assert cli.main(["evaluate", "--workdir", str(explicit), "--depths", "3"]) == 1
+    assert cli.main(["evaluate", str(explicit), "--depths", "3"]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("deqjax: error: ")
     assert "holds an explicit model" in line

@@ -57,7 +57,7 @@ def test_only_pixels_of_evaluated_classes_are_scored(run):
 
 def test_evaluate_prints_every_class_and_writes_pictures(run, tmp_path, capsys):
     folder = tmp_path / "pictures"
-    arguments = ["evaluate", "--workdir", str(run.workdir.path), "--split", "test"]
+    arguments = ["evaluate", str(run.workdir.path), "--split", "test"]
     assert cli.main([*arguments, "--overlays", str(folder)]) == 0
     printed = capsys.readouterr().out
     assert "mean intersection over union" in printed

@@ -1,10 +1,13 @@
 """What the commands print of a run and of its scores."""
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from deqjax.cli._output import console
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from rich.table import Table
 
     from deqjax.training import DepthScore, Outcome, RunConfig
 
@@ -32,9 +35,9 @@ def print_outcome(outcome: "Outcome", config: "RunConfig", file: str) -> None:
             f"to {folder}/checkpoints"
         )
     if "tokens_scored" in outcome.metrics:
-        print(f"try: deqjax generate --workdir {folder} --prompt 'the '")
+        print(f"try: deqjax generate {folder} 'the '")
     else:
-        print(f"try: deqjax evaluate --workdir {folder} --split test")
+        print(f"try: deqjax evaluate {folder} --split test")
 
 
 _ROWS = {
@@ -59,33 +62,44 @@ _ROWS = {
 
 def print_scores(title: str, metrics: dict[str, float]) -> None:
     """Print scores as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    table.add_column("measured")
-    table.add_column("value", justify="right")
-    for name, (label, form) in _ROWS.items():
-        # bytes are told in bits, as everyone compares them
-        if name in metrics and not ("bits_per_byte" in metrics and name.endswith("loss")):
-            table.add_row(label, form.format(metrics[name]))
+    # bytes are told in bits, as everyone compares them
+    rows = [
+        (label, form.format(metrics[name]))
+        for name, (label, form) in _ROWS.items()
+        if name in metrics and not ("bits_per_byte" in metrics and name.endswith("loss"))
+    ]
     for name, value in metrics.items():
         if name.startswith("iou/"):
             shown = "does not occur" if math.isnan(value) else f"{value:.4f}"
-            table.add_row(f"  {name.removeprefix('iou/')}", shown)
-    Console().print(table)
+            rows.append((f"  {name.removeprefix('iou/')}", shown))
+    print_pairs(title, ("measured", "value"), rows)
+
+
+def print_pairs(title: str, columns: tuple[str, str], rows: Iterable[tuple[str, str]]) -> None:
+    """Print a table of names and values."""
+    table = _table(title)
+    table.add_column(columns[0])
+    table.add_column(columns[1], justify="right")
+    for name, value in rows:
+        table.add_row(name, value)
+    console().print(table, markup=False)
 
 
 def print_depths(title: str, found: "Sequence[DepthScore]") -> None:
     """Print the scores of a run at several depths as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
+    table = _table(title)
     names = [*found[0].others, "loss", "forward_residual"]
     for name in ("solver steps", *(_ROWS[name][0] for name in names)):
         table.add_column(name, justify="right")
     for each in found:
         values = each.others | {"loss": each.loss, "forward_residual": each.residual}
         table.add_row(str(each.depth), *(_ROWS[name][1].format(values[name]) for name in names))
-    Console().print(table)
+    console().print(table)
+
+
+def _table(title: str) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    # a folder may be called "[red]", which is no markup
+    return Table(title=Text(title, style="table.title"), title_justify="left")

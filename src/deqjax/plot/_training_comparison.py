@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from deqjax._records import Record, loss_unit
 from deqjax.plot._style import draw_level, finish, line_style, logarithmic, new_figure
 
+_COLUMNS = 4  # of the legend, at most
 _LABELS = {
     "bits_per_byte": "validation loss (bits per byte)",
     "top1": "accuracy (share of images)",
@@ -66,24 +68,36 @@ def training_comparison(
         label = f"validation loss ({unit})" if metric == "loss" else _LABELS.get(key, key)
         _draw(axes, chosen, key)
         finish(axes, xlabel="training step", ylabel=label, integer=True)
-    # one legend below the panels, where it hides no line
+    _share_legend(figure, list(runs))
+    return figure
+
+
+def _share_legend(figure: Figure, runs: Sequence[str]) -> None:
+    """One legend below the panels, where it hides no line, as wide as there is room."""
     entries: dict[str, Any] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
         entries = dict(zip(labels, handles, strict=True)) | entries
         if (own := axes.get_legend()) is not None:
             own.remove()
-    if entries:
-        order = [label for label in [*runs, *entries] if label in entries]
-        names = list(dict.fromkeys(order))
-        figure.legend(
-            [entries[label] for label in names],
-            names,
+    if not entries:
+        return
+    names = dict.fromkeys(label for label in [*runs, *entries] if label in entries)
+    canvas = FigureCanvasAgg(figure)
+    for columns in range(_COLUMNS, 0, -1):
+        legend = figure.legend(
+            [entries[name] for name in names],
+            list(names),
             loc="outside lower center",
-            ncols=4,
+            ncols=columns,
             fontsize=10,
         )
-    return figure
+        size = legend.get_window_extent(canvas.get_renderer())
+        if size.width <= figure.bbox.width or columns == 1:
+            break
+        legend.remove()
+    # many runs must not leave the panels without height
+    figure.set_figheight(figure.get_figheight() + size.height / figure.dpi)
 
 
 def _draw(axes: Axes, runs: Mapping[str, Sequence[Record]], key: str) -> None:

@@ -18,6 +18,7 @@ from deqjax.training._launch import Outcome, train
 from deqjax.training._loop import DivergenceError
 from deqjax.training._overlays import write_overlays
 from deqjax.training._run import Run
+from deqjax.training._sweep import Sweep, sweep
 from deqjax.training._vision_config import ImageDataConfig, ImageModelConfig, VisionConfig
 from deqjax.training._workdir import Workdir, WorkdirError, newest_run, next_free
 from deqjax.training.checkpoints import CheckpointError, Checkpoints, DamagedCheckpointError
@@ -30,12 +31,22 @@ from deqjax.training.devices import (
     keep_compiled_programs,
 )
 from deqjax.training.records import MetricsError, read_metrics
-from deqjax.training.report import save_run_picture
+from deqjax.training.report import (
+    ComparedRun,
+    Comparison,
+    ListedRun,
+    RunList,
+    compare_runs,
+    list_runs,
+    save_run_picture,
+)
 
 __all__ = [
     "CheckpointError",
     "Checkpoints",
     "ClusterOptions",
+    "ComparedRun",
+    "Comparison",
     "ConfigError",
     "DamagedCheckpointError",
     "DataConfig",
@@ -46,6 +57,7 @@ __all__ = [
     "GuardConfig",
     "ImageDataConfig",
     "ImageModelConfig",
+    "ListedRun",
     "MetricsError",
     "ModelConfig",
     "OptimizerConfig",
@@ -56,22 +68,27 @@ __all__ = [
     "ReplicaError",
     "Run",
     "RunConfig",
+    "RunList",
     "StepLimitConfig",
+    "Sweep",
     "TrainConfig",
     "VisionConfig",
     "Workdir",
     "WorkdirError",
     "adopt_model",
+    "compare_runs",
     "evaluate_run",
     "generate_text",
     "join",
     "keep_compiled_programs",
+    "list_runs",
     "load_experiment",
     "load_run",
     "newest_run",
     "next_free",
     "read_metrics",
     "save_run_picture",
+    "sweep",
     "sweep_depths",
     "train",
     "write_overlays",

@@ -198,6 +198,7 @@ class Loop:
         seconds = time.perf_counter() - self._clock
         averages |= task.in_units(averages["loss"]) | memory_in_use()
         averages[task.speed] = self._timed * task.examples / seconds
+        averages["steps_per_second"] = self._timed / seconds
         averages["data_wait"] = self._waited / seconds
         self._latest = averages
         self._records.train(self._step, averages)

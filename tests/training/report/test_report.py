@@ -316,25 +316,25 @@ def test_run_in_a_folder(run):
 
 
 def test_inspect_draws_and_tells(run, capsys):
-    assert cli.main(["inspect", "--workdir", str(run.path)]) == 0
+    assert cli.main(["inspect", str(run.path)]) == 0
     assert "Nothing is wrong." in capsys.readouterr().out
     assert run.picture.exists()
 
 
 def test_inspect_prints_nothing_but_json(run, capsys):
-    assert cli.main(["inspect", "--workdir", str(run.path), "--json"]) == 0
+    assert cli.main(["inspect", str(run.path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == "Nothing is wrong."
     assert run.picture.exists()
 
 
 def test_inspect_of_a_run_that_cannot_be_written_to(run, capsys):
     run.picture.mkdir()
-    assert cli.main(["inspect", "--workdir", str(run.path)]) == 0
+    assert cli.main(["inspect", str(run.path)]) == 0
     shown = capsys.readouterr()
     assert "Nothing is wrong." in shown.out
     assert "run.png cannot be written (Is a directory)" in shown.err
 
 
 def test_inspecting_nothing_says_so(tmp_path, capsys):
-    assert cli.main(["inspect", "--workdir", str(tmp_path)]) == 1
+    assert cli.main(["inspect", str(tmp_path)]) == 1
     assert "There is no run in" in capsys.readouterr().err

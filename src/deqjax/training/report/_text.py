@@ -86,7 +86,7 @@ def _trends(figures: Figures) -> "Table":
     table = _table("trend", "first quarter", "last quarter", "change")
     for name in TRENDS:
         if name in figures.trends:
-            label, form = _words(name)
+            label, form = words_of(name)
             table.add_row(label, *_cells(figures.trends[name], form))
     return table
 
@@ -96,7 +96,7 @@ def _cells(trend: Trend, form: str) -> tuple[str, str, str]:
     return written(trend.early, form), written(trend.late, form), change
 
 
-def _words(name: str) -> tuple[str, str]:
+def words_of(name: str) -> tuple[str, str]:
     """What a metric is called on its own, and the form of its values."""
     [quantity] = [quantity for quantity in QUANTITIES if name in quantity.parts]
     word = quantity.parts[name]

@@ -1,0 +1,65 @@
+"""``deqjax convert``."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from deqjax.cli._tables import print_pairs
+from deqjax.cli._usage import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Turn a published PyTorch checkpoint into a model.
+
+    Attributes:
+        checkpoint: a .pth file with the state dict of a DEQ-Transformer or an MDEQ.
+        config: a JSON file with the options that it was trained with.
+        out: folder for the model; must not hold anything.
+        recipe: an experiment's file, whose data and optimizer it shall have: the folder is then a
+            run, to evaluate, to generate from, or to train on with --resume.
+        file: a text file, instead of the recipe's.
+        directory: folder of prepared data sets, instead of the recipe's.
+        manual_directory: folder of downloaded archives, instead of the recipe's.
+    """
+
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
+    config: Path
+    out: Path
+    recipe: Path | None = None
+    file: Path | None = None
+    directory: Path | None = None
+    manual_directory: Path | None = None
+
+    def run(self) -> int:
+        """Convert, and print what came of it."""
+        from deqjax.convert import convert_checkpoint, summary
+
+        if self.recipe is None:
+            model = convert_checkpoint(self.checkpoint, self.config, self.out)
+        else:
+            model = self._into_a_run(self.recipe)
+        title = f"{self.checkpoint}, converted"
+        print_pairs(title, (type(model).__name__, "value"), summary(model).items())
+        print(f"{'model' if self.recipe is None else 'run'}: {self.out}")
+        return 0
+
+    def _into_a_run(self, file: Path) -> Any:
+        from deqjax.convert import read_model
+        from deqjax.training import adopt_model, load_experiment
+
+        recipe: Any = load_experiment(file)  # kinds of runs differ in their data's fields
+        places = {
+            name: str(getattr(self, name))
+            for name in ("file", "directory", "manual_directory")
+            if getattr(self, name) is not None
+        }
+        for name in places:
+            if not hasattr(recipe.data, name):
+                raise UsageError(f"--{name} means nothing to {file}; leave it out.")
+        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **places))
+        model = read_model(self.checkpoint, self.config)
+        adopt_model(model, recipe, self.out)
+        return model

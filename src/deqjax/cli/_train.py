@@ -1,0 +1,85 @@
+"""``deqjax train``."""
+
+import dataclasses
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import tyro
+
+from deqjax.cli._devices import use_devices
+from deqjax.cli._output import unfailing_output
+from deqjax.cli._tables import print_outcome
+from deqjax.cli._usage import UsageError
+
+if TYPE_CHECKING:
+    from deqjax.training import RunConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train the experiment that a Python file describes.
+
+    Every field of the experiment is an option, too: deqjax train FILE --help lists them.
+
+    Attributes:
+        file: a Python file with a function config().
+        workdir: folder of the run; by default the first free one of runs/NAME, runs/NAME-2, ...
+        resume: go on from the newest checkpoint in the folder.
+        devices: number of virtual CPU devices; without it, every device of the machine.
+        profile: write a profiler's trace of five steps into the folder.
+        config: the experiment, once the file has been read.
+        cluster: the processes that train together.
+    """
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    workdir: Path | None = None
+    resume: bool = False
+    devices: int | None = None
+    profile: bool = False
+    config: tyro.conf.Suppress[Any] = None
+    cluster: tyro.conf.Suppress[Any] = None
+
+    @classmethod
+    def of(cls, experiment: "RunConfig") -> tuple[type[Self], Self]:
+        """The command with every field of an experiment as an option, and its defaults."""
+        from deqjax.training import ClusterOptions
+
+        kind, alone = type(experiment), ClusterOptions()
+
+        @dataclasses.dataclass(frozen=True)
+        class TrainExperiment(cls):  # type: ignore[valid-type, misc]
+            __doc__ = cls.__doc__
+            config: Annotated[kind, tyro.conf.arg(name="")] = experiment  # type: ignore[valid-type]
+            cluster: Annotated[ClusterOptions, tyro.conf.arg(name="")] = alone
+
+        return TrainExperiment, TrainExperiment(tyro.MISSING)
+
+    def run(self) -> int:
+        """Train until the end, or until a signal asks for a stop."""
+        from deqjax import training
+
+        use_devices(self.devices)
+        with unfailing_output():
+            workdir = self._workdir()
+            peers = training.join(self.cluster)
+            training.keep_compiled_programs(workdir)
+            outcome = training.train(
+                self.config, workdir, resume=self.resume, peers=peers, profile=self.profile
+            )
+            if peers.first:
+                print_outcome(outcome, self.config, str(self.file))
+        status = 130 if outcome.stopped_by == signal.SIGINT else 0
+        status = 1 if outcome.rescued is not None else status
+        peers.exit(status)
+        return status
+
+    def _workdir(self) -> Path:
+        from deqjax import training
+
+        if self.workdir is not None:
+            return self.workdir
+        if self.cluster.coordinator is not None:
+            raise UsageError("--coordinator needs --workdir, the same folder for all processes.")
+        usual = Path("runs") / self.config.name
+        return training.newest_run(usual) if self.resume else training.next_free(usual)
