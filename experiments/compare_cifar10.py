@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     configs = experiments(options.steps, options.seed, options.directory)
-    runs = {name: trained(config, options.runs / config.name) for name, config in configs.items()}
+    runs = trained(configs, options.runs)
     measured = costs(runs, options.repeats)
     results = {}
     for name, run in runs.items():

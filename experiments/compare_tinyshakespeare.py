@@ -122,10 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     configs = experiments(options.file, options.steps, options.seed)
-    runs = {
-        name: trained(config, options.runs / name.replace(" ", "_").replace(",", ""))
-        for name, config in configs.items()
-    }
+    runs = trained(configs, options.runs)
     results = {name: run.result for name, run in runs.items()}
     curves = {name: run.validation for name, run in runs.items()}
     probability = configs["DEQ, penalty"].penalty.probability

@@ -18,11 +18,7 @@ from rich.table import Table
 from deqjax import training
 from deqjax.training import PenaltyConfig, Run, RunConfig
 from deqjax.training._run import assemble
-from deqjax.training._stored_config import to_dict
-from deqjax.training._workdir import differences, holds_run, read_config
 from deqjax.training.step._update import train_step
-
-PLACES = ("data.directory", "data.manual_directory")
 
 
 class Trained(NamedTuple):
@@ -44,31 +40,30 @@ class Trained(NamedTuple):
         return scores | {"parameters": size}
 
 
-def trained(config: RunConfig, folder: Path) -> Trained:
-    """Train a run, go on with it, or take it as it is if it has finished.
+def trained(configs: Mapping[str, RunConfig], folder: Path) -> dict[str, Trained]:
+    """Train runs one after the other, go on with them, or take them as they are if they finished.
+
+    Args:
+        configs: by the names of the runs, of which their folders have the letters.
+        folder: for their folders.
 
     Raises:
-        SystemExit: the folder holds a run of another configuration.
+        SystemExit: it was interrupted, or a run diverged.
     """
-    if holds_run(folder):
-        # what has to do with the place only may differ
-        stored, wanted = read_config(folder)[1], to_dict(config)
-        changes = differences(stored, wanted)
-        changes = {name: c for name, c in changes.items() if not name.startswith(PLACES)}
-        if changes:
-            listed = ", ".join(f"{name}: {change}" for name, change in changes.items())
-            raise SystemExit(f"{folder} holds another run ({listed}); choose another --runs folder")
-    if not (holds_run(folder) and _last_step(folder) >= config.steps):
-        outcome = training.train(config, folder, resume=holds_run(folder))
-        if outcome.metrics is None:
-            raise SystemExit("interrupted; the next call goes on")
-    records = training.read_metrics(folder / "metrics.jsonl")
-    return Trained(training.load_run(folder), [r for r in records if r["split"] == "validation"])
-
-
-def _last_step(folder: Path) -> int:
-    records = training.read_metrics(folder / "metrics.jsonl")
-    return max((r["step"] for r in records if r["split"] == "validation"), default=0)
+    places = {name: name.replace(" ", "_").replace(",", "") for name in configs}
+    found = training.sweep({places[name]: config for name, config in configs.items()}, folder)
+    if found.stopped_by is not None:
+        raise SystemExit("interrupted; the next call goes on")
+    if found.diverged:
+        raise SystemExit(f"diverged: {', '.join(found.diverged)}")
+    records = {run.folder.name: run.records for run in found.comparison.runs}
+    return {
+        name: Trained(
+            training.load_run(folder / place),
+            [dict(record) for record in records[place] if record["split"] == "validation"],
+        )
+        for name, place in places.items()
+    }
 
 
 class Variant(NamedTuple):

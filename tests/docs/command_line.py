@@ -94,7 +94,9 @@ class CommandLine:
     def parse(self, line):
         """Check a command that stands in a sentence without running it."""
         words = shlex.split(line, comments=True)
-        if words[0] == "deqjax":
+        if words == ["deqjax", "--version"]:
+            self._main(words[1:])
+        elif words[0] == "deqjax":
             self._parse(complete(words[1:]))
         elif words[1:] in (["experiments/estimate.py"], ["experiments/golden.py"]):
             self._run([*words, "FILE"])

@@ -58,3 +58,20 @@ def test_values_that_are_not_finite_are_left_out():
 def test_nothing_to_compare_is_refused():
     with pytest.raises(ValueError, match="at least one run and one metric"):
         plot.training_comparison({})
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_long_names_of_many_runs_are_not_cut_off(count):
+    records = [{"step": s, "split": "validation", "spectral_radius": 0.5} for s in (1, 2)]
+    runs = {
+        f"penalty.weight=0.3,optimizer.learning_rate=0.001,seed={n}": records for n in range(count)
+    }
+    figure = plot.training_comparison(runs, metrics=["spectral_radius"])
+    figure.draw_without_rendering()
+    [legend] = figure.legends
+    shown = legend.get_window_extent()
+    assert shown.x0 >= 0
+    assert shown.x1 <= figure.bbox.x1
+    assert shown.y0 >= 0
+    panel = figure.axes[0].get_window_extent()
+    assert panel.height > 250  # pixels, however long the legend is

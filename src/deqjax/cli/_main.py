@@ -35,7 +35,7 @@ def _status(given: Sequence[str]) -> int:
             command = parse(given or ["--help"])
         except SystemExit as end:  # tyro has printed the help or what is wrong with a value
             return int(end.code or 0) if given else 2
-        return command.run()
+        return int(command.run())
     except UsageError as error:
         sentence, status = f"error: {error}", 2
     except KeyboardInterrupt:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Protocol, Union
+from typing import Annotated, Any, Union
 
 import tyro
 
@@ -16,15 +16,7 @@ from deqjax.cli._sweep import Sweep, combinations
 from deqjax.cli._train import Train
 from deqjax.cli._usage import UsageError, unknown
 
-
-class Command(Protocol):
-    """What a command line asks for: a dataclass of options."""
-
-    def run(self) -> int:
-        """Do it, and return the exit status."""
-
-
-_COMMANDS: dict[str, type[Any]] = {
+_COMMANDS: dict[str, Any] = {
     "train": Train,
     "sweep": Sweep,
     "runs": Runs,
@@ -42,8 +34,8 @@ deqjax COMMAND --help lists the options of a command, deqjax train FILE --help e
 experiment with its default; deqjax --tyro-write-completion bash FILE writes what completes them."""
 
 
-def parse(given: Sequence[str]) -> Command:
-    """The command that a line asks for, with its options.
+def parse(given: Sequence[str]) -> Any:
+    """The command that a line asks for: a dataclass of its options, with a method ``run``.
 
     Args:
         given: the words after the program's name, at least one.
@@ -80,9 +72,10 @@ def _read(kinds: Mapping[str, tuple[type[Any], Any]], given: Sequence[str]) -> A
     commands = [
         _subcommand(name, kind, default, len(kinds)) for name, (kind, default) in kinds.items()
     ]
+    # a union of one would be no choice of commands
+    choice: Any = Union[(*commands, Annotated[None, tyro.conf.Suppress])]
     found, left_over = tyro.cli(
-        # a union of one would be no choice of commands
-        Union[(*commands, Annotated[None, tyro.conf.Suppress])],  # type: ignore[arg-type]
+        choice,
         args=given,
         prog="deqjax",
         description=_DESCRIPTION,
@@ -90,8 +83,9 @@ def _read(kinds: Mapping[str, tuple[type[Any], Any]], given: Sequence[str]) -> A
     )
     if left_over:
         known = [f"--{option}" for option in _options(found)]
+        command = " ".join(given[:2] if given[0] in _OF_EXPERIMENTS else given[:1])
         raise UsageError(
-            f"{unknown('option', left_over[0], known)} (deqjax {given[0]} --help lists all)"
+            f"{unknown('option', left_over[0], known)} (deqjax {command} --help lists all)"
         )
     return found
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from deqjax._records import Record, loss_unit
@@ -83,7 +82,7 @@ def _share_legend(figure: Figure, runs: Sequence[str]) -> None:
     if not entries:
         return
     names = dict.fromkeys(label for label in [*runs, *entries] if label in entries)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = figure.canvas
     for columns in range(_COLUMNS, 0, -1):
         legend = figure.legend(
             [entries[name] for name in names],

@@ -49,10 +49,6 @@ def sweep(
     The same call again goes on: a run that has finished is not made again, one that was stopped
     is resumed. A run that diverges is left as it is, and the others are made.
 
-    Example:
-        >>> runs = {f"seed={seed}": replace(config, seed=seed) for seed in (0, 1)}  # doctest: +SKIP
-        >>> training.sweep(runs, "runs/seeds")  # doctest: +SKIP
-
     Args:
         runs: name of the folder -> configuration.
         folder: that holds their folders.

@@ -7,13 +7,12 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from deqjax._records import loss_unit
 from deqjax.training.records._quantities import Row, rows
 
 if TYPE_CHECKING:
-    from IPython.display import DisplayHandle
     from rich.console import Console, Group
     from rich.table import Table
 
@@ -194,7 +193,7 @@ class _LiveCell(_LiveTable):
             file=io.StringIO(), width=_CELL, record=True, force_jupyter=False, _environ={}
         )
         super().__init__(total, start, self._page)
-        self._cell: DisplayHandle | None = None
+        self._cell: Any = None
 
     def __enter__(self) -> Self:
         self._draw()
@@ -209,14 +208,15 @@ class _LiveCell(_LiveTable):
         self._draw()
 
     def _draw(self) -> None:
-        from IPython.display import display
+        import IPython.display
 
+        notebook: Any = IPython.display  # has no types
         self._page.print(self._drawing())
         text = self._page.export_text(clear=False, styles=False)
         html = self._page.export_html(inline_styles=True, code_format=_CODE)
         content = {"text/plain": text, "text/html": html}
         if self._cell is None:
-            self._cell = display(content, raw=True, display_id=True)
+            self._cell = notebook.display(content, raw=True, display_id=True)
         else:
             self._cell.update(content, raw=True)
         self._drawn = time.monotonic()

@@ -1,6 +1,7 @@
 """Several runs side by side: what differs between them, and what came of it."""
 
 import dataclasses
+import functools
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -144,7 +145,7 @@ class Comparison:
     def _columns(self) -> Iterator[Column]:
         yield "run", lambda run: run.name
         for option in list(self.options)[:MOST_OPTIONS]:
-            yield option, lambda run, name=option: _option(run, name)
+            yield option, functools.partial(_option, name=option)
         yield "steps", lambda run: progress(run.figures)
         figures = [run.figures for run in self.runs]
         units = {each.unit for each in figures if each.train or each.validation}
@@ -155,7 +156,7 @@ class Comparison:
         for metric in SCORES:
             if metric in measured:
                 label, form = words_of(metric)
-                yield label, lambda run, name=metric, form=form: _score(run, name, form)
+                yield label, functools.partial(_score, name=metric, form=form)
         if any(run.seconds_a_step is not None for run in self.runs):
             yield "time a step", _time
 
@@ -164,11 +165,6 @@ def compare_runs(*folders: Path | str) -> Comparison:
     """Compare runs, finished or under way, by what they have recorded.
 
     Nothing is built or compiled. Of a folder that holds several runs, all of them are compared.
-
-    Example:
-        >>> comparison = training.compare_runs("runs/one", "runs/other")  # doctest: +SKIP
-        >>> comparison.options  # doctest: +SKIP
-        {'penalty.weight': (0.0, 0.6)}
 
     Args:
         folders: of the runs.
