@@ -69,18 +69,12 @@ def test_a_missing_prompt_is_a_usage_error(capsys):
     assert "PROMPT" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["runs", "{folder}"]])
-def test_nobody_reads_the_output(arguments, tmp_path):
+def test_nobody_reads_the_output():
     read, write = os.pipe()
     os.close(read)
-    words = [word.format(folder=tmp_path) for word in arguments]
     with open(write, "wb") as closed:
-        done = subprocess.run(
-            [sys.executable, "-m", "deqjax", *words],
-            stdout=closed,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
+        command = [sys.executable, "-m", "deqjax", "--help"]
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 
 

@@ -94,7 +94,9 @@ class CommandLine:
     def parse(self, line):
         """Check a command that stands in a sentence without running it."""
         words = shlex.split(line, comments=True)
-        if words == ["deqjax", "--version"]:
+        if words == ["python", "-m", "deqjax"]:
+            self._main([], status=2)
+        elif words == ["deqjax", "--version"]:
             self._main(words[1:])
         elif words[0] == "deqjax":
             self._parse(complete(words[1:]))

@@ -2,8 +2,6 @@
 
 import json
 
-from deqjax.training._workdir import Workdir, prepare_workdir
-
 CONFIG = {
     "name": "tiny",
     "steps": 400,
@@ -21,12 +19,14 @@ def training(step, **others):
     return {"step": step, "split": "train", "loss": 2.0, "steps_per_second": 4.0, **others}
 
 
-def leave_run(folder, *records, checkpoints=(), **changes):
+def leave_run(folder, *records, checkpoints=(), config=CONFIG, **changes):
     """Write a folder as a run would, and return its path."""
-    config = {name: changes.get(name, value) for name, value in (CONFIG | changes).items()}
-    prepare_workdir(folder, experiment=config["name"], config=config, resume=False)
+    config = config | changes
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {"experiment": config["name"], "config": config, "versions": {}}
+    (folder / "config.json").write_text(json.dumps(stored))
     for step in checkpoints:
-        (Workdir(folder).checkpoints / str(step)).mkdir()
+        (folder / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(record) + "\n" for record in records]
-    Workdir(folder).metrics.write_text("".join(lines))
+    (folder / "metrics.jsonl").write_text("".join(lines))
     return folder
