@@ -1,6 +1,7 @@
 """How far a run is and what it measures, while it goes on: a live table, or plain lines."""
 
 import contextlib
+import importlib
 import io
 import math
 import time
@@ -186,13 +187,7 @@ class _LiveCell(_LiveTable):
     """The same below a notebook's cell, which keeps the last drawing."""
 
     def __init__(self, total: int, start: int) -> None:
-        from rich.console import Console
-
-        # rich's own display in notebooks needs a package of widgets
-        self._page = Console(
-            file=io.StringIO(), width=_CELL, record=True, force_jupyter=False, _environ={}
-        )
-        super().__init__(total, start, self._page)
+        super().__init__(total, start, _page())
         self._cell: Any = None
 
     def __enter__(self) -> Self:
@@ -208,18 +203,25 @@ class _LiveCell(_LiveTable):
         self._draw()
 
     def _draw(self) -> None:
-        import IPython.display
-
-        notebook: Any = IPython.display  # has no types
-        self._page.print(self._drawing())
-        text = self._page.export_text(clear=False, styles=False)
-        html = self._page.export_html(inline_styles=True, code_format=_CODE)
+        page = _page()
+        page.print(self._drawing())
+        text = page.export_text(clear=False, styles=False)
+        html = page.export_html(inline_styles=True, code_format=_CODE)
         content = {"text/plain": text, "text/html": html}
         if self._cell is None:
+            # rich's own display in notebooks needs a package of widgets
+            notebook = importlib.import_module("IPython.display")
             self._cell = notebook.display(content, raw=True, display_id=True)
         else:
             self._cell.update(content, raw=True)
         self._drawn = time.monotonic()
+
+
+def _page() -> "Console":
+    """What a notebook has room for."""
+    from rich.console import Console
+
+    return Console(file=io.StringIO(), width=_CELL, record=True, force_jupyter=False, _environ={})
 
 
 class _Table(NamedTuple):

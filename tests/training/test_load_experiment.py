@@ -43,7 +43,12 @@ def test_a_file_builds_its_configuration(tmp_path):
         ("return TrainConfig(", "return TrainConfig((", 6, "SyntaxError: '(' was never closed."),
         ("def config():\n    ", "def config():\n", 6, "IndentationError: expected an indented"),
         ("TrainConfig, Pen", "TrainConfg, Pen", 3, "cannot import name 'TrainConfg'"),
-        ("return TrainConfig", "return TrainConfg", 6, "Did you mean: 'TrainConfig'?"),
+        (
+            "return TrainConfig",
+            "return TrainConfg",
+            6,
+            "NameError: name 'TrainConfg' is not defined.",
+        ),
         ("weight=0.5", "wieght=0.5", 8, "unexpected keyword argument 'wieght'"),
         ("weight=0.5", "weight='much'", 8, "penalty.weight: input should be a valid number, got"),
         ('name="good"', 'name="good", steps=2.5', 7, "steps: input should be a valid integer"),
