@@ -73,7 +73,7 @@ def _translated(file: Path, call: Callable[[], Made]) -> Made:
         return call()
     except ExperimentError:  # of a file that this one builds on, or of the file as a whole
         raise
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # it is not our code, and may raise anything
         raise ExperimentError(f"{_place(file, error)}: {_said(error)}") from error
 
 

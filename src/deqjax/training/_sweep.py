@@ -81,7 +81,8 @@ def sweep(
         if stopped_by is not None:
             break
     begun = [place for place in places.values() if holds_run(place)]
-    return Sweep(compare_runs(*begun), tuple(diverged), stopped_by)
+    comparison = compare_runs(*begun) if begun else Comparison(())
+    return Sweep(comparison, tuple(diverged), stopped_by)
 
 
 def _has_finished(place: Path, config: RunConfig) -> bool:
