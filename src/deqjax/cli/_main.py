@@ -83,17 +83,14 @@ def _train(arguments: list[str]) -> int:
     experiment = training.load_experiment(file)
     options = _parse(_train_options(experiment), arguments[1:], f"deqjax train {file}", experiment)
     _use_devices(options.devices)
-    workdir = options.workdir
-    if workdir is None:
-        if options.cluster.coordinator is not None:
-            raise UsageError("--coordinator needs --workdir, the same folder for all processes.")
-        usual = Path("runs") / options.config.name
-        workdir = training.newest_run(usual) if options.resume else training.next_free(usual)
+    if options.workdir is None and options.cluster.coordinator is not None:
+        raise UsageError("--coordinator needs --workdir, the same folder for all processes.")
     peers = training.join(options.cluster)
-    training.keep_compiled_programs(workdir)
+    usual = Path("runs") / options.config.name
+    training.keep_compiled_programs(usual if options.workdir is None else options.workdir)
     outcome = training.train(
         options.config,
-        workdir,
+        options.workdir,
         resume=options.resume,
         peers=peers,
         profile=options.profile,
@@ -126,7 +123,8 @@ def _train_options(experiment: "RunConfig") -> Any:
         """
 
         config: Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
-        workdir: Path | None = None
+        # as text, because a path cannot be empty: "" is the current folder
+        workdir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
         resume: bool = False
         devices: int | None = None
         profile: bool = False
