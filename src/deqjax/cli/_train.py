@@ -33,7 +33,8 @@ class Train:
     """
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
-    workdir: Path | None = None
+    # as text, because a path cannot be empty: "" is the current folder
+    workdir: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
     resume: bool = False
     devices: int | None = None
     profile: bool = False
@@ -60,12 +61,14 @@ class Train:
         from deqjax import training
 
         use_devices(self.devices)
+        if self.workdir is None and self.cluster.coordinator is not None:
+            raise UsageError("--coordinator needs --workdir, the same folder for all processes.")
         with unfailing_output():
-            workdir = self._workdir()
             peers = training.join(self.cluster)
-            training.keep_compiled_programs(workdir)
+            usual = Path("runs") / self.config.name
+            training.keep_compiled_programs(usual if self.workdir is None else self.workdir)
             outcome = training.train(
-                self.config, workdir, resume=self.resume, peers=peers, profile=self.profile
+                self.config, self.workdir, resume=self.resume, peers=peers, profile=self.profile
             )
             if peers.first:
                 print_outcome(outcome, self.config, str(self.file))
@@ -73,13 +76,3 @@ class Train:
         status = 1 if outcome.rescued is not None else status
         peers.exit(status)
         return status
-
-    def _workdir(self) -> Path:
-        from deqjax import training
-
-        if self.workdir is not None:
-            return self.workdir
-        if self.cluster.coordinator is not None:
-            raise UsageError("--coordinator needs --workdir, the same folder for all processes.")
-        usual = Path("runs") / self.config.name
-        return training.newest_run(usual) if self.resume else training.next_free(usual)

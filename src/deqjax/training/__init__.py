@@ -14,13 +14,15 @@ from deqjax.training._depths import DepthScore, sweep_depths
 from deqjax.training._experiments import ExperimentError, load_experiment
 from deqjax.training._finished import evaluate_run, generate_text, load_run
 from deqjax.training._language_config import DataConfig, ModelConfig, TrainConfig
-from deqjax.training._launch import Outcome, train
+from deqjax.training._launch import train
 from deqjax.training._loop import DivergenceError
+from deqjax.training._outcome import Outcome
 from deqjax.training._overlays import write_overlays
 from deqjax.training._run import Run
+from deqjax.training._run_names import newest_run, next_free
 from deqjax.training._sweep import Sweep, sweep
 from deqjax.training._vision_config import ImageDataConfig, ImageModelConfig, VisionConfig
-from deqjax.training._workdir import Workdir, WorkdirError, newest_run, next_free
+from deqjax.training._workdir import Workdir, WorkdirError
 from deqjax.training.checkpoints import CheckpointError, Checkpoints, DamagedCheckpointError
 from deqjax.training.devices import (
     ClusterOptions,

@@ -5,10 +5,11 @@ from typing import Any
 
 from flax import nnx
 
+from deqjax.training._claim import Claim, Request, look
 from deqjax.training._config import RunConfig, check
 from deqjax.training._run import build
 from deqjax.training._stored_config import to_dict
-from deqjax.training._workdir import Workdir, prepare_workdir
+from deqjax.training._workdir import Workdir
 from deqjax.training.checkpoints import Checkpoints
 from deqjax.training.step import Weights, split
 
@@ -31,15 +32,18 @@ def adopt_model(model: nnx.Module, config: RunConfig, workdir: Path | str) -> Wo
     """
     config = config.of_model(model)
     check(config)
+    folder, request = Workdir.at(workdir), Request(config.name, to_dict(config))
+    look(folder, request)
     run = build(config)
-    folder = prepare_workdir(workdir, experiment=config.name, config=to_dict(config), resume=False)
     weights = split(nnx.clone(model))[1]
     fitted = _fitted(weights, run.state.weights)
     average = None if run.state.average is None else fitted
     state = run.state._replace(weights=fitted, average=average)
-    with Checkpoints(folder.checkpoints, keep=config.keep_checkpoints) as checkpoints:
-        meta = {"data": run.task.fingerprint, "window": [], "rollbacks": 0}
-        checkpoints.save(0, state, run.task.batches.iterator, meta)
+    with Claim(folder, request) as claim:
+        claim.begin()
+        with Checkpoints(folder.checkpoints, keep=config.keep_checkpoints) as checkpoints:
+            meta = {"data": run.task.fingerprint, "window": [], "rollbacks": 0}
+            checkpoints.save(0, state, run.task.batches.iterator, meta)
     return folder
 
 

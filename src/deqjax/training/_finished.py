@@ -37,7 +37,7 @@ def load_run(
     _, values = read_config(workdir)
     config = from_dict(values)
     check(config)
-    folder = Workdir(Path(workdir))
+    folder = Workdir.at(workdir)
     if not folder.checkpoints.is_dir():
         raise CheckpointError(f"there is no checkpoint in {workdir}; train first.")
     run = build(config)

@@ -1,81 +1,34 @@
 """Starting a run or going on with one, alone or together with other processes."""
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 
-from deqjax._core.summary import table
+from deqjax.training._claim import Claim, Request, claim_free, look
 from deqjax.training._config import RESUMABLE_CHANGES, ConfigError, RunConfig, check
+from deqjax.training._lock import sees_lock
 from deqjax.training._loop import End, Loop
+from deqjax.training._outcome import Outcome
 from deqjax.training._resuming import Place, beginning, restore
 from deqjax.training._run import Run, build
+from deqjax.training._run_names import RUNS, newest_run
 from deqjax.training._stored_config import to_dict
-from deqjax.training._workdir import (
-    Workdir,
-    WorkdirError,
-    differences,
-    prepare_workdir,
-    read_config,
-    saved_steps,
-)
+from deqjax.training._workdir import Workdir, WorkdirError, saved_steps
 from deqjax.training.checkpoints import Checkpoints
 from deqjax.training.devices import PeerError, Peers, StopRequest, Trace
-from deqjax.training.records import MetricsError, Records
+from deqjax.training.records import MetricsError, Records, has_record
 from deqjax.training.report import save_run_picture
 
-# scores that a printed outcome names, where the run has them; its metrics hold all
-_TOLD = ("loss", "bits_per_byte", "perplexity", "top1", "mean_iou", "forward_converged")
-
-
-class Outcome(NamedTuple):
-    """How a run ended.
-
-    Attributes:
-        workdir: where everything lies.
-        step: finished steps.
-        parameters: number of trained parameters.
-        metrics: the last evaluation, None if the run was stopped before it.
-        seconds: wall-clock time of the training loop, compilation included.
-        stopped_by: the signal that ended the run early, or None.
-        state_hash: of the last state, 64 hexadecimal digits.
-        rescued: where the last state lies, if it could not be saved in the workdir; else None.
-    """
-
-    workdir: Workdir
-    step: int
-    parameters: int
-    metrics: dict[str, float] | None
-    seconds: float
-    stopped_by: signal.Signals | None
-    state_hash: str | None = None
-    rescued: Path | None = None
-
-    def _rows(self) -> dict[str, str]:
-        ended = "finished" if self.stopped_by is None else f"stopped by {self.stopped_by.name}"
-        told = {
-            "run": f"{ended} at step {self.step} after {self.seconds:.0f} s",
-            "parameters": f"{self.parameters:,}",
-        }
-        for name, value in (self.metrics or {}).items():
-            if name in _TOLD:
-                told[name] = f"{value:.4g}"
-        rescued = {} if self.rescued is None else {"last state rescued to": str(self.rescued)}
-        return told | {"folder": str(self.workdir.path)} | rescued
-
-    def __repr__(self) -> str:
-        return f"Outcome({'; '.join(f'{name}: {text}' for name, text in self._rows().items())})"
-
-    def _repr_html_(self) -> str:
-        return table(self._rows())
+_SHOWN_WITHIN = 5.0  # seconds after which a shared file system shows a new file everywhere
 
 
 def train(
     config: RunConfig,
-    workdir: Path | str,
+    workdir: Path | str | None = None,
     *,
     resume: bool = False,
     peers: Peers | None = None,
@@ -85,12 +38,15 @@ def train(
 ) -> Outcome:
     """Train until ``config.steps``, or until Ctrl-C or SIGTERM, which leave a checkpoint.
 
+    Nothing is written before data and model are there. While it trains, the folder is locked.
+
     Of several processes all must call this alike. If one of them fails, it and the others end with
     a sentence and status 1, without returning.
 
     Args:
         config: the whole run.
-        workdir: folder of the run, on a file system that all processes share.
+        workdir: folder of the run, on a file system that all processes share; None takes the first
+            free one of runs/NAME, runs/NAME-2, ..., or the newest that goes on.
         resume: go on from its newest undamaged checkpoint.
         peers: the processes that train together, from [`deqjax.training.join`][].
         devices: local devices to use; None takes all, and those of the other processes.
@@ -110,7 +66,7 @@ def train(
             "with deqjax.training.join, hand its result in as peers, and leave devices out."
         )
     try:
-        outcome = _train(config, Workdir(Path(workdir)), resume, peers, devices, profile, say)
+        outcome = _train(config, workdir, resume, peers, devices, profile, say)
     except BaseException as error:
         if peers.count == 1:
             raise
@@ -121,7 +77,7 @@ def train(
 
 def _train(
     config: RunConfig,
-    folder: Workdir,
+    workdir: Path | str | None,
     resume: bool,
     peers: Peers,
     devices: Sequence[jax.Device] | None,
@@ -130,30 +86,94 @@ def _train(
 ) -> Outcome:
     check(config)
     peers.agree("configuration", {**to_dict(config), "resume": resume})
-    _prepare(folder, config, resume, peers, say)
+    request = Request(config.name, to_dict(config), resume, RESUMABLE_CHANGES)
+    asked = _asked(config, workdir, request) if peers.first else None
     run = _build(config, devices, peers)
     peers.agree("training data", run.task.fingerprint)
     size = sum(x.size for x in jax.tree.leaves(run.state.weights.parameters))
-    if peers.first:
-        say(
-            f"{config.name}: {size:,} parameters, {run.task.describe()}, "
-            f"{_devices(run, devices)}, run in {folder.path}"
-        )
-    started = time.perf_counter()
-    with Checkpoints(
-        folder.checkpoints,
-        keep=config.keep_checkpoints,
-        keep_best=config.keep_best,
-        read_only=not peers.first,
-    ) as checkpoints:
-        place = _place(run, folder, checkpoints, peers, say) if resume else beginning(run)
-        end, stopped_by = _run(run, place, folder, checkpoints, peers, profile, resume, say)
-    if peers.first:
-        _draw(folder, say)
+    with contextlib.ExitStack() as stack:
+        claim = None
+        if peers.first:
+            free = RUNS / config.name
+            made = Claim(asked, request, say) if asked else claim_free(free, request, say)
+            claim = stack.enter_context(made)
+        folder = _shared(claim, peers)
+        if peers.first:
+            say(
+                f"{config.name}: {size:,} parameters, {run.task.describe()}, "
+                f"{_devices(run, devices)}, run in {folder.path}"
+            )
+        started = time.perf_counter()
+        with Checkpoints(
+            folder.checkpoints,
+            keep=config.keep_checkpoints,
+            keep_best=config.keep_best,
+            read_only=not peers.first,
+        ) as checkpoints:
+            place = _place(run, folder, checkpoints, peers, say) if resume else beginning(run)
+            _refuse_finished(run, place, folder, peers)
+            if claim is not None:
+                _begin(claim, say)
+            end, stopped_by = _run(
+                run, place, folder, claim, checkpoints, peers, profile, resume, say
+            )
+        if peers.first:
+            _draw(folder, say)
     seconds = time.perf_counter() - started
     return Outcome(
         folder, end.step, size, end.metrics, seconds, stopped_by, end.state_hash, end.rescued
     )
+
+
+def _asked(config: RunConfig, workdir: Path | str | None, request: Request) -> Workdir | None:
+    """The folder that is asked for, after a look whether the run may have it; None is a free one.
+
+    Raises:
+        WorkdirError: it may not.
+        ConfigError: the run there has done more steps than it is asked for.
+    """
+    if workdir is None and not request.resume:
+        return None
+    folder = Workdir.at(newest_run(RUNS / config.name) if workdir is None else workdir)
+    look(folder, request)
+    newest = max(saved_steps(folder.checkpoints), default=0)
+    if newest > config.steps:
+        raise ConfigError(
+            f"the run in {folder.path} has a checkpoint of step {newest}; raise --steps above that "
+            "to train on."
+        )
+    return folder
+
+
+def _shared(claim: Claim | None, peers: Peers) -> Workdir:
+    """The folder that process 0 has claimed, as this process sees it."""
+    told = None if claim is None else [str(claim.workdir.path), claim.token]
+    path, token = peers.hear("the run's folder", told)
+    until = time.monotonic() + _SHOWN_WITHIN
+    while claim is None and not sees_lock(Path(path), token):
+        if time.monotonic() > until:
+            raise WorkdirError(
+                f"process {peers.index} does not see {path}, which process 0 has made; choose a "
+                "--workdir on a file system that all processes share."
+            )
+        time.sleep(0.1)
+    return Workdir(Path(path))
+
+
+def _begin(claim: Claim, say: Callable[[str], None]) -> None:
+    claim.begin()
+    for name, change in claim.changes.items():  # not before they were found to be allowed
+        say(f"goes on with another {name}: {change}")
+
+
+def _refuse_finished(run: Run, place: Place, folder: Workdir, peers: Peers) -> None:
+    steps = run.config.steps
+    finished = place.step == steps and has_record(folder.metrics, steps, "validation")
+    if peers.hear("whether there is nothing to do", finished):
+        raise ConfigError(
+            f"the run in {folder.path} has finished its {place.step} steps; "
+            f"raise --steps above {place.step} to train on."
+        )
 
 
 def _build(config: RunConfig, devices: Sequence[jax.Device] | None, peers: Peers) -> Run:
@@ -173,45 +193,6 @@ def _draw(folder: Workdir, say: Callable[[str], None]) -> None:
         say(str(error))
 
 
-def _changes(folder: Workdir, config: RunConfig) -> dict[str, str]:
-    """What differs from the run that is there, `old -> new` by dotted name.
-
-    Raises:
-        ConfigError: it has done more steps than it is asked for.
-    """
-    experiment, stored = read_config(folder.path)
-    newest = max(saved_steps(folder.checkpoints), default=0)
-    if experiment == config.name and newest > config.steps:
-        raise ConfigError(
-            f"the run in {folder.path} has a checkpoint of step {newest}; raise --steps above that "
-            "to train on."
-        )
-    return differences(stored, to_dict(config))
-
-
-def _prepare(
-    folder: Workdir, config: RunConfig, resume: bool, peers: Peers, say: Callable[[str], None]
-) -> None:
-    if peers.first:
-        going_on = resume and folder.config.exists()
-        changes = _changes(folder, config) if going_on else {}
-        prepare_workdir(
-            folder.path,
-            experiment=config.name,
-            config=to_dict(config),
-            resume=resume,
-            may_change=RESUMABLE_CHANGES,
-        )
-        for name, change in changes.items():  # not before they were found to be allowed
-            say(f"goes on with another {name}: {change}")
-    peers.meet("the run's folder")
-    if not folder.config.exists():
-        raise WorkdirError(
-            f"process {peers.index} does not see {folder.path}, which process 0 has made; choose "
-            "a --workdir on a file system that all processes share."
-        )
-
-
 def _place(
     run: Run, folder: Workdir, checkpoints: Checkpoints, peers: Peers, say: Callable[[str], None]
 ) -> Place:
@@ -227,6 +208,7 @@ def _run(
     run: Run,
     place: Place,
     folder: Workdir,
+    claim: Claim | None,
     checkpoints: Checkpoints,
     peers: Peers,
     profile: bool,
@@ -240,15 +222,10 @@ def _run(
         Records(folder, first=peers.first, steps=steps, resumed=resumed, say=say) as records,
         StopRequest() as request,
     ):
-        finished = place.step == steps and records.has(steps, "validation")
-        if peers.hear("whether there is nothing to do", finished):
-            raise ConfigError(
-                f"the run in {folder.path} has finished its {place.step} steps; "
-                f"raise --steps above {place.step} to train on."
-            )
         loop = Loop(
             run,
             place,
+            claim=claim,
             checkpoints=checkpoints,
             records=records,
             request=request,

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deqjax.training._claim import Claim
 from deqjax.training._resuming import Place, restore
 from deqjax.training._run import Run
 from deqjax.training._stored_config import to_dict
@@ -53,6 +54,7 @@ class Loop:
     Args:
         run: the parts.
         place: where it begins or goes on.
+        claim: this process's to the run's folder, None in all but process 0.
         checkpoints: of the run.
         records: of the run.
         request: whether this process was asked to stop.
@@ -66,6 +68,7 @@ class Loop:
         run: Run,
         place: Place,
         *,
+        claim: Claim | None,
         checkpoints: Checkpoints,
         records: Records,
         request: StopRequest,
@@ -74,6 +77,7 @@ class Loop:
         quarantine: Path,
     ) -> None:
         self._run, self._config, self._steps = run, run.config, run.steps
+        self._claim = claim
         self._checkpoints, self._records, self._request = checkpoints, records, request
         self._peers, self._trace, self._quarantine = peers, trace, quarantine
         self._stored = to_dict(run.config)
@@ -98,9 +102,12 @@ class Loop:
         Raises:
             DivergenceError: loss or gradient stay not finite.
             ReplicaError: the devices' copies of the state differ.
+            WorkdirError: another process has taken the folder over.
         """
         config = self._config
         while self._step < config.steps and not self._stop:
+            if self._claim is not None:
+                self._claim.check()
             self._take_step()
             last = self._step == config.steps
             logs, evaluates, saves = (

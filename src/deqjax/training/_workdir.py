@@ -1,17 +1,15 @@
-"""A run's folder: what lies where in it, and whether a run may start or go on there."""
+"""A run's folder: what lies where in it, and the configuration that it was begun with."""
 
 import json
 import os
 import platform
-import re
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-_CONFIG = "config.json"
+CONFIG = "config.json"
 _CHECKPOINTS = "checkpoints"
 _ABSENT = "absent"
 
@@ -30,10 +28,35 @@ class Workdir:
 
     path: Path
 
+    @classmethod
+    def at(cls, path: Path | str) -> Self:
+        """A run's folder as a user names it: `~` and `~user` are expanded.
+
+        Raises:
+            WorkdirError: no folder can have this name.
+        """
+        named = os.fspath(path)
+        if not named:
+            raise WorkdirError("The name of the run's folder is empty; name one, as runs/first.")
+        try:
+            expanded = Path(named).expanduser()
+            os.lstat(expanded)
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # it is not there yet, or cannot be: who writes to it will say so
+        except OSError as error:
+            raise WorkdirError(
+                f"The folder {named!r} cannot be used ({error.strerror}); choose another --workdir."
+            ) from error
+        except (RuntimeError, ValueError) as error:  # no such user; no name that a system can hold
+            raise WorkdirError(
+                f"The folder {named!r} cannot be used ({error}); choose another --workdir."
+            ) from error
+        return cls(expanded)
+
     @property
     def config(self) -> Path:
         """Experiment, config and versions, as JSON."""
-        return self.path / _CONFIG
+        return self.path / CONFIG
 
     @property
     def checkpoints(self) -> Path:
@@ -71,52 +94,17 @@ class Workdir:
         return self.path / "run.png"
 
 
-def prepare_workdir(
-    path: Path | str,
-    *,
-    experiment: str,
-    config: Mapping[str, Any],
-    resume: bool,
-    may_change: Collection[str] = (),
-) -> Workdir:
-    """Makes the folder ready for a run, or says why it is not.
-
-    Nothing is written before every check has passed. A folder whose run stopped before its first
-    checkpoint may be started over, and resumed too: from step 0.
-
-    Args:
-        path: the run's folder; it and its parents are created.
-        experiment: the experiment's name.
-        config: the whole config as JSON-like values.
-        resume: whether the run that is there goes on.
-        may_change: dotted names of fields (with all below them) that may differ on resuming.
+def write_config(workdir: Workdir, experiment: str, config: Mapping[str, Any]) -> None:
+    """Makes a folder that of a run.
 
     Raises:
-        WorkdirError: if the folder cannot be written to, holds another experiment's run, holds a
-            run although `resume` is false, holds none although it is true, or holds one with
-            another config.
+        WorkdirError: if it cannot be written to.
     """
-    workdir = Workdir(Path(path))
-    if holds_run(workdir.path):
-        _check_run(workdir, experiment, config, resume, may_change)
-    elif resume:
-        raise WorkdirError(
-            f"There is no run to resume in {path}; drop --resume to start one, or choose another "
-            "--workdir."
-        )
-    text = json.dumps(
-        {"experiment": experiment, "config": dict(config), "versions": _versions()}, indent=2
-    )
+    stored = {"experiment": experiment, "config": dict(config), "versions": _versions()}
     try:
-        workdir.checkpoints.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir.checkpoints):
-            pass  # permissions and mount options do not tell; only writing does
-        write_atomically(workdir.config, f"{text}\n".encode())
+        write_atomically(workdir.config, f"{json.dumps(stored, indent=2)}\n".encode())
     except OSError as error:
-        raise WorkdirError(
-            f"The folder {path} cannot be written to ({error.strerror}); choose another --workdir."
-        ) from error
-    return workdir
+        raise unwritable(workdir.path, error) from error
 
 
 def read_config(path: Path | str) -> tuple[str, dict[str, Any]]:
@@ -125,18 +113,18 @@ def read_config(path: Path | str) -> tuple[str, dict[str, Any]]:
     Raises:
         WorkdirError: if the folder holds no readable `config.json`.
     """
-    file = Workdir(Path(path)).config
+    file = Workdir.at(path).config
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise WorkdirError(
-            f"There is no run in {path} (no {_CONFIG}); name the folder of a run."
+            f"There is no run in {path} (no {CONFIG}); name the folder of a run."
         ) from error
     except OSError as error:
         raise WorkdirError(
             f"{file} cannot be read ({error.strerror}); name the folder of a run."
         ) from error
-    except ValueError as error:  # no JSON, or not even text
+    except (ValueError, RecursionError) as error:  # no JSON, or not even text
         raise WorkdirError(
             f"{file} is damaged ({error}); put it right, or choose another folder."
         ) from error
@@ -154,26 +142,11 @@ def holds_run(path: Path) -> bool:
     return Workdir(path).config.exists() or bool(saved_steps(Workdir(path).checkpoints))
 
 
-def next_free(path: Path) -> Path:
-    """The path itself if no run is there, else `path-2`, `path-3` and so on.
-
-    The number is above that of every run: a deleted run's name is not used again, so that the
-    highest number is always the newest run (see `newest_run`).
-    """
-    taken = max(_numbers(path), default=0)
-    return path if taken == 0 else path.with_name(f"{path.name}-{taken + 1}")
-
-
-def newest_run(path: Path) -> Path:
-    """The newest of the runs in `path`, `path-2`, `path-3` and so on.
-
-    Raises:
-        WorkdirError: if there is none.
-    """
-    newest = max(_numbers(path), default=0)
-    if newest == 0:
-        raise WorkdirError(f"There is no run to resume in {path}; drop --resume to start one.")
-    return path if newest == 1 else path.with_name(f"{path.name}-{newest}")
+def unwritable(path: Path, error: OSError) -> WorkdirError:
+    """What is said of a folder that nothing can be written to."""
+    return WorkdirError(
+        f"The folder {path} cannot be written to ({error.strerror}); choose another --workdir."
+    )
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -189,60 +162,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         new.unlink(missing_ok=True)
 
 
-def _check_run(
-    workdir: Workdir,
-    experiment: str,
-    config: Mapping[str, Any],
-    resume: bool,
-    may_change: Collection[str],
-) -> None:
-    path = workdir.path
-    if not workdir.config.exists():
-        raise WorkdirError(
-            f"{path} holds checkpoints but no {_CONFIG}; put that back, or choose another "
-            "--workdir."
-        )
-    there, old = read_config(path)
-    if there != experiment:
-        raise WorkdirError(
-            f"{path} holds a run of {there}, not of {experiment}; choose another --workdir."
-        )
-    if not resume:
-        if bool(saved_steps(Workdir(path).checkpoints)):
-            raise WorkdirError(
-                f"{path} already holds a run of {experiment}; add --resume to continue it, or "
-                "choose another --workdir."
-            )
-        return
-    changes = {
-        name: change
-        for name, change in differences(old, config).items()
-        if not any(name == free or name.startswith(f"{free}.") for free in may_change)
-    }
-    if changes:
-        listed = ", ".join(f"{name}: {change}" for name, change in changes.items())
-        raise WorkdirError(
-            f"The run in {path} was started with another config ({listed}); resume it with its "
-            "own, or choose another --workdir."
-        )
-
-
 def saved_steps(checkpoints: Path) -> list[int]:
     """The steps that have a folder among a run's checkpoints, whatever its condition."""
     if not checkpoints.is_dir():
         return []
-    return sorted(int(entry.name) for entry in checkpoints.iterdir() if entry.name.isdigit())
-
-
-def _numbers(path: Path) -> Iterator[int]:
-    """The numbers of the runs beside `path`; `path` itself is number 1."""
-    if holds_run(path):
-        yield 1
-    if path.parent.is_dir():
-        for entry in path.parent.iterdir():
-            number = re.fullmatch(rf"{re.escape(path.name)}-([1-9]\d*)", entry.name)
-            if number and int(number[1]) > 1 and holds_run(entry):
-                yield int(number[1])
+    return sorted(int(entry.name) for entry in checkpoints.iterdir() if entry.name.isdecimal())
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:

@@ -4,10 +4,11 @@ import os
 import time
 
 import pytest
-from run_folders import leave_run, validation
 
 from deqjax import cli
 from deqjax.training import WorkdirError, list_runs
+from deqjax.training._lock import Lock
+from run_folders import leave_run, validation
 
 
 @pytest.fixture
@@ -47,6 +48,18 @@ def test_command_prints_a_line_for_each_run(folder, capsys):
     assert rows[0].endswith("│ not finished │")
     assert any("│ 400 │ 2.2500 bits per byte │" in row for row in rows)
     assert "config.json is damaged" in printed.splitlines()[-1]
+
+
+def test_a_run_that_a_process_has_is_running(folder, capsys):
+    lock = Lock(folder / "sweep" / "seed=1")
+    lock.acquire()
+    try:
+        assert [run.running for run in list_runs(folder)].count(True) == 1
+        assert cli.main(["runs", str(folder)]) == 0
+    finally:
+        lock.release()
+    assert "running" in capsys.readouterr().out
+    assert not any(run.running for run in list_runs(folder))
 
 
 def test_a_folder_without_runs_says_so(tmp_path, capsys):

@@ -1,6 +1,6 @@
 import pytest
 
-from deqjax.training._workdir import WorkdirError, prepare_workdir
+from deqjax.training._workdir import Workdir, WorkdirError, write_config
 from deqjax.training.records._metrics import MetricsWriter
 from deqjax.training.report._picture import save_run_picture
 from sample_records import make_records
@@ -8,7 +8,8 @@ from sample_records import make_records
 
 @pytest.mark.parametrize("count", [40, 3000])
 def test_saved_picture_has_the_size_of_a_readme(tmp_path, count):
-    workdir = prepare_workdir(tmp_path, experiment="tiny", config={}, resume=False)
+    workdir = Workdir(tmp_path)
+    write_config(workdir, "tiny", {})
     with MetricsWriter(workdir, None) as writer:
         for record in make_records(count):
             step, split = record.pop("step"), record.pop("split")
@@ -22,17 +23,12 @@ def test_saved_picture_has_the_size_of_a_readme(tmp_path, count):
 
 def test_saving_needs_a_run(tmp_path):
     with pytest.raises(WorkdirError, match="There is no run in"):
-        save_run_picture(prepare_workdir_without_config(tmp_path))
-
-
-def prepare_workdir_without_config(path):
-    workdir = prepare_workdir(path, experiment="tiny", config={}, resume=False)
-    workdir.config.unlink()
-    return workdir
+        save_run_picture(Workdir(tmp_path))
 
 
 def test_full_disk_is_told_in_a_sentence(tmp_path, file_size_limit):
-    workdir = prepare_workdir(tmp_path, experiment="tiny", config={}, resume=False)
+    workdir = Workdir(tmp_path)
+    write_config(workdir, "tiny", {})
     file_size_limit(1000)
     with pytest.raises(WorkdirError, match=r"run.png cannot be written \(File too large\)"):
         save_run_picture(workdir)

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from deqjax import cli
-from deqjax.training._workdir import prepare_workdir
+from deqjax.training._workdir import Workdir, write_config
 from deqjax.training.records._metrics import MetricsWriter
 from deqjax.training.report._report import build_report, inspect_run
 from deqjax.training.report._text import as_json, print_report
@@ -302,12 +302,13 @@ def test_narrow_page(width):
 
 @pytest.fixture
 def run(tmp_path):
-    workdir = prepare_workdir(tmp_path / "run", experiment="tiny", config=CONFIG, resume=False)
+    workdir = Workdir(tmp_path)
+    write_config(workdir, "tiny", CONFIG)
     with MetricsWriter(workdir, None) as writer:
         for record in train():
             writer.write(record["step"], "train", TRAIN)
     for step in ("300", "400", "500.orbax-checkpoint-tmp"):
-        (workdir.checkpoints / step).mkdir()
+        (workdir.checkpoints / step).mkdir(parents=True)
     return workdir
 
 

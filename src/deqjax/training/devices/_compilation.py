@@ -15,10 +15,13 @@ def keep_compiled_programs(workdir: Path | str) -> None:
 
     Args:
         workdir: the run's folder.
+
+    Raises:
+        WorkdirError: no folder can have this name.
     """
     chosen: str | None = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009
     if chosen is not None:
         return
-    folder = Workdir(Path(workdir).absolute()).compilation_cache
+    folder = Workdir.at(workdir).compilation_cache.absolute()
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

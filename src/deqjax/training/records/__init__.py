@@ -6,7 +6,7 @@ anything about one.
 
 from deqjax.training.records._metrics import MetricsError, read_metrics
 from deqjax.training.records._quantities import QUANTITIES, rows, written
-from deqjax.training.records._records import Records
+from deqjax.training.records._records import Records, has_record
 from deqjax.training.records._window import Window
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "MetricsError",
     "Records",
     "Window",
+    "has_record",
     "read_metrics",
     "rows",
     "written",

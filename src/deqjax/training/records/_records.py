@@ -1,6 +1,7 @@
 """What a run tells: to its records, to its progress display, and to the user."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -37,8 +38,7 @@ class Records:
 
     def has(self, step: int, split: str) -> bool:
         """Whether there is a record of this split at this step."""
-        records = read_metrics(self._folder.metrics)
-        return any((each["step"], each["split"]) == (step, split) for each in records)
+        return has_record(self._folder.metrics, step, split)
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show how far the run is."""
@@ -84,3 +84,8 @@ class Records:
         self._bar.__exit__(kind, error, trace)
         if self._writer is not None:
             self._writer.close()
+
+
+def has_record(file: Path, step: int, split: str) -> bool:
+    """Whether a `metrics.jsonl` has a record of this split at this step."""
+    return any((each["step"], each["split"]) == (step, split) for each in read_metrics(file))

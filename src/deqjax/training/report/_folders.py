@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from deqjax.training._lock import InUseError, refuse_if_in_use
 from deqjax.training._workdir import Workdir, WorkdirError, holds_run, read_config, saved_steps
 from deqjax.training.records import MetricsError, read_metrics
 from deqjax.training.report._figures import Figures, measure
@@ -23,12 +24,14 @@ class ListedRun(NamedTuple):
         figures: what its records add up to; None if they cannot be read.
         changed: when it was last written to.
         problem: a sentence that says why it cannot be read, or "".
+        running: whether a process is known to have it: of other hosts none is.
     """
 
     folder: Path
     figures: Figures | None
     changed: datetime.datetime
     problem: str
+    running: bool
 
     @property
     def finished(self) -> bool:
@@ -116,8 +119,16 @@ def _listed(folder: Path) -> ListedRun:
         config = read_config(folder)[1]
         figures = measure(read_metrics(places.metrics), config, saved_steps(places.checkpoints))
     except (WorkdirError, MetricsError) as error:
-        return ListedRun(folder, None, changed, str(error))
-    return ListedRun(folder, figures, changed, "")
+        return ListedRun(folder, None, changed, str(error), _running(folder))
+    return ListedRun(folder, figures, changed, "", _running(folder))
+
+
+def _running(folder: Path) -> bool:
+    try:
+        refuse_if_in_use(folder)
+    except InUseError:
+        return True
+    return False
 
 
 def _row(run: ListedRun, top: Path) -> tuple[str, ...]:
@@ -128,7 +139,7 @@ def _row(run: ListedRun, top: Path) -> tuple[str, ...]:
         return (name, "", "", changed, "cannot be read")
     loss = found.validation.values.get(found.loss) if found.validation else None
     told = "" if loss is None else f"{loss:.4f} {found.unit}"
-    state = "finished" if run.finished else "not finished"
+    state = "running" if run.running else "finished" if run.finished else "not finished"
     return (name, progress(found), told, changed, state)
 
 

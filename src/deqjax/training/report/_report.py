@@ -85,5 +85,5 @@ def inspect_run(path: Path | str) -> Report:
         MetricsError: if its metrics are damaged.
     """
     _, config = read_config(path)
-    folder = Workdir(Path(path))
+    folder = Workdir.at(path)
     return build_report(read_metrics(folder.metrics), config, saved_steps(folder.checkpoints))

@@ -1,0 +1,77 @@
+"""Starts that fail leave nothing behind; starts that go well find their own folder."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from deqjax import training
+from deqjax.data import DataError
+from deqjax.training._claim import Claim, Request
+from deqjax.training._stored_config import to_dict
+from deqjax.training._workdir import Workdir
+from tiny import tiny_config
+from tiny_vision import tiny_vision
+
+
+def silent(line):
+    del line
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def quick(**changes):
+    base = tiny_vision("resnet", steps=2, checkpoint_every=2, log_every=2)
+    evaluation = dataclasses.replace(base.evaluation, every=100, batches=1, final_batches=1)
+    return dataclasses.replace(base, **{"evaluation": evaluation, **changes})
+
+
+def without_data(path):
+    config = tiny_config(path)
+    data = dataclasses.replace(config.data, corpus="text_bytes", file=str(path / "absent.txt"))
+    return dataclasses.replace(config, data=data)
+
+
+@pytest.mark.parametrize("workdir", [None, "runs/deep/run"])
+def test_missing_data_leave_nothing_behind(here, tmp_path, workdir):
+    with pytest.raises(DataError, match=r"absent.txt"):
+        training.train(without_data(tmp_path), workdir, say=silent)
+    assert list(here.iterdir()) == []
+
+
+def test_devices_that_cannot_share_the_batch_leave_nothing_behind(here):
+    with pytest.raises(training.ReplicaError, match="cannot be shared evenly"):
+        training.train(quick(), devices=jax.local_devices()[:3], say=silent)
+    assert list(here.iterdir()) == []
+
+
+def test_a_wrong_configuration_leaves_nothing_behind(here):
+    with pytest.raises(training.ConfigError, match="steps"):
+        training.train(quick(steps=0), say=silent)
+    assert list(here.iterdir()) == []
+
+
+def test_runs_without_a_name_get_one_each_and_the_newest_goes_on(here, compiled_once):
+    config = quick()
+    with (
+        compiled_once(),
+        Claim(Workdir.at(f"runs/{config.name}"), Request(config.name, to_dict(config))) as claim,
+    ):
+        second = training.train(config, say=silent)
+        assert second.workdir.path.name == f"{config.name}-2"
+        claim.begin()
+        # what may change is written down only once the run goes on
+        before = second.workdir.config.read_bytes()
+        with pytest.raises(training.ConfigError, match="has finished its 2 steps"):
+            training.train(quick(keep_checkpoints=7), resume=True, say=silent)
+        assert second.workdir.config.read_bytes() == before
+        longer = training.train(quick(steps=3), resume=True, say=silent)
+        assert longer.workdir == second.workdir
+    assert json.loads(longer.workdir.config.read_text())["config"]["steps"] == 3
+    assert not (longer.workdir.path / "lock").exists()
