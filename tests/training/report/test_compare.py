@@ -5,10 +5,10 @@ import re
 import pytest
 from PIL import Image
 from rich.console import Console
-from run_folders import CONFIG, leave_run, training, validation
 
 from deqjax import cli
 from deqjax.training import MetricsError, WorkdirError, compare_runs
+from run_folders import CONFIG, leave_run, training, validation
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import os
 import time
 
 import pytest
-from run_folders import leave_run, validation
 
 from deqjax import cli
 from deqjax.training import WorkdirError, list_runs
+from run_folders import leave_run, validation
 
 
 @pytest.fixture
