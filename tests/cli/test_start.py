@@ -95,6 +95,14 @@ def test_a_closed_pipe_ends_no_command_with_a_traceback(tmp_path, monkeypatch, c
     assert capsys.readouterr().err == ""
 
 
+def test_a_full_disk_is_said(monkeypatch, capsys):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert cli.main(["--version"]) == 1
+        monkeypatch.undo()
+    assert "output cannot be written to (No space left on device)" in capsys.readouterr().err
+
+
 def test_every_combination_of_values_is_a_run():
     found = combinations(["--penalty.weight", "0", "0.3", "--steps", "9", "--seed", "0", "1"])
     assert list(found) == [

@@ -10,6 +10,7 @@ from deqjax import cli, training
 from deqjax.training import CheckpointError, ConfigError, adopt_model
 from deqjax.training._depths import sweep_depths
 from deqjax.training._language import build_model
+from deqjax.training.devices import _parallel
 from tiny import tiny_config
 
 
@@ -36,7 +37,7 @@ def explicit(tmp_path_factory, data_directory):
 def sweep(folder):
     """The depths (3, 1, 6), and how often an evaluation was traced for them."""
     traces = []
-    evaluate = training.parallel.evaluate_step
+    evaluate = _parallel.evaluate_step
 
     def counted(*given):
         traces.append(1)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from deqjax.cli._output import console
 from deqjax.cli._usage import UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ class Compare:
 
 def show(comparison: "Comparison", picture: Path | None) -> None:
     """Draw the picture of a comparison, and print its table."""
+    from rich.console import Console
+
     from deqjax.training import WorkdirError
 
     file = None
@@ -45,6 +46,6 @@ def show(comparison: "Comparison", picture: Path | None) -> None:
         file = comparison.save_picture(picture)
     except WorkdirError as error:  # somebody else's runs may be compared, too
         print(f"deqjax: {error}", file=sys.stderr)
-    comparison.print(console())
+    comparison.print(Console())
     if file is not None:
         print(f"picture: {file}")

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import tyro
 
-from deqjax.cli._output import console
-
 
 @dataclasses.dataclass(frozen=True)
 class Inspect:
@@ -24,6 +22,8 @@ class Inspect:
 
     def run(self) -> int:
         """Draw, then tell: whoever reads may stop reading."""
+        from rich.console import Console
+
         from deqjax.training import Workdir, WorkdirError
         from deqjax.training.report import as_json, inspect_run, print_report, save_run_picture
 
@@ -36,7 +36,7 @@ class Inspect:
         if self.json:
             print(as_json(report))
             return 0
-        print_report(report, console())
+        print_report(report, Console())
         if picture is not None:
             print(f"picture: {picture}")
         return 0

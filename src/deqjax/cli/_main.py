@@ -1,11 +1,10 @@
 """From the words of a command line to the exit status."""
 
-import contextlib
 import importlib.metadata
-import os
 import sys
 from collections.abc import Sequence
 
+from deqjax.cli._output import OutputError, discard_output, watched_output
 from deqjax.cli._parse import parse
 from deqjax.cli._usage import UsageError
 
@@ -19,10 +18,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     status = 0
     try:
-        status = _status(given)
-        sys.stdout.flush()  # not at the exit of Python, which has no answer to a failure
-    except BrokenPipeError:  # `deqjax inspect runs/x | head -1`: the reader has seen enough
-        _discard_output()
+        with watched_output():
+            status = _status(given)
+    except OutputError as error:
+        discard_output()
+        if not error.closed:
+            print(
+                f"deqjax: error: standard output cannot be written to ({error.strerror}).",
+                file=sys.stderr,
+            )
+            return 1
     return status
 
 
@@ -44,12 +49,6 @@ def _status(given: Sequence[str]) -> int:
         sentence, status = f"error: {error}", 1
     print(f"deqjax: {sentence}", file=sys.stderr)
     return status
-
-
-def _discard_output() -> None:
-    """Let what is still buffered go nowhere: Python would complain about it at its exit."""
-    with contextlib.suppress(OSError, ValueError):  # a stream of somebody else's has no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:

@@ -1,28 +1,65 @@
-"""Where the commands write, and what happens when nobody reads it."""
+"""Where the commands write, and what happens when it cannot be written to."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
 
-class _Unfailing:
-    """A stream for which it is no error that it cannot be written to."""
+class OutputError(OSError):
+    """Standard output cannot be written to.
+
+    Attributes:
+        closed: whether it is a pipe whose reader has seen enough, as in ``| head -1``.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.closed = isinstance(error, BrokenPipeError)
+
+
+class _Watched:
+    """A stream that tells what happened to it from what happened to other files."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
+        try:
             return self._stream.write(text)
-        return len(text)
+        except OSError as error:
+            raise OutputError(error) from error
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             self._stream.flush()
+        except OSError as error:
+            raise OutputError(error) from error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+class _Unfailing(_Watched):
+    """A stream for which it is no error that it cannot be written to."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OutputError):
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OutputError):
+            super().flush()
+
+
+@contextlib.contextmanager
+def watched_output() -> Iterator[None]:
+    """Raise an OutputError where standard output cannot be written to, at the end of it too."""
+    with contextlib.redirect_stdout(cast(TextIO, _Watched(sys.stdout))):
+        yield
+        sys.stdout.flush()  # not at the exit of Python, which has no answer to a failure
 
 
 @contextlib.contextmanager
@@ -31,16 +68,18 @@ def unfailing_output() -> Iterator[None]:
 
     What the run measures is in its folder as well.
     """
-    with contextlib.redirect_stdout(cast(TextIO, _Unfailing(sys.stdout))):
-        yield
+    stream = sys.stdout
+    try:
+        with contextlib.redirect_stdout(cast(TextIO, _Unfailing(stream))):
+            yield
+    finally:
+        try:
+            stream.flush()
+        except OSError:
+            discard_output()
 
 
-def console() -> Any:
-    """A rich console that meets a closed pipe as `print` does: with a BrokenPipeError."""
-    from rich.console import Console
-
-    class Plain(Console):
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError  # rich itself would end the process, with status 1
-
-    return Plain()
+def discard_output() -> None:
+    """Let what is still buffered go nowhere: Python would complain about it at its exit."""
+    with contextlib.suppress(OSError, ValueError):  # a stream of somebody else's has no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

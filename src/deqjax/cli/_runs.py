@@ -6,8 +6,6 @@ from typing import Annotated
 
 import tyro
 
-from deqjax.cli._output import console
-
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
@@ -23,8 +21,10 @@ class Runs:
 
     def run(self) -> int:
         """Print a line for each run."""
+        from rich.console import Console
+
         from deqjax.training import list_runs
 
         for folder in self.folders or (Path("runs"),):
-            list_runs(folder).print(console())
+            list_runs(folder).print(Console())
         return 0

@@ -4,8 +4,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from deqjax.cli._output import console
-
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -77,16 +75,20 @@ def print_scores(title: str, metrics: dict[str, float]) -> None:
 
 def print_pairs(title: str, columns: tuple[str, str], rows: Iterable[tuple[str, str]]) -> None:
     """Print a table of names and values."""
+    from rich.console import Console
+
     table = _table(title)
     table.add_column(columns[0])
     table.add_column(columns[1], justify="right")
     for name, value in rows:
         table.add_row(name, value)
-    console().print(table, markup=False)
+    Console().print(table, markup=False)
 
 
 def print_depths(title: str, found: "Sequence[DepthScore]") -> None:
     """Print the scores of a run at several depths as a table."""
+    from rich.console import Console
+
     table = _table(title)
     names = [*found[0].others, "loss", "forward_residual"]
     for name in ("solver steps", *(_ROWS[name][0] for name in names)):
@@ -94,7 +96,7 @@ def print_depths(title: str, found: "Sequence[DepthScore]") -> None:
     for each in found:
         values = each.others | {"loss": each.loss, "forward_residual": each.residual}
         table.add_row(str(each.depth), *(_ROWS[name][1].format(values[name]) for name in names))
-    console().print(table)
+    Console().print(table)
 
 
 def _table(title: str) -> "Table":
