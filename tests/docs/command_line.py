@@ -317,7 +317,8 @@ def check_script(name, arguments):
     check_file([name])
     short = name.removeprefix("experiments/")
     if short in SCRIPT_TESTS:
-        file = {"solvers": "benchmarks", "gradients": "benchmarks"}.get(Path(short).stem)
+        together = ("solvers", "gradients", "eager")  # in one file
+        file = "benchmarks" if Path(short).stem in together else None
         check_test(f"experiments/test_{file or Path(short).stem}.py", SCRIPT_TESTS[short])
     real = argparse.ArgumentParser.parse_args
 
