@@ -23,6 +23,7 @@ CORE = (
 )
 LAYERS = (
     *CORE,
+    ("_ranges", "_fields"),
     ("_records", "plot"),
     ("nn",),
     ("linen",),
@@ -34,6 +35,7 @@ LAYERS = (
     ("__main__",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+SETTINGS = {"_ranges", "_fields"}  # what declares and checks the fields of a dataclass
 
 TRAINING_ONLY = {"optax", "orbax", "grain", "tensorflow_datasets", "tensorboardX", "matplotlib"}
 FORBIDDEN = {
@@ -41,10 +43,13 @@ FORBIDDEN = {
     "nn": TRAINING_ONLY,
     "linen": TRAINING_ONLY,
     "models": TRAINING_ONLY,
-    # data knows numbers, not networks: of this package it imports itself alone
     # a converted model is a model: what it is trained on and how is not known here
     "convert": TRAINING_ONLY - {"orbax"} | {"deqjax.data"},
-    "data": {"flax", "optax", "orbax"} | {f"deqjax.{n}" for n in RANK if n != "data"} | {"deqjax"},
+    # data knows numbers, not networks: of this package it imports itself and what settings are of
+    "data": {"flax", "optax", "orbax", "deqjax"}
+    | {f"deqjax.{name}" for name in RANK.keys() - SETTINGS - {"data"}},
+    # they say what a field allows, not what it is for
+    **{name: TRAINING_ONLY | {"jax", "flax", "deqjax"} for name in SETTINGS},
 }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pydantic
 from flax import nnx
 
+from deqjax._fields import FieldError, read_fields
 from deqjax.convert._blank import blank
 from deqjax.convert._checkpoint import read_state_dict
 from deqjax.convert._errors import ConversionError
@@ -112,14 +113,12 @@ def load_converted(folder: Path | str) -> Converted:
         )
     values = _read_json(path / _MODEL)
     try:
-        kind = pydantic.TypeAdapter(_Kind).validate_python(values).model
+        kind = read_fields(_Kind, values).model
         described: type[_Transformer | _MDEQ] = _MDEQ if kind == "mdeq" else _Transformer
-        found = pydantic.TypeAdapter(described).validate_python(values)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
+        found = read_fields(described, values)
+    except FieldError as error:
         raise ConversionError(
-            f"{path / _MODEL} does not fit: {'.'.join(map(str, first['loc']))}: {first['msg']}; "
-            "convert the checkpoint again."
+            f"{path / _MODEL} does not fit: {error} Convert the checkpoint again."
         ) from error
     model = blank(lambda: _build(found))
     _fill(variables_of(model), _read_arrays(path / _PARAMETERS), path)

@@ -1,7 +1,12 @@
 """Sizes of the single-scale convolutional models."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from deqjax._fields import check_fields
+from deqjax._ranges import Rate, Size, Width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,15 +30,15 @@ class ResidualShape:
         ValueError: sizes that make no model.
     """
 
-    channels: tuple[int, ...] = (32,)
-    hidden: float = 1.0
-    groups: int = 8
-    classes: int = 10
-    input_channels: int = 3
-    pooled_grid: int = 2
-    stem_stride: int = 1
-    contraction: float | None = None
-    dropout: float = 0.0
+    channels: tuple[Width, ...] = (32,)
+    hidden: Annotated[float, Interval(gt=0, le=64)] = 1.0
+    groups: Width = 8
+    classes: Size = 10
+    input_channels: Width = 3
+    pooled_grid: Size = 2
+    stem_stride: Literal[1, 2] = 1
+    contraction: Annotated[float, Interval(gt=0, lt=1)] | None = None
+    dropout: Rate = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def hidden_channels(self, stage: int) -> int:
@@ -52,6 +57,7 @@ class ResidualShape:
             )
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.channels:
             raise ValueError("channels must name at least one stage, got ().")
         for stage in range(len(self.channels)):
@@ -59,21 +65,8 @@ class ResidualShape:
                 ("channels", self.channels[stage]),
                 ("hidden channels", self.hidden_channels(stage)),
             ):
-                if size < 1 or self.groups < 1 or size % self.groups:
+                if size < 1 or size % self.groups:
                     raise ValueError(
                         f"{name} {size} of stage {stage} must be a multiple of groups "
                         f"{self.groups}."
                     )
-        if self.contraction is not None and not 0 < self.contraction < 1:
-            raise ValueError(
-                f"contraction must lie between 0 and 1, both excluded, got {self.contraction}."
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"the dropout rate must lie in [0, 1), got {self.dropout}.")
-        for name in ("pooled_grid", "classes", "input_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype is float32 or bfloat16, got {self.dtype!r}.")
-        if self.stem_stride not in (1, 2):
-            raise ValueError(f"stem_stride must be 1 or 2, got {self.stem_stride}.")

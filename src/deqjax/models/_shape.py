@@ -1,7 +1,13 @@
 """Sizes and options of the language models."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from deqjax._ranges import Count, NotNegative, Rate, Size, Width
+
+_Tokens = Annotated[int, Interval(ge=1, le=1_000_000)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,18 +32,18 @@ class LanguageShape:
         dtype: of the layer's matrix products; states, norms, softmax and parameters stay float32.
     """
 
-    vocabulary: int = 256
-    length: int = 64
-    memory_length: int = 0
-    width: int = 128
-    embedding_width: int | None = None
-    cutoffs: tuple[int, ...] = ()
-    divisor: int = 1
+    vocabulary: _Tokens = 256
+    length: Size = 64
+    memory_length: Annotated[int, Interval(ge=0, le=65_536)] = 0
+    width: Width = 128
+    embedding_width: Width | None = None
+    cutoffs: tuple[_Tokens, ...] = ()
+    divisor: Size = 1
     tie_weights: bool = True
     tie_projections: tuple[bool, ...] = ()
     weight_norm: bool = False
-    dropout: float = 0.0
-    weight_scale: float = 1.0
+    dropout: Rate = 0.0
+    weight_scale: NotNegative = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -55,9 +61,9 @@ class TransformerShape(LanguageShape):
         attention_dropout: rate on the attention weights.
     """
 
-    heads: int = 4
-    hidden: int = 512
+    heads: Width = 4
+    hidden: Size = 512
     pre_layer_norm: bool = False
-    horizon: int = 1000
+    horizon: Count = 1000
     residual_injection: bool = True
-    attention_dropout: float = 0.0
+    attention_dropout: Rate = 0.0

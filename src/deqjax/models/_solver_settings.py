@@ -3,13 +3,19 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval
 
 from deqjax import adjoints, solvers
 from deqjax._core.types import Operands, State
+from deqjax._ranges import NotNegative, PositiveShare, Steps
 from deqjax.adjoints import Adjoint
 from deqjax.nn import DEQ
 from deqjax.solvers import Solution
+
+# so many states are kept at once
+_History = Annotated[int, Interval(ge=1, le=1_000)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +26,8 @@ class SolverSettings:
         method: forward solver, a name in [`deqjax.solvers`][].
         max_steps: forward steps at most.
         tol: residual at which a sample stops.
-        damping: of picard, anderson and reversible; None is the solver's own.
+        damping: length of a step, 1 is undamped; below 1 with reversible, whose step could not be
+            undone. None is the solver's own.
         adjoint: rule for the gradient, a name in [`deqjax.adjoints`][]. "reversible" goes with
             the method "reversible", "shine" with "broyden".
         backward_method: solver of the implicit adjoint.
@@ -35,22 +42,28 @@ class SolverSettings:
     """
 
     method: Literal["picard", "anderson", "broyden", "newton_krylov", "reversible"] = "anderson"
-    max_steps: int = 12
-    tol: float = 1e-3
-    damping: float | None = None
+    max_steps: Steps = 12
+    tol: NotNegative = 1e-3
+    damping: PositiveShare | None = None
     adjoint: Literal[
         "implicit", "jacobian_free", "neumann", "phantom", "shine", "reversible", "unrolled"
     ] = "implicit"
     backward_method: Literal["picard", "anderson", "broyden", "gmres"] = "anderson"
-    backward_max_steps: int = 12
-    backward_tol: float = 1e-3
-    history: int = 6
-    backward_history: int | None = None
+    backward_max_steps: Annotated[int, Interval(ge=0, le=100_000)] = 12
+    backward_tol: NotNegative = 1e-3
+    history: _History = 6
+    backward_history: _History | None = None
     stop: Literal["relative", "absolute"] = "relative"
-    ridge: float = 1e-5
+    ridge: NotNegative = 1e-5
 
     def build_solver(self) -> Callable[..., Solution]:
-        """The forward solver, a function of f, z0, tol and max_steps."""
+        """The forward solver, a function of f, z0, tol and max_steps.
+
+        Raises:
+            ValueError: the damping is one that the method cannot have.
+        """
+        if self.method == "reversible" and self.damping == 1:
+            raise ValueError("the method 'reversible' needs a damping below 1, got 1.")
         return self._solver(self.method, self.history, self.damping)
 
     def build_adjoint(self) -> Adjoint:

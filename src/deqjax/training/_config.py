@@ -2,10 +2,24 @@
 
 import abc
 import dataclasses
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
+from annotated_types import Interval
 from flax import nnx
 
+from deqjax._fields import FieldError, check_fields
+from deqjax._ranges import (
+    Count,
+    Layers,
+    Natural,
+    NotNegative,
+    Positive,
+    Rate,
+    Seed,
+    Share,
+    Size,
+    Steps,
+)
 from deqjax.models import SolverSettings
 
 
@@ -31,14 +45,14 @@ class OptimizerConfig:
     """
 
     kind: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 3e-3
-    warmup_steps: int = 50
-    final_fraction: float = 0.05
-    weight_decay: float = 0.01
-    beta2: float = 0.999
-    momentum: float = 0.9
+    learning_rate: NotNegative = 3e-3
+    warmup_steps: Natural = 50
+    final_fraction: Share = 0.05
+    weight_decay: NotNegative = 0.01
+    beta2: Rate = 0.999
+    momentum: Rate = 0.9
     nesterov: bool = True
-    clip_norm: float = 1.0
+    clip_norm: Positive = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +69,13 @@ class PenaltyConfig:
         last_step: step after which there is no penalty any more; None is never.
     """
 
-    weight: float = 0.3
-    probability: float = 0.35
-    samples: int = 1
-    increment: float = 0.0
-    increment_every: int = 10_000
-    pretrain_weight: float = 0.0
-    last_step: int | None = None
+    weight: NotNegative = 0.3
+    probability: Share = 0.35
+    samples: Annotated[int, Interval(ge=1, le=1_000)] = 1
+    increment: NotNegative = 0.0
+    increment_every: Count = 10_000
+    pretrain_weight: NotNegative = 0.0
+    last_step: Natural | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +91,8 @@ class StepLimitConfig:
     """
 
     distribution: Literal["fixed", "uniform", "poisson"] = "fixed"
-    least: int = 1
-    mean: float = 8.0
+    least: Steps = 1
+    mean: Annotated[float, Interval(ge=0, le=100_000)] = 8.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +105,8 @@ class GuardConfig:
         rollbacks: how often a run may go back before it stops with an error.
     """
 
-    skips: int = 10
-    rollbacks: int = 2
+    skips: Count = 10
+    rollbacks: Natural = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,10 +121,10 @@ class EvaluationConfig:
         radius_batches: of these, batches whose spectral radius is estimated too.
     """
 
-    every: int = 100
-    batches: int = 8
-    final_batches: int = 64
-    radius_batches: int = 2
+    every: Count = 100
+    batches: Count = 8
+    final_batches: Count = 64
+    radius_batches: Natural = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,16 +155,16 @@ class RunConfig(abc.ABC):
     """
 
     name: str
-    steps: int = 600
-    seed: int = 0
-    pretrain_steps: int = 0
-    pretrain_layers: int = 2
-    micro_batches: int = 1
-    average_decay: float = 0.0
-    log_every: int = 10
-    checkpoint_every: int = 200
-    keep_checkpoints: int = 2
-    keep_best: int = 1
+    steps: Count = 600
+    seed: Seed = 0
+    pretrain_steps: Natural = 0
+    pretrain_layers: Layers = 2
+    micro_batches: Size = 1
+    average_decay: Rate = 0.0
+    log_every: Count = 10
+    checkpoint_every: Count = 200
+    keep_checkpoints: Count = 2
+    keep_best: Natural = 1
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     penalty: PenaltyConfig = dataclasses.field(default_factory=PenaltyConfig)
     step_limit: StepLimitConfig = dataclasses.field(default_factory=StepLimitConfig)
@@ -177,21 +191,8 @@ class RunConfig(abc.ABC):
         """The configuration with the kind and the sizes of a model that was built elsewhere."""
 
     @abc.abstractmethod
-    def ranges(self) -> "Ranges":
-        """Where the numbers of the model and of the data may lie."""
-
-    @abc.abstractmethod
     def check_combinations(self) -> None:
         """Raise a ConfigError for values that do not go together."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Ranges:
-    """Option names with values: those that must be at least 1, at least 0, or between 0 and 1."""
-
-    at_least_one: dict[str, float]
-    not_negative: dict[str, float]
-    shares: dict[str, float]
 
 
 RESUMABLE_CHANGES = (
@@ -219,72 +220,16 @@ RESUMABLE_CHANGES = (
 
 
 def check(config: RunConfig) -> None:
-    """Raise a ConfigError that names the first value that cannot work."""
-    own = config.ranges()
-    solver = config.solver
-    at_least_one: dict[str, float] = {
-        "steps": config.steps,
-        "log_every": config.log_every,
-        "checkpoint_every": config.checkpoint_every,
-        "keep_checkpoints": config.keep_checkpoints,
-        "micro_batches": config.micro_batches,
-        "step_limit.least": config.step_limit.least,
-        "guard.skips": config.guard.skips,
-        "pretrain_layers": config.pretrain_layers,
-        "model.solver.max_steps": solver.max_steps,
-        "model.solver.history": solver.history,
-        "data.batch_size": config.batch_size,
-        "penalty.samples": config.penalty.samples,
-        "penalty.increment_every": config.penalty.increment_every,
-        "evaluation.every": config.evaluation.every,
-        "evaluation.batches": config.evaluation.batches,
-        "evaluation.final_batches": config.evaluation.final_batches,
-        **own.at_least_one,
-    }
-    if solver.backward_history is not None:
-        at_least_one["model.solver.backward_history"] = solver.backward_history
-    not_negative: dict[str, float] = {
-        "seed": config.seed,
-        "pretrain_steps": config.pretrain_steps,
-        "keep_best": config.keep_best,
-        "step_limit.mean": config.step_limit.mean,
-        "guard.rollbacks": config.guard.rollbacks,
-        "model.solver.tol": solver.tol,
-        "model.solver.backward_tol": solver.backward_tol,
-        "model.solver.backward_max_steps": solver.backward_max_steps,
-        "model.solver.ridge": solver.ridge,
-        "optimizer.learning_rate": config.optimizer.learning_rate,
-        "optimizer.warmup_steps": config.optimizer.warmup_steps,
-        "optimizer.weight_decay": config.optimizer.weight_decay,
-        "penalty.weight": config.penalty.weight,
-        "penalty.increment": config.penalty.increment,
-        "penalty.pretrain_weight": config.penalty.pretrain_weight,
-        "evaluation.radius_batches": config.evaluation.radius_batches,
-        **own.not_negative,
-    }
-    if config.penalty.last_step is not None:
-        not_negative["penalty.last_step"] = config.penalty.last_step
-    shares: dict[str, float] = {
-        "optimizer.beta2": config.optimizer.beta2,
-        "optimizer.momentum": config.optimizer.momentum,
-        "optimizer.final_fraction": config.optimizer.final_fraction,
-        "penalty.probability": config.penalty.probability,
-        "average_decay": config.average_decay,
-        **own.shares,
-    }
-    for name, value in at_least_one.items():
-        if value < 1:
-            raise ConfigError(f"--{name} must be at least 1, got {value}.")
-    for name, value in not_negative.items():
-        if not value >= 0:
-            raise ConfigError(f"--{name} must be zero or positive, got {value}.")
-    for name, value in shares.items():
-        if not 0 <= value <= 1:
-            raise ConfigError(f"--{name} must lie between 0 and 1, got {value}.")
-    if not config.optimizer.clip_norm > 0:
-        raise ConfigError(
-            f"--optimizer.clip_norm must be positive, got {config.optimizer.clip_norm}."
-        )
+    """Refuse values that cannot work, by themselves or together.
+
+    Raises:
+        ConfigError: a sentence for each value that its field does not allow, or one for some that
+            do not go together.
+    """
+    try:
+        check_fields(config, "--")
+    except FieldError as error:
+        raise ConfigError(str(error)) from error
     _check_combinations(config)
 
 
@@ -300,6 +245,10 @@ def _check_combinations(config: RunConfig) -> None:
             f"{config.micro_batches} equal parts."
         )
     config.check_combinations()
+    try:
+        config.solver.build_solver()
+    except ValueError as error:
+        raise ConfigError(f"--model.solver.damping: {error}") from error
     try:
         config.solver.build_adjoint()
     except ValueError as error:

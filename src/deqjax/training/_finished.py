@@ -6,7 +6,8 @@ from typing import Literal, TypeAlias
 
 import jax
 
-from deqjax._core.validate import check_count, check_not_negative
+from deqjax._fields import FieldError, check_value
+from deqjax._ranges import NotNegative, Seed, Steps
 from deqjax.data import Vocabulary
 from deqjax.models import GeneratedToken, LanguageModel, generate, reread
 from deqjax.training import _language
@@ -103,9 +104,9 @@ def solve_limits(
         solver.tol if tol is None else tol, solver.max_steps if max_steps is None else max_steps
     )
     try:
-        check_count("--max-steps", limits.max_steps)
-        check_not_negative("--tol", limits.tol)
-    except ValueError as error:
+        check_value(limits.max_steps, Steps, "--max-steps")
+        check_value(limits.tol, NotNegative, "--tol")
+    except FieldError as error:
         raise ConfigError(str(error)) from error
     return limits
 
@@ -169,6 +170,7 @@ def generate_text(
     vocabulary = run.task.corpus.vocabulary
     tokens = vocabulary.encode(prompt).tolist()
     try:
+        check_value(seed, Seed, "--seed")
         generated = generate(
             model,
             tokens,

@@ -5,13 +5,14 @@ from typing import Literal, Self
 
 from flax import nnx
 
+from deqjax._ranges import Layers, Size
 from deqjax.models import (
     DEQTransformerLM,
     SolverSettings,
     TransformerShape,
     TransformerXL,
 )
-from deqjax.training._config import ConfigError, Ranges, RunConfig
+from deqjax.training._config import ConfigError, RunConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ModelConfig:
     """
 
     kind: Literal["deq_transformer", "deq_trellisnet", "transformer_xl"] = "deq_transformer"
-    depth: int = 4
+    depth: Layers = 4
     shape: TransformerShape = dataclasses.field(default_factory=TransformerShape)
     solver: SolverSettings = dataclasses.field(default_factory=SolverSettings)
 
@@ -53,7 +54,7 @@ class DataConfig:
     )
     file: str | None = None
     order: Literal["shuffled", "streams"] = "shuffled"
-    batch_size: int = 32
+    batch_size: Size = 32
     directory: str | None = None
     manual_directory: str | None = None
 
@@ -96,30 +97,6 @@ class TrainConfig(RunConfig):
         if isinstance(model, TransformerXL):
             own = dataclasses.replace(own, kind="transformer_xl", depth=len(model.layers))
         return dataclasses.replace(self, model=own)
-
-    def ranges(self) -> Ranges:
-        """Where the numbers of the model may lie."""
-        shape = self.model.shape
-        return Ranges(
-            at_least_one={
-                "model.depth": self.model.depth,
-                "model.shape.vocabulary": shape.vocabulary,
-                "model.shape.length": shape.length,
-                "model.shape.width": shape.width,
-                "model.shape.heads": shape.heads,
-                "model.shape.hidden": shape.hidden,
-                "model.shape.divisor": shape.divisor,
-                "model.shape.horizon": shape.horizon,
-            },
-            not_negative={
-                "model.shape.memory_length": shape.memory_length,
-                "model.shape.weight_scale": shape.weight_scale,
-            },
-            shares={
-                "model.shape.dropout": shape.dropout,
-                "model.shape.attention_dropout": shape.attention_dropout,
-            },
-        )
 
     def check_combinations(self) -> None:
         """Raise a ConfigError for values that do not go together."""

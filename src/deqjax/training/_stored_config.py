@@ -5,6 +5,7 @@ from typing import Any
 
 import pydantic
 
+from deqjax._fields import FieldError, read_fields
 from deqjax.training._config import ConfigError, RunConfig
 from deqjax.training._language_config import TrainConfig
 from deqjax.training._vision_config import VisionConfig
@@ -18,17 +19,17 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> RunConfig:
-    """The inverse of `to_dict`; raises ConfigError if a field is missing or mistyped."""
+    """The inverse of `to_dict`.
+
+    Raises:
+        ConfigError: a value is not allowed, or the fields are those of another version.
+    """
     of_images = "images" in (values.get("data") or {})
     kind: type[RunConfig] = VisionConfig if of_images else TrainConfig
     try:
-        config = pydantic.TypeAdapter(kind).validate_python(values)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise ConfigError(
-            f"the stored configuration does not fit: {field}: {first['msg']}."
-        ) from error
+        config = read_fields(kind, values, "--")
+    except FieldError as error:
+        raise ConfigError(f"the stored configuration does not fit: {error}") from error
     changes = differences(values, to_dict(config))
     if changes:
         listed = ", ".join(f"{name}: {change}" for name, change in changes.items())

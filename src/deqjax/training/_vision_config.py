@@ -1,13 +1,17 @@
 """The configuration of a run that trains an image model."""
 
 import dataclasses
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
+from annotated_types import Interval
 from flax import nnx
 
+from deqjax._ranges import Count, Layers, Size
 from deqjax.data import Augmentation
 from deqjax.models import MDEQ, MDEQShape, ResidualShape, SolverSettings
-from deqjax.training._config import ConfigError, Ranges, RunConfig
+from deqjax.training._config import ConfigError, RunConfig
+
+_Helpers = Annotated[int, Interval(ge=0, le=1_024)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +29,7 @@ class ImageModelConfig:
     kind: Literal["mdeq", "resdeq", "resnet"] = "resdeq"
     mdeq: MDEQShape = dataclasses.field(default_factory=MDEQShape)
     residual: ResidualShape = dataclasses.field(default_factory=ResidualShape)
-    depth: int = 2
+    depth: Layers = 2
     solver: SolverSettings = dataclasses.field(default_factory=SolverSettings)
 
 
@@ -47,12 +51,12 @@ class ImageDataConfig:
     """
 
     images: Literal["digits", "cifar10", "imagenet2012", "cityscapes"] = "digits"
-    batch_size: int = 64
+    batch_size: Size = 64
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
-    resolution: int | None = None
-    threads: int = 0
-    workers: int = 0
-    limit_train: int | None = None
+    resolution: Size | None = None
+    threads: _Helpers = 0
+    workers: _Helpers = 0
+    limit_train: Count | None = None
     directory: str | None = None
     manual_directory: str | None = None
 
@@ -107,17 +111,6 @@ class VisionConfig(RunConfig):
             )
         own = dataclasses.replace(self.model, kind="mdeq", mdeq=shape)
         return dataclasses.replace(self, model=own)
-
-    def ranges(self) -> Ranges:
-        """Where the numbers of the model and of the data may lie; shapes check themselves."""
-        at_least_one: dict[str, float] = {"model.depth": self.model.depth}
-        for name in ("resolution", "limit_train"):
-            value = getattr(self.data, name)
-            if value is not None:
-                at_least_one[f"data.{name}"] = value
-        return Ranges(
-            at_least_one, {"data.threads": self.data.threads, "data.workers": self.data.workers}, {}
-        )
 
     def check_combinations(self) -> None:
         """Raise a ConfigError for values that do not go together."""

@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 
+from deqjax._fields import FieldError, check_fields
+from deqjax._ranges import PositiveShare, Size
 from deqjax.data._errors import DataError
 from deqjax.data.images._crops import center_crop, crop_and_flip, joint_scale_crop, resized_crop
 from deqjax.data.images._images import IGNORE_LABEL, ImageExample, ImageSet
@@ -20,9 +23,10 @@ _TASKS = {
     "joint_scale_crop": ("segmentation",),
 }
 
-
-Size: TypeAlias = tuple[int | None, int | None]
+Extent: TypeAlias = tuple[int | None, int | None]
 """Height and width; None where images differ."""
+# of lengths, between the smallest and the largest that make sense of an image
+_Ratio = Annotated[float, Interval(gt=0, le=100)]
 
 
 @dataclass(frozen=True)
@@ -49,37 +53,29 @@ class Augmentation:
     """
 
     kind: Kind = "none"
-    padding: int = 4
-    size: int = 224
-    shorter_side: int = 256
-    area: tuple[float, float] = (0.08, 1.0)
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    crop: tuple[int, int] = (512, 1024)
-    scale: tuple[float, float] = (0.5, 2.0)
+    padding: Annotated[int, Interval(ge=0, le=65_536)] = 4
+    size: Size = 224
+    shorter_side: Size = 256
+    area: tuple[PositiveShare, PositiveShare] = (0.08, 1.0)
+    aspect: tuple[_Ratio, _Ratio] = (3 / 4, 4 / 3)
+    crop: tuple[Size, Size] = (512, 1024)
+    scale: tuple[_Ratio, _Ratio] = (0.5, 2.0)
 
     def __post_init__(self) -> None:
-        if self.kind not in _TASKS:
+        try:
+            check_fields(self)
+        except FieldError as error:
+            raise DataError(str(error)) from error
+        if self.size > self.shorter_side:
             raise DataError(
-                f"there is no augmentation {self.kind!r}: choose one of {', '.join(_TASKS)}"
+                f"size must be at most shorter_side, got {self.size} and {self.shorter_side}"
             )
-        if self.padding < 0:
-            raise DataError(f"padding must be at least 0 pixels, got {self.padding}")
-        if not 1 <= self.size <= self.shorter_side:
-            raise DataError(
-                f"size must lie in 1 to shorter_side, got {self.size} and {self.shorter_side}"
-            )
-        if min(self.crop) < 1:
-            raise DataError(f"crop must be at least 1 pixel high and wide, got {self.crop}")
         for name in ("area", "aspect", "scale"):
             low, high = getattr(self, name)
-            if not 0 < low <= high or (name == "area" and high > 1):
-                most = ", the second at most 1" if name == "area" else ""
-                raise DataError(
-                    f"{name} must be two positive numbers in ascending order{most}; got "
-                    f"({low}, {high})"
-                )
+            if low > high:
+                raise DataError(f"{name} must be in ascending order, got ({low}, {high})")
 
-    def training_size(self, size: Size) -> Size:
+    def training_size(self, size: Extent) -> Extent:
         """Height and width of training images, from those of the data set's."""
         match self.kind:
             case "resized_crop":
@@ -88,7 +84,7 @@ class Augmentation:
                 return self.crop
         return size
 
-    def evaluation_size(self, size: Size) -> Size:
+    def evaluation_size(self, size: Extent) -> Extent:
         """Height and width of evaluated images, from those of the data set's."""
         return (self.size, self.size) if self.kind == "resized_crop" else size
 

@@ -1,7 +1,12 @@
 """Sizes and options of the multiscale image model."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from deqjax._fields import check_fields
+from deqjax._ranges import Rate, Size, Width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +38,17 @@ class MDEQShape:
         ValueError: sizes that make no model.
     """
 
-    channels: tuple[int, ...] = (24, 24)
-    groups: int = 8
-    expansion: int = 5
-    head_channels: tuple[int, ...] = (8, 16)
-    final_channels: int = 200
-    classes: int = 10
-    input_channels: int = 3
-    downsample_times: int = 0
-    big_kernels: tuple[int, ...] = ()
+    channels: tuple[Width, ...] = (24, 24)
+    groups: Width = 8
+    expansion: Annotated[int, Interval(ge=1, le=64)] = 5
+    head_channels: tuple[Width, ...] = (8, 16)
+    final_channels: Width = 200
+    classes: Size = 10
+    input_channels: Width = 3
+    downsample_times: Annotated[int, Interval(ge=0, le=10)] = 0
+    big_kernels: tuple[Annotated[int, Interval(ge=0, le=2)], ...] = ()
     weight_norm: bool = True
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     block_affine: bool = True
     fuse_affine: bool = True
     post_affine: bool = False
@@ -51,16 +56,12 @@ class MDEQShape:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         branches = len(self.channels)
         if not branches:
             raise ValueError("channels is empty; give the channels of one branch at least.")
-        for name in ("groups", "expansion", "final_channels", "classes", "input_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.downsample_times < 0:
-            raise ValueError(f"downsample_times must not be negative, got {self.downsample_times}.")
         for count in self.channels:
-            if count < 1 or count % self.groups:
+            if count % self.groups:
                 raise ValueError(
                     f"a branch has {count} channels, which must be a multiple of the "
                     f"{self.groups} groups."
@@ -70,27 +71,14 @@ class MDEQShape:
                 f"groups must be even with several branches, got {self.groups}: the norms after "
                 "the fusion have half as many."
             )
-        self._check_lists(branches)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"the dropout rate must lie in [0, 1), got {self.dropout}.")
-
-    def _check_lists(self, branches: int) -> None:
         if self.big_kernels and len(self.big_kernels) != branches:
             raise ValueError(
                 f"big_kernels has {len(self.big_kernels)} entries for {branches} branches; give "
                 "one per branch, or none."
             )
-        if any(count not in (0, 1, 2) for count in self.big_kernels):
-            raise ValueError(f"big_kernels holds 0, 1 or 2 for each branch, got {self.big_kernels}")
-        if self.task not in ("classification", "segmentation"):
-            raise ValueError(f"task is classification or segmentation, got {self.task!r}.")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype is float32 or bfloat16, got {self.dtype!r}.")
-        if self.task == "classification" and (
-            len(self.head_channels) != branches or min(self.head_channels) < 1
-        ):
+        if self.task == "classification" and len(self.head_channels) != branches:
             raise ValueError(
-                f"head_channels must be {branches} positive numbers, one per branch, got "
+                f"head_channels must be {branches} numbers, one per branch, got "
                 f"{self.head_channels}."
             )
 
