@@ -9,7 +9,8 @@ from flax import nnx
 
 from deqjax._core.types import Scalar
 from deqjax.adjoints import BackwardStats
-from deqjax.models._equilibrium import Equilibrium, Unrolled
+from deqjax.models._equilibrium import Unrolled
+from deqjax.nn import Equilibrium
 
 
 class ImagePrediction(NamedTuple):
