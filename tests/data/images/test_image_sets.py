@@ -8,10 +8,13 @@ from deqjax.data.images._image_sets import load_images
     ("name", "arguments", "sentence"),
     [
         (
-            "mnist",
+            "mnits",
             {},
-            "no image data set 'mnist': choose one of digits, cifar10, imagenet2012, cityscapes",
+            "no image data set 'mnits': choose one of digits, cifar10, .*, folder, or a name of T",
         ),
+        ("folder", {}, "the data set 'folder' needs a folder of images: give its path"),
+        ("digits", {"folder": "here"}, "'digits' takes no folder, got 'here': leave it out, or ch"),
+        ("folder", {"folder": "x", "directory": "here"}, "'folder' takes no directory, got 'here'"),
         ("digits", {"directory": "here"}, "'digits' takes no directory, got 'here'"),
         (
             "cifar10",

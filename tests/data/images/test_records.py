@@ -47,6 +47,25 @@ def test_a_label_is_read_without_its_image(builder, monkeypatch):
     assert (label.shape, label.dtype, int(label)) == ((), np.int32, 0)
 
 
+def test_a_label_that_is_withheld_is_refused(tmp_path):
+    write_prepared(NAME, tmp_path, {"test": [imagenet_example(0, label=-1)]})
+    source = RecordedImages(open_prepared(NAME, BY_HAND, directory=tmp_path), "test", FIELDS)
+    for read in (source.__getitem__, source.label):
+        with pytest.raises(
+            DataError, match=r"number 0 of 'test' in .*: its label is withheld: cho"
+        ):
+            read(0)
+
+
+def test_an_image_that_is_refused_is_named(builder, monkeypatch):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 2300)
+    source = RecordedImages(builder, "train[:1]", FIELDS)
+    with pytest.raises(
+        DataError, match=r"^number 0 of 'train\[:1\]' in .* more than the 2300 that"
+    ):
+        source[0]
+
+
 @pytest.mark.parametrize(
     ("split", "sentence"),
     [

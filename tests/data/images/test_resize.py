@@ -5,39 +5,13 @@ import numpy as np
 import pytest
 
 from deqjax.data.images._resize import (
-    decode,
     resize_image,
     scaled_image,
     scaled_labels,
     scaled_to_shorter_side,
 )
-from image_samples import encoded
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
-
-
-def test_a_png_decodes_to_its_very_pixels():
-    np.testing.assert_array_equal(decode(encoded(PIXELS), 3), PIXELS, strict=True)
-
-
-def test_a_jpeg_decodes_to_about_its_pixels():
-    smooth = np.full((8, 16, 3), (200, 100, 50), np.uint8)
-    np.testing.assert_allclose(decode(encoded(smooth, "JPEG"), 3), smooth, atol=3)
-
-
-def test_a_gray_image_has_one_channel():
-    np.testing.assert_array_equal(decode(encoded(PIXELS[..., 0]), 1), PIXELS[..., :1], strict=True)
-
-
-def test_a_gray_image_among_colored_ones_has_three_channels():
-    gray = decode(encoded(PIXELS[..., 0]), 3)
-    np.testing.assert_array_equal(gray, np.repeat(PIXELS[..., :1], 3, axis=-1))
-
-
-@pytest.mark.parametrize("damage", [lambda b: b"nothing", lambda b: b[:60], lambda b: b""])
-def test_damaged_bytes_are_refused(damage):
-    with pytest.raises(ValueError, match=r"^an image of \d+ bytes cannot be decoded \("):
-        decode(damage(encoded(PIXELS)), 3)
 
 
 def test_an_image_of_its_own_size_stays_the_same():

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqjax.data._find_prepared import Download, open_prepared
+from deqjax.data.images._decode import decode
 from deqjax.data.images._imagenet import MEAN, STD
 from deqjax.data.images._images import IGNORE_LABEL, ImageSet
 from deqjax.data.images._records import Fields, RecordedImages
-from deqjax.data.images._resize import decode, scaled_to_shorter_side
+from deqjax.data.images._resize import scaled_to_shorter_side
 
 _DOWNLOAD = Download(
     "Cityscapes",

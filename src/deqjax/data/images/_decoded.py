@@ -1,11 +1,14 @@
 """Images that are decoded once and then stay in memory."""
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deqjax.data.images._images import ImageExample, ImageSource
+
+_MOST_BYTES = 2**30
 
 
 class DecodedImages:
@@ -44,3 +47,15 @@ class DecodedImages:
 
     def __repr__(self) -> str:
         return f"DecodedImages({self.source!r})"
+
+
+def kept_if_small(source: ImageSource, shape: tuple[int, int, int] | None) -> ImageSource:
+    """The source, its images kept in memory once decoded where all of them take at most 1 GiB.
+
+    Args:
+        source: images with one class each.
+        shape: of all of them; None where they differ, which are never kept.
+    """
+    if shape is None or len(source) * math.prod(shape) > _MOST_BYTES:
+        return source
+    return DecodedImages(source, shape)

@@ -1,6 +1,7 @@
 """Images of a data set that TFDS has prepared, read without TensorFlow."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,8 +9,9 @@ from numpy.typing import NDArray
 
 from deqjax.data._damaged import damaged, metadata_errors
 from deqjax.data._errors import DataError
+from deqjax.data.images._decode import DamagedImageError, decode
 from deqjax.data.images._images import ImageExample
-from deqjax.data.images._resize import decode, resize_image, scaled_labels, scaled_to_shorter_side
+from deqjax.data.images._resize import at_resolution, scaled_labels
 
 
 class Fields(NamedTuple):
@@ -19,10 +21,17 @@ class Fields(NamedTuple):
     label: str
     encoded_label: bool  # the label is an image as well
     read_label: Callable[[Any], NDArray[np.int32]]
+    channels: int = 3  # of the image
 
 
 def read_class(number: int) -> NDArray[np.int32]:
-    """The number of a class as an array of shape ()."""
+    """The number of a class as an array of shape ().
+
+    Raises:
+        DataError: the label is withheld, which TFDS writes as -1.
+    """
+    if number < 0:
+        raise DataError("its label is withheld: choose another split")
     return np.asarray(number, np.int32)
 
 
@@ -76,24 +85,21 @@ class RecordedImages:
 
     def __getitem__(self, index: int) -> ImageExample:
         record = self._read(index)
-        try:
-            image = decode(record[self.fields.image], channels=3)
+        with self._naming(index):
+            image = decode(record[self.fields.image], self.fields.channels)
             label = self.fields.read_label(record[self.fields.label])
-        except DataError as error:
-            raise self._damaged(error) from error
-        if self.resolution is None:
-            return ImageExample(image, label)
-        height, width, _ = image.shape
-        size = scaled_to_shorter_side(height, width, self.resolution)
-        if label.ndim:
-            label = scaled_labels(label, size)
-        return ImageExample(resize_image(image, *size), label)
+        image = at_resolution(image, self.resolution)
+        if label.ndim and self.resolution is not None:
+            label = scaled_labels(label, image.shape[:2])
+        return ImageExample(image, label)
 
     def label(self, index: int) -> NDArray[np.int32]:
         """The label of an example, whose image stays undecoded unless the label is one."""
         if self.fields.encoded_label:
             return self[index].label
-        return self.fields.read_label(self._read(index)[self.fields.label])
+        record = self._read(index)
+        with self._naming(index):
+            return self.fields.read_label(record[self.fields.label])
 
     def __repr__(self) -> str:
         return f"RecordedImages({self.split} of {self.folder})"
@@ -107,6 +113,18 @@ class RecordedImages:
         if record[self.fields.image] is None:
             raise self._damaged("examples are empty")
         return record
+
+    @contextlib.contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
+        """Says of an error where its example is."""
+        try:
+            yield
+        except DamagedImageError as error:
+            raise self._damaged(error) from error
+        except DataError as error:
+            raise DataError(
+                f"number {index} of {self.split!r} in {self.folder!r}: {error}"
+            ) from error
 
     def _damaged(self, reason: object) -> DataError:
         return damaged(self.folder, reason, "prepare it again")

@@ -1,12 +1,9 @@
-"""Images to and from Pillow, and to other sizes."""
+"""Images in other sizes."""
 
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-from deqjax.data._errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -14,22 +11,6 @@ if TYPE_CHECKING:
 Size = tuple[int, int]  # height, width
 Part = tuple[int, int, int, int]  # top, left, height, width
 Box = tuple[float, float, float, float]  # left, top, right, bottom, as Pillow has it
-
-
-def decode(encoded: bytes, channels: int) -> NDArray[np.uint8]:
-    """A JPEG or PNG image as (height, width, channels): 3 for colors, 1 for shades of gray.
-
-    Raises:
-        DataError: the bytes are no image or are damaged.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-        raise DataError(f"an image of {len(encoded)} bytes cannot be decoded ({error})") from error
-    return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def resize_image(
@@ -44,6 +25,14 @@ def resize_image(
 
     resized = np.asarray(_to_pillow(image).resize((width, height), Resampling.BILINEAR, box))
     return resized.reshape(height, width, image.shape[-1])
+
+
+def at_resolution(image: NDArray[np.uint8], resolution: int | None) -> NDArray[np.uint8]:
+    """The image scaled so that its shorter side has so many pixels; None leaves it alone."""
+    if resolution is None:
+        return image
+    height, width, _ = image.shape
+    return resize_image(image, *scaled_to_shorter_side(height, width, resolution))
 
 
 def scaled_image(image: NDArray[np.uint8], scaled: Size, part: Part) -> NDArray[np.uint8]:
