@@ -137,7 +137,7 @@ def test_published_names_of_options_are_known():
         ({"channel": [2]}, "channel is unknown"),
         ({"groups": "2"}, "groups is '2' "),
         ({"groups": 4}, "a branch has 2 channels, which must be a multiple of the 4 groups"),
-        ({"head": [1]}, "head_channels must be 2 positive numbers, one per branch, got (1,)"),
+        ({"head": [1]}, "head_channels must be 2 numbers, one per branch, got (1,)"),
         ({"final": None}, "a classifier (task cls) needs the options head and final"),
         ({"big": [1]}, "big_kernels has 1 entries for 2 branches"),
     ],
@@ -209,5 +209,5 @@ def test_a_description_of_another_kind_is_refused(files):
     folder = files / "out"
     folder.mkdir()
     (folder / "model.json").write_text('{"model": "resnet"}')
-    with pytest.raises(ConversionError, match="does not fit: model: Input should be"):
+    with pytest.raises(ConversionError, match="does not fit: model must be"):
         load_converted(folder)

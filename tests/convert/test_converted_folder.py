@@ -104,7 +104,7 @@ def test_description_that_does_not_fit_is_refused(converted):
 
 def test_damaged_description_is_refused(converted):
     (converted / "model.json").write_text('{"shape": 3}')
-    with pytest.raises(ConversionError, match="does not fit: model: Field required"):
+    with pytest.raises(ConversionError, match="does not fit: model is missing"):
         load_converted(converted)
 
 

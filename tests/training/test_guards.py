@@ -18,6 +18,7 @@ from deqjax.training import (
     read_metrics,
 )
 from deqjax.training._vision import ImageBatches
+from deqjax.training.devices import DataParallel
 from deqjax.training.devices._interrupts import StopRequest
 from tiny_vision import tiny_vision
 
@@ -136,7 +137,7 @@ def test_a_state_saved_while_updates_are_left_out_is_not_gone_back_to(tmp_path, 
             asked.append(self)
             return super().__enter__()
 
-    train, count = training.parallel.DataParallel.train, iter(range(1, 100))
+    train, count = DataParallel.train, iter(range(1, 100))
 
     def counted(self, state, batch, **options):
         if next(count) == 3:
@@ -144,7 +145,7 @@ def test_a_state_saved_while_updates_are_left_out_is_not_gone_back_to(tmp_path, 
         return train(self, state, batch, **options)
 
     monkeypatch.setattr("deqjax.training._launch.StopRequest", Asked)
-    monkeypatch.setattr(training.parallel.DataParallel, "train", counted)
+    monkeypatch.setattr(DataParallel, "train", counted)
     settings = config(guard=GuardConfig(skips=3, rollbacks=1), checkpoint_every=3, log_every=3)
     stopped = training.train(settings, tmp_path / "run", say=lambda line: None)
     assert stopped.step in (4, 5)
@@ -225,7 +226,7 @@ def test_solves_that_fail_are_warned_of_once(tmp_path):
 
 
 def test_devices_that_differ_end_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(training.parallel.DataParallel, "differing", lambda self, state: 3)
+    monkeypatch.setattr(DataParallel, "differing", lambda self, state: 3)
     with pytest.raises(training.ReplicaError, match=r"3 numbers of the .* differ .* at step 2"):
         run(tmp_path)
 

@@ -15,6 +15,7 @@ from deqjax.training import (
     WorkdirError,
     read_metrics,
 )
+from deqjax.training.devices import DataParallel
 from deqjax.training.devices._interrupts import StopRequest
 from deqjax.training.records._metrics import comparable
 from tiny import tiny_config
@@ -90,7 +91,7 @@ def train_three_steps(config, folder):
             asked.append(self)
             return super().__enter__()
 
-    steps = training.parallel.DataParallel.train
+    steps = DataParallel.train
     count = iter(range(10))
 
     def counted(self, state, batch, **options):
