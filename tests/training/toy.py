@@ -11,8 +11,8 @@ from flax import nnx
 
 from deqjax.adjoints import implicit
 from deqjax.models import SegmentMemory
-from deqjax.models._equilibrium import iterate
-from deqjax.nn import DEQ, DropoutMask, Equilibrium, masked
+from deqjax.models._equilibrium import Equilibrium, iterate
+from deqjax.nn import DEQ, DropoutMask, masked
 from deqjax.solvers import picard
 from deqjax.training._config import PenaltyConfig
 from deqjax.training.step._problem import Forward, Problem

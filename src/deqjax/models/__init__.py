@@ -1,6 +1,6 @@
 """Equilibrium models of the papers, and the explicit baselines they are compared with."""
 
-from deqjax.models._equilibrium import Unrolled
+from deqjax.models._equilibrium import Equilibrium, Unrolled
 from deqjax.models._generate import GeneratedToken, generate, reread
 from deqjax.models._image_model import ImageModel, ImagePrediction
 from deqjax.models._language_model import Prediction
@@ -25,6 +25,7 @@ __all__ = [
     "ContractiveCell",
     "DEQTransformerLM",
     "DEQTrellisNetLM",
+    "Equilibrium",
     "GeneratedToken",
     "ImageModel",
     "ImagePrediction",

@@ -1,10 +1,25 @@
-"""The one place where a model's layer is solved, and what its warm-up stage has instead."""
+"""An equilibrium that a model solved, and the one place where a model's layer is solved."""
 
 from typing import NamedTuple
 
 from deqjax._core.types import Map, Operands, Scalar, State
 from deqjax.adjoints import BackwardStats
-from deqjax.nn import DEQ, Equilibrium
+from deqjax.nn import DEQ
+from deqjax.solvers import Solution
+
+
+class Equilibrium(NamedTuple):
+    """What an equilibrium model solved: enough to penalize or to inspect the Jacobian there.
+
+    Attributes:
+        f: the map ``f(z, u)`` with this call's dropout masks.
+        u: everything that f needs and that does not depend on z.
+        solution: the fixed point and how it was found.
+    """
+
+    f: Map
+    u: Operands
+    solution: Solution
 
 
 class Unrolled(NamedTuple):

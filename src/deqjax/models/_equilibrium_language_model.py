@@ -7,10 +7,10 @@ from flax import nnx
 
 from deqjax._core.types import Operands, Scalar, State
 from deqjax.adjoints import BackwardStats
-from deqjax.models._equilibrium import iterate
+from deqjax.models._equilibrium import Equilibrium, iterate
 from deqjax.models._language_model import LanguageModelBase, Prediction
 from deqjax.models._memory import SegmentMemory
-from deqjax.nn import DEQ, Equilibrium
+from deqjax.nn import DEQ
 
 
 class EquilibriumLanguageModel(LanguageModelBase):

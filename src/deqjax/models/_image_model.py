@@ -9,8 +9,7 @@ from flax import nnx
 
 from deqjax._core.types import Scalar
 from deqjax.adjoints import BackwardStats
-from deqjax.models._equilibrium import Unrolled
-from deqjax.nn import Equilibrium
+from deqjax.models._equilibrium import Equilibrium, Unrolled
 
 
 class ImagePrediction(NamedTuple):

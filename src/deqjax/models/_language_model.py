@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from deqjax.models._equilibrium import Unrolled
+from deqjax.models._equilibrium import Equilibrium, Unrolled
 from deqjax.models._memory import SegmentMemory
 from deqjax.models._shape import LanguageShape
-from deqjax.nn import AdaptiveEmbedding, AdaptiveSoftmax, DropoutMask, Equilibrium, masked
+from deqjax.nn import AdaptiveEmbedding, AdaptiveSoftmax, DropoutMask, masked
 
 
 class Prediction(NamedTuple):

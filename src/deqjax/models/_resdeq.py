@@ -14,7 +14,7 @@ from flax import nnx
 
 from deqjax._core.types import Scalar
 from deqjax.adjoints import Adjoint, BackwardStats
-from deqjax.models._equilibrium import Unrolled, iterate
+from deqjax.models._equilibrium import Equilibrium, Unrolled, iterate
 from deqjax.models._image_model import (
     ImageModel,
     ImagePrediction,
@@ -29,7 +29,6 @@ from deqjax.nn import (
     ConvBatchNorm,
     ConvWeight,
     DropoutMask,
-    Equilibrium,
     GroupAffine,
     convolution_norm_bound,
     convolve,

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from deqjax.models import SegmentMemory, Unrolled
-from deqjax.nn import Equilibrium
+from deqjax.models import Equilibrium, SegmentMemory, Unrolled
 from deqjax.training._config import PenaltyConfig, StepLimitConfig
 from deqjax.training.step._state import Architecture
 
