@@ -4,7 +4,14 @@ import tempfile
 import numpy as np
 import pytest
 
-from deqjax.data import CORPORA, Vocabulary, load_bytes, load_corpus
+from deqjax.data import (
+    CORPORA,
+    DataError,
+    Vocabulary,
+    fingerprint,
+    load_bytes,
+    load_corpus,
+)
 
 TEXT = "Naïve cats.\r\nπ ≈ 3.14\n" * 20
 FILES = {
@@ -53,6 +60,99 @@ def test_the_standard_library_is_its_bytes(tmp_path):
 
 
 # Text files
+
+
+def test_words_of_a_text_are_those_of_its_training_part(tmp_path):
+    (tmp_path / "text").write_text("the cat the dog\n" * 9 + "the bird zebra\n")
+    corpus = load_corpus("text_words", directory=tmp_path / "data", file=tmp_path / "text")
+    assert corpus.vocabulary.symbols == ("<eos>", "the", "cat", "dog", "<unk>")
+    assert corpus.vocabulary.decode(corpus.validation).split() == ["the", "<unk>", "<unk>"]
+
+
+def test_the_vocabulary_of_words_has_a_limit(tmp_path):
+    (tmp_path / "text").write_text("the cat the dog\n" * 10)
+    file = {"directory": tmp_path / "data", "file": tmp_path / "text"}
+    corpus = load_corpus("text_words", limit_vocabulary=3, **file)
+    assert corpus.vocabulary.symbols == ("<eos>", "the", "<unk>")
+    assert corpus.vocabulary.decode(corpus.train[:5]) == "the <unk> the <unk>\n"
+
+
+def test_a_word_is_whole_where_the_text_is_cut_into_examples(tmp_path, monkeypatch):
+    monkeypatch.setattr("deqjax.data.text._text_file._CHARACTERS_IN_EXAMPLE", 7)
+    (tmp_path / "text").write_text("zebras " * 3 + "giraffes " * 9)
+    shares = {"fractions": (1.0, 0.0, 0.0)}
+    corpus = load_corpus(
+        "text_words", directory=tmp_path / "data", file=tmp_path / "text", **shares
+    )
+    assert corpus.vocabulary.symbols == ("<eos>", "giraffes", "zebras", "<unk>")
+
+
+def test_a_folder_is_a_corpus(tmp_path):
+    (tmp_path / "texts").mkdir()
+    for name in "ba":
+        (tmp_path / "texts" / name).write_text(name * 9)
+    corpus = load_corpus("text_bytes", directory=tmp_path / "data", file=tmp_path / "texts")
+    assert as_text(corpus.train) + as_text(corpus.validation) == "a" * 9 + "\n" + "b" * 9
+
+
+@pytest.mark.parametrize("name", ["text_bytes", "text_characters"])
+def test_a_byte_order_mark_is_no_character(name, tmp_path):
+    found = []
+    for codec in ("utf-8", "utf-8-sig"):
+        (tmp_path / "text").write_text(TEXT, codec)
+        found.append(load_corpus(name, directory=tmp_path / "data", file=tmp_path / "text"))
+    np.testing.assert_array_equal(found[0].train, found[1].train, strict=True)
+    assert found[0].vocabulary == found[1].vocabulary
+
+
+# What fingerprints of runs that exist already say of their text.
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [("text_bytes", "be6be58d14d12ff6"), ("text_characters", "658b25a37549700f")],
+)
+def test_the_tokens_of_older_runs_stay_the_same(name, digest, text_file, tmp_path):
+    tokens = load_corpus(name, directory=tmp_path / "data", file=text_file).train
+    assert fingerprint(tokens, length=8, batch_size=2, seed=0)["tokens"] == digest
+
+
+# Vocabularies of a run
+
+
+def test_the_vocabulary_of_a_run_keeps_its_numbers(text_file, tmp_path):
+    arguments = {"name": "text_characters", "directory": tmp_path / "data", "file": text_file}
+    before = load_corpus(**arguments)
+    text_file.write_text(TEXT.replace("N", "cc"), newline="")  # one character fewer
+    after = load_corpus(**arguments, vocabulary=before.vocabulary)
+    assert after.vocabulary == before.vocabulary
+    assert load_corpus(**arguments).vocabulary != before.vocabulary
+    text = before.vocabulary.decode(after.train) + before.vocabulary.decode(after.validation)
+    assert text == TEXT.replace("N", "cc")
+
+
+def test_a_character_that_a_run_does_not_know_is_refused(text_file, tmp_path):
+    arguments = {"name": "text_characters", "directory": tmp_path / "data", "file": text_file}
+    vocabulary = load_corpus(**arguments).vocabulary
+    text_file.write_text(TEXT + "!", newline="")
+    with pytest.raises(DataError, match=r"the vocabulary has no character '!' \(U\+0021\)"):
+        load_corpus(**arguments, vocabulary=vocabulary)
+
+
+def test_a_vocabulary_of_another_kind_is_refused(text_file, tmp_path):
+    with pytest.raises(DataError, match=r"'text_bytes' has tokens for bytes, but .* of characters"):
+        load_corpus(
+            "text_bytes",
+            directory=tmp_path,
+            file=text_file,
+            vocabulary=Vocabulary.of_characters("ab"),
+        )
+
+
+def test_wikitext_takes_the_vocabulary_of_a_run(wikitext):
+    own = load_corpus(**wikitext)
+    other = Vocabulary.of_words("the mat <unk>")
+    again = load_corpus(**wikitext, vocabulary=other)
+    np.testing.assert_array_equal(again.train, other.encode(own.vocabulary.decode(own.train)))
+    assert load_corpus(**wikitext, vocabulary=own.vocabulary).vocabulary == own.vocabulary
 
 
 def test_bytes_of_a_text_are_those_of_the_file(text_file, tmp_path):
@@ -191,12 +291,12 @@ def test_a_text_without_a_file_is_refused(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "argument", "value", "others"),
     [
-        ("stdlib", "file", "a.txt", "text_bytes, text_characters"),
-        ("wikitext2", "file", "a.txt", "text_bytes, text_characters"),
+        ("stdlib", "file", "a.txt", "text_bytes, text_characters, text_words"),
+        ("wikitext2", "file", "a.txt", "text_bytes, text_characters, text_words"),
         ("stdlib", "manual_directory", "manual", "wikitext103, wikitext2"),
         ("text_bytes", "manual_directory", "manual", "wikitext103, wikitext2"),
-        ("stdlib", "fractions", (1, 0, 0), "text_bytes, text_characters"),
-        ("wikitext103", "fractions", (1, 0, 0), "text_bytes, text_characters"),
+        ("stdlib", "fractions", (1, 0, 0), "text_bytes, text_characters, text_words"),
+        ("wikitext103", "fractions", (1, 0, 0), "text_bytes, text_characters, text_words"),
     ],
 )
 def test_an_argument_of_another_corpus_is_refused(tmp_path, name, argument, value, others):

@@ -6,7 +6,7 @@ from tensorflow_datasets.core.utils.shard_utils import ShardConfig
 from deqjax.data._prepare import prepared
 from deqjax.data.text import _text_file
 from deqjax.data.text._read import read_texts
-from deqjax.data.text._text_file import TextFile, read_text_file, split_text
+from deqjax.data.text._text_file import TextFile, split_text
 
 TEXT = "".join(f"{number} → {number**2} ≈ π·{number}\r\n" for number in range(200))
 
@@ -17,39 +17,6 @@ def prepare(directory, text=TEXT, fractions=(0.5, 0.25, 0.25)):
 
 def read(builder):
     return {s: b"".join(read_texts(builder, s)).decode() for s in builder.info.splits}
-
-
-# Reading
-
-
-def test_newlines_stay_as_they_are_on_disk(tmp_path):
-    (tmp_path / "text").write_bytes(b"a\r\nb\rc\n")
-    assert read_text_file(tmp_path / "text") == "a\r\nb\rc\n"
-
-
-def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "text").write_text("at home")
-    assert read_text_file("~/text") == "at home"
-
-
-@pytest.mark.parametrize("name", ["missing", "folder", "no/folder"])
-def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(ValueError, match=f"/{name}' cannot be read .*: give the path of a UTF-8"):
-        read_text_file(tmp_path / name)
-
-
-def test_the_first_byte_that_is_no_utf_8_is_named(tmp_path):
-    (tmp_path / "text").write_bytes("naïve".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"is no UTF-8 \(byte 0xef at offset 2\): convert it"):
-        read_text_file(tmp_path / "text")
-
-
-def test_an_empty_file_is_refused(tmp_path):
-    (tmp_path / "text").touch()
-    with pytest.raises(ValueError, match="text' is empty: give a file with text"):
-        read_text_file(tmp_path / "text")
 
 
 # Splitting

@@ -36,6 +36,32 @@ def test_a_text_in_pieces_has_the_words_of_the_whole():
     assert Vocabulary.of_words(TEXT.splitlines(keepends=True)) == WORDS
 
 
+@pytest.mark.parametrize(
+    ("limit", "symbols"),
+    [
+        (6, ("<eos>", "a", "b", "c", "d", "<unk>")),  # nothing is left out
+        (9, ("<eos>", "a", "b", "c", "d", "<unk>")),
+        (5, ("<eos>", "a", "b", "c", "<unk>")),  # as often as c: the word is first
+        (4, ("<eos>", "a", "b", "<unk>")),
+        (3, ("<eos>", "a", "<unk>")),
+    ],
+)
+def test_a_limit_keeps_the_most_frequent_words(limit, symbols):
+    words = "a " * 4 + "b " * 2 + "c d"  # 4, 2, 1 and 1
+    assert Vocabulary.of_words(words, limit).symbols == symbols
+
+
+def test_an_unk_of_the_text_stands_for_the_words_that_are_left_out_too():
+    vocabulary = Vocabulary.of_words("a a a b b <unk> <unk> c", 4)
+    assert vocabulary.symbols == ("<eos>", "a", "<unk>", "b")
+    assert vocabulary.encode("c <unk> a").tolist() == [2, 2, 1]
+
+
+def test_a_limit_without_room_for_a_word_is_refused():
+    with pytest.raises(ValueError, match="at most 2 symbols leaves no word beside <eos> and <unk>"):
+        Vocabulary.of_words("a b", 2)
+
+
 def test_an_end_of_line_in_the_text_is_no_second_word():
     assert Vocabulary.of_words("a <eos> b").symbols == ("<eos>", "a", "b")
 

@@ -10,16 +10,18 @@ from numpy.typing import NDArray
 
 from deqjax.data._errors import DataError
 from deqjax.data._prepare import data_root, prepared
+from deqjax.data.text._own_text import Source, read_text
 from deqjax.data.text._read import SPLITS, read_texts
 from deqjax.data.text._text import load_bytes
 from deqjax.data.text._token_cache import Encoded, cached_tokens
 from deqjax.data.text._vocabulary import Vocabulary
 
-_TEXT_FILES = ("text_bytes", "text_characters")
+_TEXT_FILES = ("text_bytes", "text_characters", "text_words")
 _WIKITEXTS = ("wikitext103", "wikitext2")
 CORPORA = ("stdlib", *_TEXT_FILES, *_WIKITEXTS)
 """The names that [`deqjax.data.load_corpus`][] knows."""
 _FRACTIONS = (0.9, 0.1, 0.0)
+_LIMIT_VOCABULARY = 50_000
 # Named after the encoding: raise the number whenever the same text begins to give other tokens.
 _TOKEN_FOLDER = "words-1"
 
@@ -44,15 +46,18 @@ def load_corpus(
     name: str,
     *,
     directory: str | os.PathLike[str] | None = None,
-    file: str | os.PathLike[str] | None = None,
+    file: Source | None = None,
     manual_directory: str | os.PathLike[str] | None = None,
     fractions: tuple[float, float, float] | None = None,
+    limit_vocabulary: int | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Corpus:
     """A corpus by its name, prepared on first use.
 
     - "stdlib": the running Python's standard library as bytes (`load_bytes`).
-    - "text_bytes", "text_characters": any UTF-8 file, as bytes or as characters. The vocabulary
-      of characters is that of the whole file.
+    - "text_bytes", "text_characters", "text_words": any UTF-8 text, as bytes, characters or words.
+      The vocabulary of characters is that of the whole text; that of words has the most frequent
+      ones of the training split, and `<unk>` for the others.
     - "wikitext103", "wikitext2": Wikipedia as words, with the vocabulary of the training split.
       Encoded on first use (WikiText-103: a few minutes), then read from the disk.
 
@@ -60,27 +65,46 @@ def load_corpus(
         name: one of these.
         directory: the folder of all prepared data sets; None is TFDS's own (the environment
             variable TFDS_DATA_DIR, else ~/tensorflow_datasets).
-        file: the text file of "text_bytes" and "text_characters".
+        file: the text of those three: a file; a folder, whose files are taken in the order of
+            their paths; or several of these. The files of several are one text, in which each ends
+            with a newline.
         manual_directory: where the archive of a WikiText lies; None is TFDS's own place for what
             it does not download, downloads/manual in the folder of all prepared data sets.
         fractions: the shares of train, validation and test in a text file's characters; None is
             (0.9, 0.1, 0.0).
+        limit_vocabulary: so many symbols at most in the vocabulary of "text_words"; None is 50,000.
+        vocabulary: what tokens stand for, from a run that was trained: the text is encoded with it,
+            and what it does not know is refused. None counts one as above.
 
     Raises:
         DataError: there is no such corpus, an argument is missing or belongs to another corpus, or
             raw or prepared data are missing or damaged.
     """
-    _check_arguments(name, file, manual_directory, fractions)
+    _check_arguments(name, file, manual_directory, fractions, limit_vocabulary)
+    if vocabulary is not None and vocabulary.kind != (kind := _kind(name)):
+        raise DataError(
+            f"the corpus {name!r} has tokens for {kind}, but the vocabulary given is of "
+            f"{vocabulary.kind}: take the one that belongs to it"
+        )
     if name in _WIKITEXTS:
-        return _wikitext(name, directory, manual_directory)
+        return _wikitext(name, directory, manual_directory, vocabulary)
     if file is not None:
         shares = _FRACTIONS if fractions is None else fractions
-        return _text_file(name, directory, file, shares)
+        limit = _LIMIT_VOCABULARY if limit_vocabulary is None else limit_vocabulary
+        return _own_text(name, directory, file, shares, limit, vocabulary)
     splits = {split: load_bytes(split, directory=directory) for split in SPLITS}
     return Corpus(**splits, vocabulary=Vocabulary.of_bytes())
 
 
-def _check_arguments(name: str, file: Any, manual_directory: Any, fractions: Any) -> None:
+def _kind(name: str) -> str:
+    if name in _WIKITEXTS:
+        return "words"
+    return name.removeprefix("text_") if name in _TEXT_FILES else "bytes"
+
+
+def _check_arguments(
+    name: str, file: Any, manual_directory: Any, fractions: Any, limit_vocabulary: Any
+) -> None:
     if name not in CORPORA:
         raise DataError(f"there is no corpus {name!r}: choose one of {', '.join(CORPORA)}")
     if name in _TEXT_FILES and file is None:
@@ -89,6 +113,7 @@ def _check_arguments(name: str, file: Any, manual_directory: Any, fractions: Any
         ("file", file, _TEXT_FILES),
         ("manual_directory", manual_directory, _WIKITEXTS),
         ("fractions", fractions, _TEXT_FILES),
+        ("limit_vocabulary", limit_vocabulary, ("text_words",)),
     ]
     for argument, value, owners in owned:
         if value is not None and name not in owners:
@@ -98,24 +123,38 @@ def _check_arguments(name: str, file: Any, manual_directory: Any, fractions: Any
             )
 
 
-def _text_file(name: str, directory: Any, file: Any, fractions: Any) -> Corpus:
-    from deqjax.data.text._text_file import TextFile, read_text_file
+def _own_text(
+    name: str,
+    directory: Any,
+    file: Source,
+    fractions: Any,
+    limit: int,
+    vocabulary: Vocabulary | None,
+) -> Corpus:
+    from deqjax.data.text._text_file import TextFile
 
-    text = read_text_file(file)
+    text = read_text(file)
     builder = prepared(TextFile, directory=directory, text=text, fractions=tuple(fractions))
-    characters = name == "text_characters"
-    vocabulary = Vocabulary.of_characters(text) if characters else Vocabulary.of_bytes()
-    nothing = np.zeros(0, vocabulary.dtype)
+    # joined again: where the text is cut into examples, a word may be
     splits = {
-        split: _encode(vocabulary, _decoded(builder, split))
-        if split in builder.info.splits
-        else nothing
+        split: "".join(_decoded(builder, split)) if split in builder.info.splits else ""
         for split in SPLITS
     }
-    return Corpus(**splits, vocabulary=vocabulary)
+    if vocabulary is None:
+        match _kind(name):
+            case "characters":
+                vocabulary = Vocabulary.of_characters(text)
+            case "words":
+                vocabulary = Vocabulary.of_words(splits["train"], limit)
+            case _:
+                vocabulary = Vocabulary.of_bytes()
+    tokens = {split: vocabulary.encode(part) for split, part in splits.items()}
+    return Corpus(**tokens, vocabulary=vocabulary)
 
 
-def _wikitext(name: str, directory: Any, manual_directory: Any) -> Corpus:
+def _wikitext(
+    name: str, directory: Any, manual_directory: Any, vocabulary: Vocabulary | None
+) -> Corpus:
     from deqjax.data.text._wikitext import WikiText
 
     if manual_directory is None:
@@ -127,8 +166,9 @@ def _wikitext(name: str, directory: Any, manual_directory: Any) -> Corpus:
         manual_directory=os.path.abspath(os.path.expanduser(manual_directory)),
     )
 
-    def encode() -> Encoded:
-        vocabulary = Vocabulary.of_words(_decoded(builder, "train"))
+    def encode(vocabulary: Vocabulary | None) -> Encoded:
+        if vocabulary is None:
+            vocabulary = Vocabulary.of_words(_decoded(builder, "train"))
         splits = {
             split: _encode(vocabulary, _with_last_line_ended(_decoded(builder, split)))
             for split in SPLITS
@@ -136,8 +176,10 @@ def _wikitext(name: str, directory: Any, manual_directory: Any) -> Corpus:
         return Encoded(splits, vocabulary)
 
     # Inside the data set's own folder: who deletes that one deletes its tokens as well.
-    splits, vocabulary = cached_tokens(Path(builder.data_dir) / _TOKEN_FOLDER, encode)
-    return Corpus(**splits, vocabulary=vocabulary)
+    found = cached_tokens(Path(builder.data_dir) / _TOKEN_FOLDER, lambda: encode(None))
+    if vocabulary is not None and vocabulary != found.vocabulary:
+        found = encode(vocabulary)
+    return Corpus(**found.splits, vocabulary=found.vocabulary)
 
 
 def _decoded(builder: Any, split: str) -> Iterator[str]:

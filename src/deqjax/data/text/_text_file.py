@@ -3,9 +3,7 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -19,30 +17,6 @@ Fractions = tuple[float, float, float]
 _CHARACTERS_IN_EXAMPLE = 2**18 - 2**8
 # TFDS sorts a split in memory up to 1000 MiB; beyond that it asks for TensorFlow's files.
 _BYTES_IN_SPLIT = 10**9
-
-
-def read_text_file(file: str | os.PathLike[str]) -> str:
-    """The content of a file in UTF-8, each newline as it is on disk.
-
-    Raises:
-        DataError: the file cannot be read, is no UTF-8, or is empty.
-    """
-    path = Path(file).expanduser()
-    try:
-        text = path.read_bytes().decode()
-    except OSError as error:
-        raise DataError(
-            f"the text file {str(path)!r} cannot be read ({error.strerror}): give the path of a "
-            "UTF-8 text file"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"the text file {str(path)!r} is no UTF-8 (byte {error.object[error.start]:#04x} at "
-            f"offset {error.start}): convert it to UTF-8 first"
-        ) from error
-    if not text:
-        raise DataError(f"the text file {str(path)!r} is empty: give a file with text")
-    return text
 
 
 def split_text(text: str, fractions: Fractions) -> dict[str, str]:

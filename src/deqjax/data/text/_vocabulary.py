@@ -89,7 +89,7 @@ class Vocabulary:
         return cls("characters", tuple(sorted(characters)))
 
     @classmethod
-    def of_words(cls, texts: str | Iterable[str]) -> "Vocabulary":
+    def of_words(cls, texts: str | Iterable[str], limit: int | None = None) -> "Vocabulary":
         """`<eos>`, then every word of the text (or texts) by falling frequency.
 
         Words that are equally frequent stay in the order of their first occurrence. This is the
@@ -99,12 +99,21 @@ class Vocabulary:
 
         Args:
             texts: the training text, or its pieces, each ended at white space.
+            limit: so many symbols at most, the most frequent words and `<unk>`, which stands for
+                all others at the place of their frequency, and last where there are none. None
+                takes every word, and `<unk>` only if the text has it.
+
+        Raises:
+            DataError: a limit below 3, which leaves no word.
         """
         counts: Counter[str] = Counter()
         for text in _pieces(texts):
             counts.update(split_words(text))
         del counts[END_OF_LINE]
-        return cls("words", (END_OF_LINE, *(word for word, _ in counts.most_common())))
+        words = [word for word, _ in counts.most_common()]
+        if limit is not None:
+            words = _limited(counts, words, limit)
+        return cls("words", (END_OF_LINE, *words))
 
     @property
     def size(self) -> int:
@@ -167,6 +176,11 @@ class Vocabulary:
         Raises:
             DataError: the values are no vocabulary.
         """
+        if not isinstance(values, Mapping):
+            raise DataError(
+                f"a saved vocabulary is what to_dict gave, not a {type(values).__name__}: write it "
+                "anew"
+            )
         symbols = values.get("symbols")
         if (
             values.keys() != {"kind", "symbols"}
@@ -275,6 +289,19 @@ def split_words(text: str) -> list[str]:
     """The words between white space, with `<eos>` for every newline (of any system)."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text.replace("\n", f" {END_OF_LINE} ").split()
+
+
+def _limited(counts: Counter[str], words: list[str], limit: int) -> list[str]:
+    """The first of the words, which fall in frequency, with `<unk>` among them."""
+    if limit < 3:
+        raise DataError(
+            f"a vocabulary of at most {limit} symbols leaves no word beside {END_OF_LINE} and "
+            f"{UNKNOWN}: choose a limit of at least 3"
+        )
+    kept = [word for word in words if word != UNKNOWN][: limit - 2]
+    unknown = counts.total() - sum(counts[word] for word in kept)
+    place = sum(counts[word] >= unknown for word in kept)
+    return [*kept[:place], UNKNOWN, *kept[place:]]
 
 
 def _pieces(texts: str | Iterable[str]) -> Iterable[str]:
