@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 
 from deqjax import data, training
 from deqjax.training import ConfigError
@@ -16,7 +17,7 @@ from deqjax.training._config import PenaltyConfig, check
 from deqjax.training._run import assemble, build
 from deqjax.training._scoring import score
 from deqjax.training._stored_config import from_dict, to_dict
-from deqjax.training._vision import Batch, forward, intersections
+from deqjax.training._vision import Batch, VisionTask, forward, intersections
 from deqjax.training.devices import _parallel
 from deqjax.training.devices._parallel import DataParallel
 from deqjax.training.step._problem import SolveLimits
@@ -300,8 +301,12 @@ def test_a_configuration_survives_json():
         (tiny_vision("resnet", pretrain_steps=3), "resnet solves nothing"),
         (tiny_vision(data=dataclasses.replace(tiny_vision().data, images="cityscapes")), "segment"),
         (tiny_vision(data=dataclasses.replace(tiny_vision().data, resolution=0)), "resolution"),
+        (
+            tiny_vision(data=dataclasses.replace(tiny_vision().data, images="folder")),
+            "--data.images folder needs the folder of your images: give --data.directory",
+        ),
     ],
-    ids=["resnet", "task", "resolution"],
+    ids=["resnet", "task", "resolution", "folder"],
 )
 def test_what_cannot_work_is_refused(config, sentence):
     with pytest.raises(ConfigError, match=sentence):
@@ -332,6 +337,30 @@ def test_a_model_with_other_classes_than_the_data_is_refused():
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, residual=shape))
     with pytest.raises(ConfigError, match="has 10 classes, but the model tells 7 apart"):
         build(config)
+
+
+def test_a_run_takes_images_of_ones_own(tmp_path):
+    for number, name in enumerate(("ant", "bee")):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for shade in range(12):
+            path = tmp_path / "train" / name / f"{shade}.png"
+            Image.new("L", (8, 8), 100 * number + shade).save(path)
+    config = tiny_vision("resnet")
+    shape = dataclasses.replace(config.model.residual, classes=2)
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, residual=shape),
+        data=dataclasses.replace(config.data, images="folder", directory=str(tmp_path)),
+    )
+    found = VisionTask(from_dict(to_dict(config)))
+    assert found.images.class_names == ("ant", "bee")
+    assert next(found.batches).images.shape == (8, 8, 8, 1)
+
+
+def test_a_run_of_unknown_images_is_refused():
+    data_config = dataclasses.replace(tiny_vision().data, images="no_such_set")
+    with pytest.raises(data.DataError, match="there is no image data set 'no_such_set': choose"):
+        VisionTask(tiny_vision(data=data_config))
 
 
 def test_statistics_are_no_parameters():

@@ -39,9 +39,9 @@ class DataConfig:
 
     Attributes:
         corpus: "stdlib" is CPython's own standard library sources as bytes, split by file;
-            "text_bytes" and "text_characters" are a text file of yours; "wikitext2" and
+            "text_bytes", "text_characters" and "text_words" are a text of yours; "wikitext2" and
             "wikitext103" are word-level.
-        file: the text file.
+        file: the text, a file or a folder of them.
         order: "shuffled" draws windows at random; "streams" reads on where the row before stopped,
             so that memory carries over.
         batch_size: rows per step, over all devices and processes.
@@ -49,9 +49,9 @@ class DataConfig:
         manual_directory: folder of downloaded archives; None is TFDS's default.
     """
 
-    corpus: Literal["stdlib", "text_bytes", "text_characters", "wikitext2", "wikitext103"] = (
-        "stdlib"
-    )
+    corpus: Literal[
+        "stdlib", "text_bytes", "text_characters", "text_words", "wikitext2", "wikitext103"
+    ] = "stdlib"
     file: str | None = None
     order: Literal["shuffled", "streams"] = "shuffled"
     batch_size: Size = 32

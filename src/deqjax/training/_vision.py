@@ -178,9 +178,11 @@ class VisionTask(Task):
     def __init__(self, config: VisionConfig) -> None:
         self.config = config
         chosen = config.data
+        of_yours = chosen.images == "folder"
         self.images = data.load_images(
             chosen.images,
-            directory=chosen.directory,
+            folder=chosen.directory if of_yours else None,
+            directory=None if of_yours else chosen.directory,
             manual_directory=chosen.manual_directory,
             resolution=chosen.resolution,
             limit_train=chosen.limit_train,

@@ -38,7 +38,9 @@ class ImageDataConfig:
     """What it is trained on.
 
     Attributes:
-        images: "digits" come with scikit-learn; the others must have been prepared.
+        images: "digits" come with scikit-learn; "folder" is one of yours with train/CLASS/IMAGE;
+            "cifar10", "imagenet2012", "cityscapes" and any image classification set by TFDS's name
+            must have been prepared.
         batch_size: images per step, over all devices and processes.
         augmentation: what is done to training images at random.
         resolution: images are scaled to so many pixels a side; None leaves them.
@@ -46,11 +48,11 @@ class ImageDataConfig:
         workers: processes that prepare batches ahead, for when one interpreter is too slow; a run
             is resumed with as many.
         limit_train: so many training images, of all classes alike; None is all.
-        directory: folder of prepared data sets; None is TFDS's default.
+        directory: folder of prepared data sets, None is TFDS's default; of "folder", that folder.
         manual_directory: folder of downloaded archives; None is TFDS's default.
     """
 
-    images: Literal["digits", "cifar10", "imagenet2012", "cityscapes"] = "digits"
+    images: str = "digits"
     batch_size: Size = 64
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     resolution: Size | None = None
@@ -117,6 +119,10 @@ class VisionConfig(RunConfig):
         if self.model.kind == "resnet" and self.pretrain_steps:
             raise ConfigError(
                 "--pretrain_steps warms up an equilibrium model; resnet solves nothing."
+            )
+        if self.data.images == "folder" and self.data.directory is None:
+            raise ConfigError(
+                "--data.images folder needs the folder of your images: give --data.directory."
             )
         segments = self.model.kind == "mdeq" and self.model.mdeq.task == "segmentation"
         if segments != (self.data.images == "cityscapes"):
