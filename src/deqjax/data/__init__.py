@@ -10,7 +10,7 @@ Images likewise: `load_images` gives the splits of an image data set, `image_tra
 `image_evaluation_batches` batches of them, changed as an `Augmentation` says.
 """
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 from deqjax.data.images import (
     IGNORE_LABEL,
     IMAGE_SETS,

@@ -2,7 +2,7 @@
 
 import os
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 
 
 def damaged(folder: str | os.PathLike[str], reason: object, remedy: str) -> DataError:

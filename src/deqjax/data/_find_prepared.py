@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deqjax.data._damaged import damaged, metadata_errors
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 from deqjax.data._prepare import data_root
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 
 
 def expanded(path: str | os.PathLike[str], what: str) -> Path:

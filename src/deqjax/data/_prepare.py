@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deqjax.data._damaged import damaged, metadata_errors
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 
 
 def prepared(

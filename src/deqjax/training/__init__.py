@@ -1,4 +1,8 @@
-"""Training: typed configs, the pmapped step, the loop, and what a run leaves behind."""
+"""The engine: it trains any [`Task`][deqjax.training.Task], and keeps what a run leaves behind.
+
+Who trains, uses or compares runs comes in here, with a task of their own or one of
+``deqjax.tasks``. Nothing in here knows a model, a data set or a task.
+"""
 
 from deqjax._ranges import (
     Count,
@@ -15,27 +19,27 @@ from deqjax._ranges import (
     Width,
 )
 from deqjax.training._adopt import adopt_model
-from deqjax.training._config import (
+from deqjax.training._config import RunConfig, check
+from deqjax.training._depths import DepthScore, sweep_depths
+from deqjax.training._experiments import load_experiment
+from deqjax.training._finished import Which, evaluate_run, load_run, solve_limits
+from deqjax.training._launch import train
+from deqjax.training._loop import DivergenceError
+from deqjax.training._options import (
     ConfigError,
     EvaluationConfig,
     GuardConfig,
     OptimizerConfig,
     PenaltyConfig,
-    RunConfig,
     StepLimitConfig,
 )
-from deqjax.training._depths import DepthScore, sweep_depths
-from deqjax.training._experiments import ExperimentError, load_experiment
-from deqjax.training._finished import evaluate_run, generate_text, load_run
-from deqjax.training._language_config import DataConfig, ModelConfig, TrainConfig
-from deqjax.training._launch import train
-from deqjax.training._loop import DivergenceError
 from deqjax.training._outcome import Outcome
-from deqjax.training._overlays import write_overlays
+from deqjax.training._pipeline import BatchOrder, Pipeline, Position
 from deqjax.training._run import Run
 from deqjax.training._run_names import newest_run, next_free
+from deqjax.training._sentences import ExperimentError
 from deqjax.training._sweep import Sweep, sweep
-from deqjax.training._vision_config import ImageDataConfig, ImageModelConfig, VisionConfig
+from deqjax.training._task import Task
 from deqjax.training._workdir import Workdir, WorkdirError
 from deqjax.training.checkpoints import CheckpointError, Checkpoints, DamagedCheckpointError
 from deqjax.training.devices import (
@@ -56,8 +60,11 @@ from deqjax.training.report import (
     list_runs,
     save_run_picture,
 )
+from deqjax.training.step import Batch, Loss
 
 __all__ = [
+    "Batch",
+    "BatchOrder",
     "CheckpointError",
     "Checkpoints",
     "ClusterOptions",
@@ -66,18 +73,15 @@ __all__ = [
     "ConfigError",
     "Count",
     "DamagedCheckpointError",
-    "DataConfig",
     "DepthScore",
     "DivergenceError",
     "EvaluationConfig",
     "ExperimentError",
     "GuardConfig",
-    "ImageDataConfig",
-    "ImageModelConfig",
     "Layers",
     "ListedRun",
+    "Loss",
     "MetricsError",
-    "ModelConfig",
     "Natural",
     "NotNegative",
     "OptimizerConfig",
@@ -85,6 +89,8 @@ __all__ = [
     "PeerError",
     "Peers",
     "PenaltyConfig",
+    "Pipeline",
+    "Position",
     "Positive",
     "PositiveShare",
     "Rate",
@@ -98,15 +104,15 @@ __all__ = [
     "StepLimitConfig",
     "Steps",
     "Sweep",
-    "TrainConfig",
-    "VisionConfig",
+    "Task",
+    "Which",
     "Width",
     "Workdir",
     "WorkdirError",
     "adopt_model",
+    "check",
     "compare_runs",
     "evaluate_run",
-    "generate_text",
     "join",
     "keep_compiled_programs",
     "list_runs",
@@ -116,8 +122,8 @@ __all__ = [
     "next_free",
     "read_metrics",
     "save_run_picture",
+    "solve_limits",
     "sweep",
     "sweep_depths",
     "train",
-    "write_overlays",
 ]

@@ -1,5 +1,6 @@
 """Making a run of a model that was trained elsewhere."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from deqjax.training._claim import Claim, Request, look
 from deqjax.training._config import RunConfig, check
 from deqjax.training._run import build
 from deqjax.training._stored_config import to_dict
+from deqjax.training._stored_task import stored_task
 from deqjax.training._workdir import Workdir
 from deqjax.training.checkpoints import Checkpoints
 from deqjax.training.step import Weights, split
@@ -30,7 +32,7 @@ def adopt_model(model: nnx.Module, config: RunConfig, workdir: Path | str) -> Wo
         ConfigError, WorkdirError, CheckpointError, DataError: the configuration cannot work, the
             folder is taken, or the data are missing.
     """
-    config = config.of_model(model)
+    config = dataclasses.replace(config, task=config.task.adopt(model))
     check(config)
     folder, request = Workdir.at(workdir), Request(config.name, to_dict(config))
     look(folder, request)
@@ -40,10 +42,10 @@ def adopt_model(model: nnx.Module, config: RunConfig, workdir: Path | str) -> Wo
     average = None if run.state.average is None else fitted
     state = run.state._replace(weights=fitted, average=average)
     with Claim(folder, request) as claim:
-        claim.begin()
+        claim.begin(stored_task(config.task, run.task))
         with Checkpoints(folder.checkpoints, keep=config.keep_checkpoints) as checkpoints:
-            meta = {"data": run.task.fingerprint, "window": [], "rollbacks": 0}
-            checkpoints.save(0, state, run.task.batches.iterator, meta)
+            meta = {"data": run.fingerprint, "window": [], "rollbacks": 0}
+            checkpoints.save(0, state, run.batches, meta)
     return folder
 
 

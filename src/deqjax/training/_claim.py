@@ -81,13 +81,16 @@ class Claim:
             raise
         self.token = self._lock.token
 
-    def begin(self) -> None:
+    def begin(self, task: Mapping[str, Any]) -> None:
         """Make the folder that of the run.
+
+        Args:
+            task: its class and what it keeps, as JSON values.
 
         Raises:
             WorkdirError: it cannot be written to.
         """
-        write_config(self.workdir, self._request.experiment, self._request.config)
+        write_config(self.workdir, self._request.experiment, self._request.config, task)
         self._made = []
 
     def check(self) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from deqjax.training._config import ConfigError
 from deqjax.training._finished import Which, load_run
+from deqjax.training._options import ConfigError
+from deqjax.training._scoring import evaluate
 from deqjax.training.step import SolveLimits
 
 _UNITS = ("bits_per_byte", "perplexity", "top1", "mean_iou")
@@ -18,7 +19,7 @@ class DepthScore(NamedTuple):
         depth: solver steps of every solve.
         loss: nats per target.
         residual: mean over samples of what the solver reports for the states it returns.
-        others: of "bits_per_byte", "perplexity", "top1" and "mean_iou" those that the task has.
+        others: what the task scores besides, such as "top1".
     """
 
     depth: int
@@ -54,15 +55,11 @@ def sweep_depths(
         if not isinstance(depth, int) or depth < 1:
             raise ConfigError(f"--depths must be whole numbers of at least 1, got {depth}.")
     run = load_run(workdir, checkpoint)
-    if not run.config.solves:
-        raise ConfigError(
-            f"{workdir} holds an explicit model, which solves nothing; drop --depths."
-        )
     weights = run.steps.replicate(run.state.evaluated)
     scores = []
     for depth in depths:
-        found = run.task.evaluate(
-            run.steps,
+        found = evaluate(
+            run,
             weights,
             split,
             batches=run.config.evaluation.final_batches,

@@ -5,22 +5,13 @@ import difflib
 import importlib.util
 import os
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
 
 import pydantic
 
-from deqjax.training._config import RunConfig
-
-Made = TypeVar("Made")
-
-
-class ExperimentError(ValueError):
-    """A file is no experiment, or something is wrong in it; the message says where."""
-
+from deqjax.training._config import RunConfig, typed
+from deqjax.training._sentences import ExperimentError, at, first_of, translated
 
 def load_experiment(path: Path | str) -> RunConfig:
     """Run an experiment's file and return the configuration that it builds.
@@ -37,13 +28,13 @@ def load_experiment(path: Path | str) -> RunConfig:
     file = Path(path)
     if not file.is_file():
         raise ExperimentError(_missing(file))
-    module = _translated(file, lambda: _imported(file))
+    module = translated(file, lambda: import_file(file))
     build = getattr(module, "config", None)
     if not callable(build):
         raise ExperimentError(
             f"{file} has no function config() that returns a deqjax.training.RunConfig."
         )
-    config = _translated(file, build)
+    config = translated(file, build)
     if not isinstance(config, RunConfig):
         raise ExperimentError(
             f"config() in {file} returns a {type(config).__name__}, not a "
@@ -53,7 +44,12 @@ def load_experiment(path: Path | str) -> RunConfig:
     return config
 
 
-def _imported(file: Path) -> ModuleType:
+def import_file(file: Path) -> ModuleType:
+    """Run a Python file as a module of its own, anew each time.
+
+    Raises:
+        ExperimentError: its name does not end in .py.
+    """
     spec = importlib.util.spec_from_file_location(f"deqjax_experiment_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise ExperimentError(f"{file} is not a Python file; its name must end in .py.")
@@ -67,63 +63,16 @@ def _imported(file: Path) -> ModuleType:
     return module
 
 
-def _translated(file: Path, call: Callable[[], Made]) -> Made:
-    """Call what somebody else has written: whatever it raises becomes a sentence with a line."""
-    try:
-        return call()
-    except ExperimentError:  # of a file that this one builds on, or of the file as a whole
-        raise
-    except (Exception, SystemExit) as error:  # it is not our code, and may raise anything
-        raise ExperimentError(f"{_place(file, error)}: {_said(error)}") from error
-
-
-def _place(file: Path, error: BaseException) -> str:
-    """The line of the file that led to the error; of a syntax error, its own."""
-    if isinstance(error, SyntaxError) and error.lineno is not None:
-        there = error.filename or str(file)
-        return _at(file if there == os.path.abspath(file) else Path(there), error.lineno)
-    found = [
-        number
-        for frame, number in traceback.walk_tb(error.__traceback__)
-        if frame.f_code.co_filename == os.path.abspath(file)
-    ]
-    return _at(file, found[-1] if found else None)
-
-
-def _at(file: Path, line: int | None) -> str:
-    return str(file) if line is None else f"{file}, line {line}"
-
-
-def _said(error: BaseException) -> str:
-    """What Python would print of an error, in a line, with the name that was probably meant."""
-    if isinstance(error, pydantic.ValidationError):
-        return _first_of(error)[1]
-    if type(error).__module__.startswith("deqjax."):  # a sentence already
-        return str(error)
-    printed = "".join(traceback.TracebackException.from_exception(error).format_exception_only())
-    lines = [line for line in printed.splitlines() if line.startswith(type(error).__name__)]
-    said = lines[0] if lines else printed.splitlines()[0]
-    return said if said.endswith((".", "?", "!")) else f"{said}."
-
-
 def _check_types(file: Path, config: RunConfig) -> None:
     """Raise an ExperimentError for a value that is not of its field's type, which Python takes."""
-    adapter = pydantic.TypeAdapter(type(config))
-    values = adapter.dump_json(config, warnings=False)
+    own = typed(config)
+    adapter = pydantic.TypeAdapter(type(own))
+    values = adapter.dump_json(own, warnings=False)
     try:
         adapter.validate_json(values, strict=True)
     except pydantic.ValidationError as error:
-        name, sentence = _first_of(error)
-        raise ExperimentError(f"{_at(file, _line_of(file, name))}: {sentence}") from error
-
-
-def _first_of(error: pydantic.ValidationError) -> tuple[str, str]:
-    """The name of the first field that is wrong, and a sentence about it."""
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    wrong = f", got {first['input']!r}" if path and first["type"] != "missing" else ""
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return path[-1] if path else "", f"{'.'.join(path) or error.title}: {message}{wrong}."
+        name, sentence = first_of(error)
+        raise ExperimentError(f"{at(file, _line_of(file, name))}: {sentence}") from error
 
 
 def _line_of(file: Path, name: str) -> int | None:

@@ -3,13 +3,15 @@
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from deqjax.training._claim import Claim, Request, claim_free, look
-from deqjax.training._config import RESUMABLE_CHANGES, ConfigError, RunConfig, check
+from deqjax.training._config import RunConfig, check, resumable_changes
+from deqjax.training._options import ConfigError
 from deqjax.training._lock import sees_lock
 from deqjax.training._loop import End, Loop
 from deqjax.training._outcome import Outcome
@@ -17,6 +19,7 @@ from deqjax.training._resuming import Place, beginning, restore
 from deqjax.training._run import Run, build
 from deqjax.training._run_names import RUNS, newest_run
 from deqjax.training._stored_config import to_dict
+from deqjax.training._stored_task import kept_by, stored_task
 from deqjax.training._workdir import Workdir, WorkdirError, saved_steps
 from deqjax.training.checkpoints import Checkpoints
 from deqjax.training.devices import PeerError, Peers, StopRequest, Trace
@@ -86,10 +89,10 @@ def _train(
 ) -> Outcome:
     check(config)
     peers.agree("configuration", {**to_dict(config), "resume": resume})
-    request = Request(config.name, to_dict(config), resume, RESUMABLE_CHANGES)
+    request = Request(config.name, to_dict(config), resume, resumable_changes(config))
     asked = _asked(config, workdir, request) if peers.first else None
-    run = _build(config, devices, peers)
-    peers.agree("training data", run.task.fingerprint)
+    run = _build(config, devices, peers, _kept(asked, resume, peers))
+    peers.agree("training data", run.fingerprint)
     size = sum(x.size for x in jax.tree.leaves(run.state.weights.parameters))
     with contextlib.ExitStack() as stack:
         claim = None
@@ -100,7 +103,7 @@ def _train(
         folder = _shared(claim, peers)
         if peers.first:
             say(
-                f"{config.name}: {size:,} parameters, {run.task.describe()}, "
+                f"{config.name}: {size:,} parameters, {run.data.split("train").describe()}, "
                 f"{_devices(run, devices)}, run in {folder.path}"
             )
         started = time.perf_counter()
@@ -113,7 +116,7 @@ def _train(
             place = _place(run, folder, checkpoints, peers, say) if resume else beginning(run)
             _refuse_finished(run, place, folder, peers)
             if claim is not None:
-                _begin(claim, say)
+                _begin(claim, run, say)
             end, stopped_by = _run(
                 run, place, folder, claim, checkpoints, peers, profile, resume, say
             )
@@ -145,6 +148,13 @@ def _asked(config: RunConfig, workdir: Path | str | None, request: Request) -> W
     return folder
 
 
+def _kept(asked: Workdir | None, resume: bool, peers: Peers) -> Mapping[str, Any] | None:
+    """What the task of the run that goes on has kept; None for a new run."""
+    if not resume:
+        return None
+    return kept_by(peers.hear("the folder to go on in", None if asked is None else str(asked.path)))
+
+
 def _shared(claim: Claim | None, peers: Peers) -> Workdir:
     """The folder that process 0 has claimed, as this process sees it."""
     told = None if claim is None else [str(claim.workdir.path), claim.token]
@@ -160,8 +170,8 @@ def _shared(claim: Claim | None, peers: Peers) -> Workdir:
     return Workdir(Path(path))
 
 
-def _begin(claim: Claim, say: Callable[[str], None]) -> None:
-    claim.begin()
+def _begin(claim: Claim, run: Run, say: Callable[[str], None]) -> None:
+    claim.begin(stored_task(run.config.task, run.task))
     for name, change in claim.changes.items():  # not before they were found to be allowed
         say(f"goes on with another {name}: {change}")
 
@@ -176,13 +186,39 @@ def _refuse_finished(run: Run, place: Place, folder: Workdir, peers: Peers) -> N
         )
 
 
-def _build(config: RunConfig, devices: Sequence[jax.Device] | None, peers: Peers) -> Run:
-    """The run's parts; process 0 comes first, because data may have to be prepared."""
+def _build(
+    config: RunConfig,
+    devices: Sequence[jax.Device] | None,
+    peers: Peers,
+    kept: Mapping[str, Any] | None,
+) -> Run:
+    """The run's parts, tried; process 0 comes first, because data may have to be prepared."""
     peers.at("the data")
     if peers.first:
-        run = build(config, devices)
+        run = _tried(build(config, devices, kept=kept))
     peers.meet("the data")
-    return run if peers.first else build(config, devices)
+    return run if peers.first else _tried(build(config, devices, kept=kept))
+
+
+def _tried(run: Run) -> Run:
+    """The run, after a look whether its configuration goes with the layers of its model.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    config, layers = run.config, run.layers(run.batches.peek())
+    if config.pretrain_steps and not layers:
+        raise ConfigError(
+            f"--pretrain_steps {config.pretrain_steps} warms up an equilibrium model; this one has "
+            "no equilibrium layer."
+        )
+    for layer in layers:
+        if layer.max_steps is not None and config.step_limit.least > layer.max_steps:
+            raise ConfigError(
+                f"--step_limit.least {config.step_limit.least} is above the step limit "
+                f"{layer.max_steps} of the layer {layer.name}."
+            )
+    return run
 
 
 def _draw(folder: Workdir, say: Callable[[str], None]) -> None:
@@ -239,7 +275,7 @@ def _run(
             return loop.run(), loop.stopped_by
         finally:
             trace.close()
-            run.task.batches.close()
+            run.batches.close()
 
 
 def _devices(run: Run, devices: Sequence[jax.Device] | None) -> str:

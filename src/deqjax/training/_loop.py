@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from deqjax.training._claim import Claim
 from deqjax.training._resuming import Place, restore
 from deqjax.training._run import Run
+from deqjax.training._scoring import evaluate
 from deqjax.training._stored_config import to_dict
 from deqjax.training.checkpoints import CheckpointError, Checkpoints, save_elsewhere
 from deqjax.training.devices import (
@@ -190,7 +191,7 @@ class Loop:
         """The next batch; what the devices may have waited for it is added up."""
         idle = self._is_idle()
         started = time.perf_counter()
-        batch = next(self._run.task.batches)
+        batch = next(self._run.batches)
         if idle or self._is_idle():
             self._waited += time.perf_counter() - started
         return batch
@@ -204,7 +205,8 @@ class Loop:
         averages = self._window.averaged()
         seconds = time.perf_counter() - self._clock
         averages |= task.in_units(averages["loss"]) | memory_in_use()
-        averages[task.speed] = self._timed * task.examples / seconds
+        unit, examples = task.throughput(self._config.batch_size)
+        averages[f"{unit}_per_second"] = self._timed * examples / seconds
         averages["steps_per_second"] = self._timed / seconds
         averages["data_wait"] = self._waited / seconds
         self._latest = averages
@@ -223,15 +225,13 @@ class Loop:
 
     def _evaluate(self, batches: int) -> dict[str, float]:
         weights = self._state.evaluated
-        metrics = self._run.task.evaluate(
-            self._steps,
+        metrics = evaluate(
+            self._run,
             weights,
             "validation",
             batches=batches,
             progress=lambda: self._peers.at(f"the evaluation after step {self._step}"),
         )
-        if self._config.solves:
-            metrics["tolerance"] = self._config.solver.tol
         self._records.validation(self._step, metrics)
         self._restart_clock()
         return metrics
@@ -305,13 +305,12 @@ class Loop:
 
     def _write(self, checkpoints: Checkpoints, state: Any, score: float | None) -> str:
         meta = {
-            "data": self._run.task.fingerprint,
+            "data": self._run.fingerprint,
             "window": self._window.values(),
             "rollbacks": self._rollbacks,
         }
-        iterator = self._run.task.batches.iterator
         self._state_hash = checkpoints.save(
-            self._step, state, iterator, meta, score=score, sound=self._skips == 0
+            self._step, state, self._run.batches, meta, score=score, sound=self._skips == 0
         )
         return self._state_hash
 

@@ -63,7 +63,7 @@ def restore(
         CheckpointError: all are damaged, of another model, or of other data.
         PeerError: this process sees another checkpoint than process 0.
     """
-    iterator = None if rolling_back else run.task.batches.iterator
+    iterator = None if rolling_back else run.batches
     found: tuple[int, Any, dict[str, Any]] | None = None
     chosen: dict[str, Any] | None = None
     if peers.first and checkpoints.steps():
@@ -83,7 +83,7 @@ def restore(
                 "all processes share."
             )
     step, state, meta = found
-    _check_data(step, meta["data"], run.task.fingerprint)
+    _check_data(step, meta["data"], run.fingerprint)
     if rolling_back:
         state = state._replace(memory=jax.tree.map(np.zeros_like, state.memory))
     return Place(state, step, meta["window"], meta["rollbacks"], chosen["state_hash"])

@@ -1,23 +1,27 @@
-"""From a configuration to the parts of a run."""
+"""From a run's configuration to its parts."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from deqjax._core.summary import table
-from deqjax.models import SegmentMemory
-from deqjax.training import _language, _vision
-from deqjax.training._config import RunConfig
-from deqjax.training._language_config import TrainConfig
+from deqjax.training._config import ConfigError, RunConfig
+from deqjax.training._data import Data
+from deqjax.training._pipeline import BatchOrder, TrainingBatches
+from deqjax.training._rehearsal import Layer, rehearse
 from deqjax.training._task import Task
-from deqjax.training._vision_config import VisionConfig
+from deqjax.training._task_errors import of_task
 from deqjax.training.devices import AXIS, DataParallel
 from deqjax.training.step import (
-    ForwardPass,
+    Batch,
+    Loss,
     Problem,
     TrainState,
     initial_state,
@@ -27,37 +31,79 @@ from deqjax.training.step import (
 )
 
 
-class Run(NamedTuple):
-    """The parts that a configuration builds.
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The parts that a configuration builds; data are opened when they are first asked for.
 
     Attributes:
         config: the run.
+        task: the configuration's, opened.
+        data: its splits.
         steps: mapped over the devices.
-        task: its data.
         state: before the first step or restored, on the host: the devices have room for one only.
     """
 
     config: RunConfig
-    steps: DataParallel
     task: Task
+    data: Data
+    steps: DataParallel
     state: TrainState
 
     @property
     def model(self) -> Any:
         """The model with the weights that are evaluated and used, dropout off; one anew each time.
 
-        A Flax NNX module to call, jit and inspect: what an equilibrium model returns holds its
-        equilibria with f, u and the solution of each.
+        A Flax NNX module to call, jit and inspect; [`deqjax.nn.observe`][] shows what it solves.
         """
         weights = jax.device_put(self.state.evaluated)
         return self.steps.problem.architecture.build(weights, train=False)
+
+    @functools.cached_property
+    def order(self) -> BatchOrder:
+        """How this process's training batches are made."""
+        config = self.config
+        return BatchOrder(
+            config.batch_size,
+            config.seed,
+            config.order == "shuffled",
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            threads=config.threads,
+            workers=config.workers,
+        )
+
+    @functools.cached_property
+    def batches(self) -> TrainingBatches:
+        """This process's training batches, endless and resumable."""
+        return TrainingBatches(self.data.split("train").train(self.order))
+
+    @functools.cached_property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What the training batches depend on, as JSON values."""
+        return self.data.split("train").fingerprint(self.order)
+
+    def layers(self, batch: Batch) -> tuple[Layer, ...]:
+        """The solves of the model in a pass over a batch; computes nothing.
+
+        Args:
+            batch: on the host, of all devices of this process.
+
+        Raises:
+            ConfigError, ExperimentError: the task's loss cannot be trained on, or fails.
+        """
+        rows = len(batch.counted) // self.steps.devices
+        own: Batch = jax.tree.map(lambda leaf: np.asarray(leaf)[:rows], batch)
+        problem, weights = self.steps.problem, self.state.weights
+        model = problem.architecture.build(weights, train=False)
+        memory = of_task(self.task, lambda: self.task.memory(model, rows))
+        return of_task(self.task, lambda: rehearse(problem, weights, own, memory))
 
     def _rows(self) -> dict[str, str]:
         # statistics of batches are no parameters, but live with them
         weights = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.state.weights))
         devices = self.steps.devices
         return {
-            "run": f"{self.config.name} ({type(self.config).__name__})",
+            "run": f"{self.config.name} ({type(self.config.task).__name__})",
             "step": f"{int(self.state.step)} of {self.config.steps}",
             "weights": f"{weights:,} numbers",
             "devices": f"{devices} of this process",
@@ -70,55 +116,59 @@ class Run(NamedTuple):
         return table(self._rows())
 
 
-def build(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> Run:
+def build(
+    config: RunConfig,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    kept: Mapping[str, Any] | None = None,
+) -> Run:
     """Make a run's parts, its state before the first step among them.
 
     Args:
         config: the run.
         devices: local devices to use; None takes all, and those of the other processes.
-    """
-    task = open_task(config)
-    problem, state = assemble(config, config.batch_size, axis_name=AXIS)
-    rows = config.batch_size // jax.process_count()
-    return Run(config, DataParallel(problem, rows, devices), task, jax.tree.map(_on_host, state))
-
-
-def open_task(config: RunConfig) -> Task:
-    """The data of a run, prepared on first use.
+        kept: what the task has kept of a run that goes on, or is used.
 
     Raises:
-        DataError, ConfigError: they are missing or damaged, or do not go with the model.
+        DataError, ConfigError, ReplicaError, ExperimentError: data are missing or damaged, sizes do
+            not go together, a batch cannot be shared, or the task fails.
     """
-    match config:
-        case TrainConfig():
-            return _language.LanguageTask(config)
-        case VisionConfig():
-            return _vision.VisionTask(config)
-    raise TypeError(f"there is no task for a {type(config).__name__}.")
+    task = of_task(config.task, lambda: config.task.opened(kept))
+    problem, state = assemble(config, task, axis_name=AXIS)
+    rows = config.batch_size // jax.process_count()
+    steps = DataParallel(problem, rows, devices)
+    return Run(config, task, Data(task), steps, jax.tree.map(_on_host, state))
 
 
 def assemble(
-    config: RunConfig, rows: int, *, axis_name: str | None = None
+    config: RunConfig, task: Task, *, axis_name: str | None = None
 ) -> tuple[Problem, TrainState]:
     """The problem that a configuration poses and the state before the first step; needs no data.
 
     Args:
         config: the run.
-        rows: of each batch over all processes, for the model's memory.
+        task: its task, opened.
         axis_name: of the replicas, over which batch normalizations average.
+
+    Raises:
+        ConfigError: sizes do not go together.
+        ExperimentError: the task fails.
     """
-    parts = _parts(config, rows)
-    architecture, weights = split(parts.model, axis_name)
-    update = optimizer(config.optimizer, config.steps)
+    model = of_task(task, lambda: task.model(nnx.Rngs(config.seed)))
+    if not isinstance(model, nnx.Module):
+        raise ConfigError(
+            f"model() of {type(task).__name__} returns a {type(model).__name__}, not a Flax NNX "
+            "module; bring a Linen module in with flax.nnx.bridge.ToNNX."
+        )
+    memory = of_task(task, lambda: task.memory(model, config.batch_size))
+    architecture, weights = split(model, axis_name)
+    update, schedule = _update(config, task)
     problem = Problem(
         architecture,
-        parts.forward,
-        parts.targets,
-        parts.stages,
+        functools.partial(_loss, task),
         update,
-        learning_rate(config.optimizer, config.steps),
+        schedule,
         config.penalty,
-        max_steps=config.solver.max_steps if config.solves else None,
         step_limit=config.step_limit,
         pretrain_steps=config.pretrain_steps,
         pretrain_layers=config.pretrain_layers,
@@ -127,31 +177,23 @@ def assemble(
     )
     averages = config.average_decay > 0
     key = jax.random.key(config.seed)
-    return problem, initial_state(weights, update, key, parts.memory, averages=averages)
+    return problem, initial_state(weights, update, key, memory, averages=averages)
+
+
+def _loss(task: Task, model: Any, rows: Any, memory: Any) -> Loss:
+    given = (rows,) if memory is None else (rows, memory)
+    return task.loss(model, *given)
+
+
+def _update(
+    config: RunConfig, task: Task
+) -> tuple[optax.GradientTransformation, optax.Schedule | None]:
+    own = of_task(task, lambda: task.optimizer(config.steps))
+    if own is not None:
+        return own, None
+    schedule = learning_rate(config.optimizer, config.steps)
+    return optimizer(config.optimizer, config.steps), schedule
 
 
 def _on_host(leaf: jax.Array) -> Any:
     return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
-
-
-class _Parts(NamedTuple):
-    """The model, what it makes of batches, its equilibrium layers, and its first memory."""
-
-    model: nnx.Module
-    forward: ForwardPass
-    targets: Callable[[Any], jax.Array]
-    stages: int
-    memory: SegmentMemory | None
-
-
-def _parts(config: RunConfig, rows: int) -> _Parts:
-    match config:
-        case TrainConfig():
-            reader = _language.build_model(config.model, config.seed)
-            memory = reader.initial_memory(rows) if config.model.shape.memory_length else None
-            stages = int(config.solves)
-            return _Parts(reader, _language.forward, _language.targets, stages, memory)
-        case VisionConfig():
-            viewer = _vision.build_model(config.model, config.seed)
-            return _Parts(viewer, _vision.forward, _vision.targets, viewer.stages, None)
-    raise TypeError(f"there is no model for a {type(config).__name__}.")

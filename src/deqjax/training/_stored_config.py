@@ -1,40 +1,68 @@
 """A run's configuration as JSON values and back."""
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pydantic
 
 from deqjax._fields import FieldError, read_fields
-from deqjax.training._config import ConfigError, RunConfig
-from deqjax.training._language_config import TrainConfig
-from deqjax.training._vision_config import VisionConfig
-from deqjax.training._workdir import differences
+from deqjax.training._config import RunConfig, plain, typed, with_task
+from deqjax.training._options import ConfigError
+from deqjax.training._stored_task import task_class
+from deqjax.training._task import Task
+from deqjax.training._workdir import differences, read_config
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
-    """The configuration as JSON values."""
-    values: dict[str, Any] = json.loads(pydantic.TypeAdapter(type(config)).dump_json(config))
+    """The configuration as JSON values.
+
+    Raises:
+        ConfigError: the task has a field of a type that cannot be stored.
+    """
+    own = typed(config)
+    try:
+        values: dict[str, Any] = json.loads(pydantic.TypeAdapter(type(own)).dump_json(own))
+    except pydantic.errors.PydanticSchemaGenerationError as error:
+        raise ConfigError(
+            f"a field of {type(config.task).__name__} has a type that cannot be stored with a run "
+            f"({str(error).splitlines()[0]}); use numbers, texts, tuples, and dataclasses of them."
+        ) from error
     return values
 
 
-def from_dict(values: dict[str, Any]) -> RunConfig:
+def from_dict(values: Mapping[str, Any], task: type[Task]) -> RunConfig:
     """The inverse of `to_dict`.
+
+    Args:
+        values: of a configuration.
+        task: the class of its task.
 
     Raises:
         ConfigError: a value is not allowed, or the fields are those of another version.
     """
-    of_images = "images" in (values.get("data") or {})
-    kind: type[RunConfig] = VisionConfig if of_images else TrainConfig
+    hashed: Any = task  # which mypy doubts
     try:
-        config = read_fields(kind, values, "--")
+        config = plain(read_fields(with_task(hashed), values, "--"))
     except FieldError as error:
         raise ConfigError(f"the stored configuration does not fit: {error}") from error
     changes = differences(values, to_dict(config))
     if changes:
         listed = ", ".join(f"{name}: {change}" for name, change in changes.items())
         raise ConfigError(
-            f"the stored configuration was written by another version of deqjax ({listed}); use "
-            "the version that wrote it."
+            f"the stored configuration was written by another version of deqjax, or of its task "
+            f"({listed}); use the version that wrote it."
         )
     return config
+
+
+def stored_config(path: Path | str) -> RunConfig:
+    """The configuration of the run in a folder.
+
+    Raises:
+        WorkdirError, ConfigError, ExperimentError: there is no readable one, or the class of its
+            task is gone.
+    """
+    _, values = read_config(path)
+    return from_dict(values, task_class(path))

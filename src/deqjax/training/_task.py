@@ -1,84 +1,155 @@
-"""What a kind of model brings to a run: its data, and how it is scored."""
+"""What a run trains: the whole contract between the engine and a task."""
 
 import abc
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self
 
-from deqjax.training.devices import DataParallel
-from deqjax.training.step import SolveLimits, Weights
+import numpy as np
+import optax
+from flax import nnx
 
-Rows: TypeAlias = Any
-"""An array of a batch: NumPy's on the host, JAX's inside a step."""
-
-
-class TrainBatches(abc.ABC):
-    """This process's endless, resumable batches.
-
-    Attributes:
-        iterator: Grain's iterator, which holds the position: `get_state` and `set_state`.
-    """
-
-    iterator: Any
-
-    @abc.abstractmethod
-    def __next__(self) -> Any:
-        """The next batch, on the host."""
-
-    def close(self) -> None:
-        """Let go of the processes that prepare batches, if there are any."""
-        close = getattr(self.iterator, "close", None)
-        if close is not None:
-            close()
+from deqjax.training._options import ConfigError
+from deqjax.training.step import Loss
 
 
+@dataclasses.dataclass(frozen=True)
 class Task(abc.ABC):
-    """Data that a run trains on, and the scores of its model on them.
+    """A model, its data and its loss; a frozen dataclass whose fields are a run's options.
+
+    Three methods are needed: ``model``, ``data`` and ``loss``. The engine finds the equilibrium
+    layers ([`deqjax.nn.DEQ`][], and [`deqjax.linen.DEQ`][] behind Flax's bridge) in the model by
+    itself, at any depth: it reports their solves, penalizes their Jacobians and limits their steps
+    without a word in the task. All else has a default.
 
     Attributes:
-        batches: of the training split.
-        fingerprint: what the batches depend on, as JSON values.
-        speed: name of the metric that counts examples a second.
-        examples: of one step, over all devices and processes.
+        resumable: names of fields (with all below them) that may differ when a run goes on.
+
+    Examples:
+        >>> import dataclasses
+        >>> import jax, jax.numpy as jnp, numpy as np, optax
+        >>> from flax import nnx
+        >>> from deqjax import nn, training
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Parity(training.Task):
+        ...     width: int = 16
+        ...     def model(self, rngs):
+        ...         cell = nnx.Linear(self.width, self.width, rngs=rngs)
+        ...         layer = nn.DEQ(lambda z, u: jnp.tanh(0.3 * cell(z) + u))
+        ...         return nnx.Sequential(nnx.Linear(4, self.width, rngs=rngs), layer)
+        ...     def data(self, split):
+        ...         bits = np.random.default_rng(len(split)).integers(0, 2, (64, 4))
+        ...         return {"bits": bits.astype(np.float32), "odd": bits.sum(axis=1) % 2}
+        ...     def loss(self, model, batch):
+        ...         logits = model(batch["bits"]).value[:, :2]
+        ...         label = batch["odd"]
+        ...         losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        ...         return training.Loss(losses, counts={"accuracy": logits.argmax(-1) == label})
+        >>> training.RunConfig("parity", task=Parity(), steps=20).task.width
+        16
     """
 
-    batches: TrainBatches
-    fingerprint: Mapping[str, Any]
-    speed: str
-    examples: int
+    resumable: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
-    def describe(self) -> str:
-        """The training data in a few words, for the user."""
-
-    @abc.abstractmethod
-    def in_units(self, loss: float) -> dict[str, float]:
-        """A loss as what people compare."""
-
-    @abc.abstractmethod
-    def evaluate(
-        self,
-        steps: DataParallel,
-        weights: Weights,
-        split: str,
-        *,
-        batches: int,
-        limits: SolveLimits | None = None,
-        progress: Callable[[], None] = lambda: None,
-    ) -> dict[str, float]:
-        """Score a model on a split.
+    def model(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The model, freshly initialized: any NNX module, or a Linen one behind Flax's bridge.
 
         Args:
-            steps: mapped steps.
-            weights: replicated.
+            rngs: streams of the run's seed.
+        """
+
+    @abc.abstractmethod
+    def data(self, split: str) -> Any:
+        """The rows of a split.
+
+        Args:
             split: "train", "validation" or "test".
-            batches: batches to score at most.
-            limits: tolerance and step limit of the solves; None is the configuration's.
-            progress: is called before each batch.
 
         Returns:
-            "loss" and its other units, scores of the task, solver statistics as in training, and
-            "spectral_radius" (mean) and "spectral_radius_max" over rows.
+            NumPy arrays in a dictionary or tuple, axis 0 of all the rows; a Grain ``MapDataset`` or
+            ``IterDataset`` of rows; any sequence of rows, such as a data source of TFDS; or a
+            [`deqjax.training.Pipeline`][] that makes batches of its own. A row is a pytree of
+            numbers.
+        """
+
+    @abc.abstractmethod
+    def loss(self, model: Any, batch: Any) -> Loss:
+        """What the model makes of a batch; runs inside jit.
+
+        Args:
+            model: as made by ``model``, in training or evaluation mode.
+            batch: rows of one device, the leaves of ``data``'s rows with the rows as axis 0.
+
+        A task with a ``memory`` is given that as a third argument.
+        """
+
+    def check(self) -> None:
+        """Raise a ValueError for fields that do not go together; without it all do."""
+
+    def opened(self, kept: Mapping[str, Any] | None) -> "Task":
+        """The task with what its model depends on in its data, such as the number of classes.
+
+        Called once a run, before all else; by itself the task as it is.
+
+        Args:
+            kept: what ``keeps`` of a run that goes on, or is used; None for a new run.
+        """
+        del kept
+        return self
+
+    def keeps(self) -> Mapping[str, Any] | None:
+        """What an opened task has from its data, as JSON values, to be kept with the run."""
+        return None
+
+    def optimizer(self, steps: int) -> optax.GradientTransformation | None:
+        """How weights are updated; None is the one of the run's options.
+
+        Args:
+            steps: of the whole run.
+        """
+        del steps
+        return None
+
+    def memory(self, model: Any, rows: int) -> Any:
+        """What the rows of a first batch remember, leaves (rows, ...); None for no memory.
+
+        With one, ``loss`` takes it as its third argument and returns the one that its rows hand on
+        to the same rows of the next batch.
+        """
+        del model, rows
+        return None
+
+    def in_units(self, loss: float) -> dict[str, float]:
+        """A loss as what people compare, "loss" itself first."""
+        return {"loss": loss}
+
+    def scores(self, counts: Mapping[str, np.ndarray], weight: float) -> dict[str, float]:
+        """What a pass over a split has found, of the counts of ``loss``.
+
+        Args:
+            counts: summed over all rows.
+            weight: the sum of all weights.
+        """
+        return {name: float(total) / weight for name, total in counts.items() if total.ndim == 0}
+
+    def baselines(self, batches: Iterable[Any]) -> dict[str, float]:
+        """Scores of something else on the very batches of an evaluation, to stand beside them.
+
+        Args:
+            batches: the rows of all processes, on the host.
+        """
+        del batches
+        return {}
+
+    def throughput(self, rows: int) -> tuple[str, int]:
+        """What is counted each second, and how much of it so many rows are: ("rows", rows)."""
+        return "rows", rows
+
+    def adopt(self, model: nnx.Module) -> Self:
+        """The task with the kind and the sizes of a model that was built elsewhere.
 
         Raises:
-            ConfigError: the split has nothing to score.
+            ConfigError: it cannot train it.
         """
+        raise ConfigError(f"a {type(self).__name__} adopts no {type(model).__name__}.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 CONFIG = "config.json"
+_TASK = "task.json"
 _CHECKPOINTS = "checkpoints"
 _ABSENT = "absent"
 
@@ -59,6 +60,11 @@ class Workdir:
         return self.path / CONFIG
 
     @property
+    def task(self) -> Path:
+        """The class of the task, and what it has kept of its data, as JSON."""
+        return self.path / _TASK
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints, one numbered folder a step."""
         return self.path / _CHECKPOINTS
@@ -94,14 +100,23 @@ class Workdir:
         return self.path / "run.png"
 
 
-def write_config(workdir: Workdir, experiment: str, config: Mapping[str, Any]) -> None:
+def write_config(
+    workdir: Workdir, experiment: str, config: Mapping[str, Any], task: Mapping[str, Any]
+) -> None:
     """Makes a folder that of a run.
+
+    Args:
+        workdir: the folder.
+        experiment: its name.
+        config: the configuration as JSON values.
+        task: likewise its task's class, and what that has kept.
 
     Raises:
         WorkdirError: if it cannot be written to.
     """
     stored = {"experiment": experiment, "config": dict(config), "versions": _versions()}
     try:
+        write_atomically(workdir.task, f"{json.dumps(dict(task))}\n".encode())
         write_atomically(workdir.config, f"{json.dumps(stored, indent=2)}\n".encode())
     except OSError as error:
         raise unwritable(workdir.path, error) from error

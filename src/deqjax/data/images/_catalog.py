@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 from deqjax.data._find_prepared import Download, open_prepared
 from deqjax.data._prepare import data_root
 from deqjax.data.images._decoded import kept_if_small

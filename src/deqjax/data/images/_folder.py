@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 from deqjax.data._paths import expanded
 from deqjax.data.images._decode import Header, decode, read_header
 from deqjax.data.images._decoded import kept_if_small

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 from deqjax.data.images._images import SPLITS
 
 Files: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deqjax.data._errors import DataError
-from deqjax.data._prefetch import prefetched
-from deqjax.data._shares import check_shares
+from deqjax.data.pipeline import check_shares, DataError, prefetched
 from deqjax.data.images._augmentation import (
     Augmentation,
     evaluation_transform,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 from deqjax.data.images._balance import balanced_indices
 from deqjax.data.images._catalog import CATALOG, is_known, load_from_catalog
 from deqjax.data.images._cifar10 import load_cifar10

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 
 SPLITS = ("train", "validation", "test")
 IGNORE_LABEL = 255

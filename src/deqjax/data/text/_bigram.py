@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 
 _VOCABULARY = 256
 # Pseudo-counts that are tried; the loss is flat around its minimum, so powers of two suffice.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 from deqjax.data._paths import expanded
 
 Source: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]

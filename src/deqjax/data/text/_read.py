@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from deqjax.data._damaged import damaged, metadata_errors
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 
 SPLITS = ("train", "validation", "test")
 _REMEDY = "the next run prepares it again"

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 
 # Installed packages are no part of CPython. Tests hold test data: broken encodings, generated
 # tables, copies of other files.

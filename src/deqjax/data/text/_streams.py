@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deqjax.data._errors import DataError
-from deqjax.data._shares import check_shares
+from deqjax.data.pipeline import check_shares, DataError
 from deqjax.data.text._windows import check_length, check_tokens
 
 if TYPE_CHECKING:

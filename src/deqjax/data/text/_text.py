@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import check_shares, DataError
 from deqjax.data._prepare import prepared
-from deqjax.data._shares import check_shares
 from deqjax.data.text._read import SPLITS, read_texts
 from deqjax.data.text._windows import Windows
 

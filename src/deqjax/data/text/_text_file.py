@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 from deqjax.data.text._read import SPLITS
 
 Fractions = tuple[float, float, float]

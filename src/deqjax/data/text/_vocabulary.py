@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 
 Kind = Literal["bytes", "characters", "words"]
 

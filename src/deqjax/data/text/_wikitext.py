@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 
 _FILES = {
     "train": "wiki.train.tokens",

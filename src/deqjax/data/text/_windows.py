@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline import DataError
 
 _LARGEST = np.iinfo(np.int32).max
 

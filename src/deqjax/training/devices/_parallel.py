@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from deqjax.models import SegmentMemory
 from deqjax.training.step import (
     Control,
     Metrics,
@@ -69,7 +68,7 @@ class DataParallel:
         if batch_size % (self.devices * problem.micro_batches):
             parts = self.devices * self._processes * problem.micro_batches
             raise ReplicaError(
-                f"--data.batch_size {batch_size * self._processes} cannot be shared evenly by "
+                f"--batch_size {batch_size * self._processes} cannot be shared evenly by "
                 f"{self.devices * self._processes} devices in {problem.micro_batches} part(s) "
                 f"each; choose a multiple of {parts}."
             )
@@ -81,14 +80,14 @@ class DataParallel:
             return train_step(problem, state, batch, own, stop=stop, pretraining=pretraining)
 
         def evaluate(
-            weights: Weights, batch: Any, memory: SegmentMemory | None, limits: SolveLimits
-        ) -> tuple[Metrics, Metrics, SegmentMemory | None]:
+            weights: Weights, batch: Any, memory: Any, limits: SolveLimits
+        ) -> tuple[Metrics, Metrics, Any]:
             return evaluate_step(problem, weights, batch, memory, limits, _REDUCTIONS)
 
         def radius(
             weights: Weights,
             batch: Any,
-            memory: SegmentMemory | None,
+            memory: Any,
             limits: SolveLimits,
             key: jax.Array,
         ) -> tuple[jax.Array, jax.Array]:
@@ -135,8 +134,8 @@ class DataParallel:
         return result
 
     def evaluate(
-        self, weights: Weights, batch: Any, memory: SegmentMemory | None, limits: SolveLimits
-    ) -> tuple[Metrics, Metrics, SegmentMemory | None]:
+        self, weights: Weights, batch: Any, memory: Any, limits: SolveLimits
+    ) -> tuple[Metrics, Metrics, Any]:
         """Metrics and counts of one batch over all processes, and the memory that it hands on.
 
         Their leaves are (devices, ...); metrics and counts are the same for all devices.
@@ -147,7 +146,7 @@ class DataParallel:
             memory: shared, leaves (devices, rows, ...), or None.
             limits: of the solves.
         """
-        result: tuple[Metrics, Metrics, SegmentMemory | None] = self._evaluate(
+        result: tuple[Metrics, Metrics, Any] = self._evaluate(
             weights, self.share(batch), memory, limits
         )
         return result
@@ -156,7 +155,7 @@ class DataParallel:
         self,
         weights: Weights,
         batch: Any,
-        memory: SegmentMemory | None,
+        memory: Any,
         limits: SolveLimits,
         key: jax.Array,
     ) -> np.ndarray:

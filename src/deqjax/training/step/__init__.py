@@ -6,10 +6,11 @@ them are handed in.
 """
 
 from deqjax.training.step._evaluation import evaluate_step, radius_step
+from deqjax.training.step._forward import Forward, forward, observed_loss
+from deqjax.training.step._loss import Batch, Loss
 from deqjax.training.step._optimizer import learning_rate, optimizer
 from deqjax.training.step._problem import (
-    Forward,
-    ForwardPass,
+    OWN_LIMITS,
     Metrics,
     Problem,
     Replicas,
@@ -20,10 +21,12 @@ from deqjax.training.step._state import Architecture, TrainState, Weights, initi
 from deqjax.training.step._update import Control, train_step
 
 __all__ = [
+    "OWN_LIMITS",
     "Architecture",
+    "Batch",
     "Control",
     "Forward",
-    "ForwardPass",
+    "Loss",
     "Metrics",
     "Problem",
     "Replicas",
@@ -31,9 +34,11 @@ __all__ = [
     "TrainState",
     "Weights",
     "evaluate_step",
+    "forward",
     "initial_state",
     "is_largest",
     "learning_rate",
+    "observed_loss",
     "optimizer",
     "radius_step",
     "split",

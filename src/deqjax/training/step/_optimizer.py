@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from deqjax.training._config import OptimizerConfig
+from deqjax.training._options import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:

@@ -1,4 +1,4 @@
-"""What a step works on: a model's forward pass, its optimizer, its regularization, its replicas."""
+"""What a step works on: a model, its loss, its optimizer, its regularization, its replicas."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from deqjax.models import Equilibrium, SegmentMemory, Unrolled
-from deqjax.training._config import PenaltyConfig, StepLimitConfig
+from deqjax.training._options import PenaltyConfig, StepLimitConfig
+from deqjax.training.step._loss import Loss
 from deqjax.training.step._state import Architecture
 
 Metrics: TypeAlias = dict[str, jax.Array]
@@ -44,38 +44,20 @@ class SolveLimits(NamedTuple):
     """When an evaluation's solves stop; run-time values, so changing them compiles nothing.
 
     Attributes:
-        tol: () float32, relative residual.
-        max_steps: () int32.
+        tol: () float32, relative residual; None is each layer's own.
+        max_steps: () int32; None is each layer's own.
     """
 
-    tol: jax.Array | float
-    max_steps: jax.Array | int
+    tol: jax.Array | float | None = None
+    max_steps: jax.Array | int | None = None
 
 
-class Forward(NamedTuple):
-    """What a model made of a batch.
-
-    Attributes:
-        loss: () float32, mean over what counts in the batch.
-        scored: () float32, the number of targets that it averages over.
-        counts: what evaluation sums up beside it, such as hits.
-        counted: (rows,) bool; the other rows only fill the batch.
-        equilibria: of the model's equilibrium layers, if they were solved.
-        unrolled: of the same layers, if their cells were only applied some times.
-        memory: what its rows hand on, or None.
-    """
-
-    loss: jax.Array
-    scored: jax.Array
-    counts: Metrics
-    counted: jax.Array
-    equilibria: tuple[Equilibrium, ...]
-    memory: SegmentMemory | None
-    unrolled: tuple[Unrolled, ...] = ()
+OWN_LIMITS = SolveLimits()
+"""Each layer's own."""
 
 
-ForwardPass: TypeAlias = Callable[..., Forward]
-"""(model, batch, memory, probes, **options of the solve) -> `Forward`."""
+LossOf: TypeAlias = Callable[[Any, Any, Any], Loss]
+"""(model, rows, memory) -> `Loss`; the memory is None for a task without one."""
 
 
 class Problem(NamedTuple):
@@ -83,28 +65,22 @@ class Problem(NamedTuple):
 
     Attributes:
         architecture: the model without its weights.
-        forward: what it makes of a batch; a batch is a pytree, axis 0 of all leaves the rows.
-        targets: the number of targets of a batch that count, () float32.
-        stages: its equilibrium layers.
+        loss: what the task makes of rows.
         optimizer: Optax's pair of init and update.
-        schedule: step -> learning rate, for the record.
+        schedule: step -> learning rate, for the record; None if the optimizer is the task's own.
         penalty: Jacobian regularization.
-        max_steps: largest limit of a training step's solve; None for a model that solves nothing.
         step_limit: how the limit of a step's solves is drawn.
         pretrain_steps: length of the warm-up stage.
-        pretrain_layers: applications of the cell in the warm-up stage.
+        pretrain_layers: applications of each cell in the warm-up stage.
         micro_batches: parts that a replica's rows are worked off in, one after the other.
         average_decay: of the moving average of the weights; 0 is no average.
     """
 
     architecture: Architecture
-    forward: ForwardPass
-    targets: Callable[[Any], jax.Array]
-    stages: int
+    loss: LossOf
     optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
+    schedule: optax.Schedule | None
     penalty: PenaltyConfig
-    max_steps: int | None
     step_limit: StepLimitConfig = StepLimitConfig()
     pretrain_steps: int = 0
     pretrain_layers: int = 2

@@ -4,7 +4,7 @@ Bai, Koltun & Kolter, "Stabilizing Equilibrium Models by Jacobian Regularization
 sections 3.2 and 4, and the schedules of their published configurations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from deqjax import jacobian_penalty
-from deqjax._core.types import Map, Operands, State
+from deqjax._core.types import Scalar
+from deqjax.nn import ObservedSolve
 from deqjax.training.step._problem import Problem
 
 
@@ -47,30 +48,35 @@ def draw_penalty(
     return PenaltyDraw(weight, chosen, never)
 
 
-def draw_step_limit(problem: Problem, key: jax.Array) -> jax.Array | None:
-    """The limit of this step's solves, () int32, at most the problem's; None is the model's own."""
-    settings, most = problem.step_limit, problem.max_steps
-    if most is None:
-        return None
+def draw_step_limit(problem: Problem, key: jax.Array) -> Callable[[Scalar], jax.Array] | None:
+    """A layer's own limit -> the one of this step's solves, () int32; None is always its own."""
+    settings = problem.step_limit
     match settings.distribution:
         case "fixed":
             return None
         case "uniform":
-            return jax.random.randint(key, (), settings.least, most + 1)
+            return lambda most: jax.random.randint(key, (), settings.least, most + 1)
         case "poisson":
             drawn = jax.random.poisson(key, settings.mean, ())
-            return jnp.asarray(jnp.clip(drawn, settings.least, most), jnp.int32)
+            return lambda most: jnp.asarray(jnp.clip(drawn, settings.least, most), jnp.int32)
 
 
 def penalty_of(
-    points: Sequence[tuple[Map, State, Operands]], key: jax.Array, draw: PenaltyDraw, samples: int
+    solves: Sequence[ObservedSolve], key: jax.Array, draw: PenaltyDraw, samples: int
 ) -> jax.Array:
-    """Sum over the layers, of each f(z, u) at its z; 0 on a step that is not penalized."""
+    """Sum over the solves, of each f(z, u) where it ended; 0 on a step that is not penalized."""
 
     def applied() -> jax.Array:
         penalties = [
-            jacobian_penalty(f, z, u, key=own_key, samples=samples)
-            for (f, z, u), own_key in zip(points, layer_keys(key, len(points)), strict=True)
+            jacobian_penalty(
+                each.f,
+                lax.stop_gradient(each.solution.value),
+                each.u,
+                key=own_key,
+                samples=samples,
+                **each.form,
+            )
+            for each, own_key in zip(solves, layer_keys(key, len(solves)), strict=True)
         ]
         return sum(penalties[1:], start=penalties[0])
 
@@ -79,5 +85,5 @@ def penalty_of(
 
 
 def layer_keys(key: jax.Array, count: int) -> Sequence[jax.Array]:
-    """A key for each of the equilibrium layers."""
+    """A key for each of the solves."""
     return [key] if count == 1 else list(jax.random.split(key, count))

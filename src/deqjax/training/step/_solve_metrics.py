@@ -8,15 +8,16 @@ import jax.numpy as jnp
 
 from deqjax import Status
 from deqjax.adjoints import BackwardStats
-from deqjax.training.step._problem import Forward, Metrics, masked_mean
+from deqjax.training.step._forward import Forward
+from deqjax.training.step._problem import Metrics, masked_mean
 
 
 def forward_metrics(found: Forward) -> Metrics:
-    """Means over layers and the samples that count; of the steps the largest, too."""
-    if not found.equilibria:
+    """Means over solves and the samples that count; of the steps the largest, too."""
+    if not found.solves:
         return {}
-    stats = [each.solution.stats for each in found.equilibria]
-    counted = jnp.tile(found.counted, len(stats))
+    stats = [each.solution.stats for each in found.solves]
+    counted = jnp.concatenate([counted_samples(found.counted, len(x.status)) for x in stats])
     steps, residual = (
         jnp.concatenate([getattr(each, name) for each in stats]).astype(jnp.float32)
         for name in ("steps", "residual")
@@ -42,6 +43,11 @@ def backward_metrics(reports: Sequence[BackwardStats]) -> Metrics:
         **_shares("backward", status, jnp.ones(status.shape, bool)),
     }
     return {name: jnp.where(ran, value, math.nan) for name, value in metrics.items()}
+
+
+def counted_samples(counted: jax.Array, samples: int) -> jax.Array:
+    """Which samples of a solve count: as the rows do where each row is one, else all."""
+    return counted if len(counted) == samples else jnp.ones(samples, bool)
 
 
 def is_largest(name: str) -> bool:

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from deqjax.models import SegmentMemory
 
 
 class Weights(NamedTuple):
@@ -52,7 +51,7 @@ class TrainState(NamedTuple):
     weights: Weights
     optimizer: optax.OptState
     key: jax.Array
-    memory: SegmentMemory | None
+    memory: Any
     skips: Skips
     average: Weights | None = None
 
@@ -111,7 +110,7 @@ def initial_state(
     weights: Weights,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
-    memory: SegmentMemory | None = None,
+    memory: Any = None,
     *,
     averages: bool = False,
 ) -> TrainState:

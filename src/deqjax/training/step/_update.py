@@ -10,8 +10,9 @@ from jax import lax
 
 from deqjax import backward_probe
 from deqjax.adjoints import BackwardStats
-from deqjax.models import SegmentMemory
 from deqjax.nn import reseed
+from deqjax.training.step._forward import Survey, forward, survey
+from deqjax.training.step._loss import Batch
 from deqjax.training.step._problem import ALONE, Metrics, Problem, Replicas
 from deqjax.training.step._regularization import (
     PenaltyDraw,
@@ -36,12 +37,14 @@ class Control(NamedTuple):
 
 
 class _Draws(NamedTuple):
-    """What a step draws at random; all but the last two are the same on every replica."""
+    """What a step draws at random, and what is known of it; the keys are each replica's own."""
 
     penalty: PenaltyDraw
     options: dict[str, Any]
     dropout_key: jax.Array
     penalty_key: jax.Array
+    pretraining: bool
+    samples: tuple[int, ...] = ()  # of each solve
 
 
 class _Found(NamedTuple):
@@ -51,13 +54,13 @@ class _Found(NamedTuple):
     shares: Metrics  # of all replicas' targets: they add up over parts
     metrics: Metrics
     statistics: nnx.State[Any, Any] | None
-    memory: SegmentMemory | None
+    memory: Any
 
 
 def train_step(
     problem: Problem,
     state: TrainState,
-    batch: Any,
+    batch: Batch,
     replicas: Replicas = ALONE,
     *,
     stop: jax.Array | int = 0,
@@ -92,7 +95,8 @@ def train_step(
     metrics["gradient_norm"] = optax.tree.norm(gradient)
     # the optimizer does not count the steps that were left out
     made = state.step - state.skips.total
-    metrics["learning_rate"] = jnp.asarray(problem.schedule(made), jnp.float32)
+    if problem.schedule is not None:
+        metrics["learning_rate"] = jnp.asarray(problem.schedule(made), jnp.float32)
     numbers = jnp.stack([metrics["loss"], metrics["gradient_norm"], optax.tree.norm(updates)])
     # the same numbers everywhere, so that all replicas decide alike
     healthy = jnp.all(jnp.isfinite(replicas.mean(numbers)))
@@ -125,31 +129,34 @@ def _draw(problem: Problem, state: TrainState, replicas: Replicas, pretraining: 
         options["layers"] = problem.pretrain_layers
     elif (limit := draw_step_limit(problem, limit_key)) is not None:
         options["max_steps"] = limit
-    return _Draws(penalty, options, dropout_key, penalty_key)
+    return _Draws(penalty, options, dropout_key, penalty_key, pretraining)
 
 
 def _work_off(
-    problem: Problem, state: TrainState, batch: Any, draws: _Draws, replicas: Replicas
+    problem: Problem, state: TrainState, batch: Batch, draws: _Draws, replicas: Replicas
 ) -> _Found:
     """The gradient of all of a replica's rows, one micro-batch after the other."""
     parts = problem.micro_batches
-    # the mean over all replicas' targets, however many of them each replica has
-    targets = jnp.maximum(replicas.mean(problem.targets(batch)), 1e-9)
+    # the mean over all replicas' weights, however many of them each replica has
+    known = _survey(problem, state.weights, batch, state.memory)
+    targets = jnp.maximum(replicas.mean(known.weight), 1e-9)
     if parts == 1:
-        return _differentiate(problem, state.weights, batch, state.memory, draws, targets)
+        own = draws._replace(samples=known.samples)
+        return _differentiate(problem, state.weights, batch, state.memory, own, targets)
 
     def split(leaf: jax.Array) -> jax.Array:
         return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])
 
     def part(
         carry: tuple[Any, nnx.State[Any, Any] | None], each: tuple[jax.Array, Any, Any]
-    ) -> tuple[Any, tuple[Metrics, Metrics, SegmentMemory | None]]:
+    ) -> tuple[Any, tuple[Metrics, Metrics, Any]]:
         gradient, statistics = carry
         index, rows, memory = each
         own = draws._replace(
             penalty=draws.penalty._replace(weight=draws.penalty.weight / parts),
             dropout_key=jax.random.fold_in(draws.dropout_key, index),
             penalty_key=jax.random.fold_in(draws.penalty_key, index),
+            samples=_survey(problem, state.weights, rows, memory).samples,
         )
         weights = state.weights._replace(statistics=statistics)
         found = _differentiate(problem, weights, rows, memory, own, targets)
@@ -170,11 +177,17 @@ def _work_off(
     return _Found(gradient, added, joined, statistics, rejoined)
 
 
+def _survey(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> Survey:
+    # in evaluation mode: nothing is averaged over replicas that is then left out
+    model = problem.architecture.build(weights, train=False)
+    return survey(problem, model, batch, memory)
+
+
 def _differentiate(
     problem: Problem,
     weights: Weights,
-    batch: Any,
-    memory: SegmentMemory | None,
+    batch: Batch,
+    memory: Any,
     draws: _Draws,
     targets: jax.Array,
 ) -> _Found:
@@ -183,26 +196,24 @@ def _differentiate(
     def objective(
         parameters: nnx.State[Any, Any], probes: tuple[BackwardStats, ...]
     ) -> tuple[
-        jax.Array, tuple[Metrics, Metrics, nnx.State[Any, Any] | None, SegmentMemory | None]
+        jax.Array, tuple[Metrics, Metrics, nnx.State[Any, Any] | None, Any]
     ]:
         model = problem.architecture.build(weights._replace(parameters=parameters), train=True)
         reseed(model, draws.dropout_key)
-        found = problem.forward(model, batch, memory, probes, **draws.options)
-        loss = found.loss * found.scored / targets
+        found = forward(problem, model, batch, memory, probes=probes, **draws.options)
+        loss = found.loss * found.weight / targets
         hits = {name: each / targets for name, each in found.counts.items() if not each.ndim}
-        shares, metrics = {"loss": loss, **hits}, forward_metrics(found)
+        shares = {"loss": loss, **hits}
+        metrics = {} if draws.pretraining else forward_metrics(found)
         kept = statistics_of(model), found.memory
-        points = [(each.f, each.solution.value, each.u) for each in found.equilibria]
-        points += [(each.f, lax.stop_gradient(each.value), each.u) for each in found.unrolled]
         draw = draws.penalty
-        if draw.never or not points:
+        if draw.never or not found.solves:
             return loss, (shares, metrics, *kept)
-        penalty = penalty_of(points, draws.penalty_key, draw, problem.penalty.samples)
+        penalty = penalty_of(found.solves, draws.penalty_key, draw, problem.penalty.samples)
         metrics["penalty"] = jnp.where(draw.chosen, penalty, jnp.nan)
         return loss + draw.weight * penalty, (shares, metrics, *kept)
 
-    rows = len(jax.tree.leaves(batch)[0])
-    probes = tuple(backward_probe(rows) for _ in range(problem.stages))
+    probes = tuple(backward_probe(samples) for samples in draws.samples)
     (gradient, backward), (shares, metrics, statistics, kept) = jax.grad(
         objective, argnums=(0, 1), has_aux=True
     )(weights.parameters, probes)
@@ -213,7 +224,7 @@ def _chosen(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
-def _kept(memory: SegmentMemory | None, healthy: jax.Array) -> SegmentMemory | None:
+def _kept(memory: Any, healthy: jax.Array) -> Any:
     if memory is None:
         return None
     emptied = jax.tree.map(jnp.zeros_like, memory)

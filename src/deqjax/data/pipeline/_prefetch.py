@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline._errors import DataError
 
 
 def prefetched(batches: Any, threads: int, workers: int) -> Any:
@@ -24,7 +24,7 @@ def prefetched(batches: Any, threads: int, workers: int) -> Any:
         return iter(dataset)
     from absl import flags
 
-    from deqjax.data._workers import WorkerBatches, end_with_parent
+    from deqjax.data.pipeline._workers import WorkerBatches, end_with_parent
 
     # Grain's workers ask for flags that only programs of absl's own kind have parsed.
     if not flags.FLAGS.is_parsed():

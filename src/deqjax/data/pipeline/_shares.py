@@ -1,6 +1,6 @@
 """How several processes share one batch."""
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline._errors import DataError
 
 
 def check_shares(batch_size: int, process_index: int, process_count: int) -> None:

@@ -6,13 +6,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from deqjax import data
-from deqjax.nn import resize_bilinear
-from deqjax.training._config import ConfigError
-from deqjax.training._finished import Which, load_run, solve_limits
-from deqjax.training._vision import VisionTask
-from deqjax.training.step import Weights
+from deqjax.nn import observe, resize_bilinear
+from deqjax.tasks.vision._task import OpenedVisionTask
+from deqjax.training import BatchOrder, ConfigError, Which, load_run, solve_limits
 
 
 def write_overlays(
@@ -45,23 +44,24 @@ def write_overlays(
     """
     from PIL import Image
 
+    limits = solve_limits(max_steps=max_steps, tol=tol)
     run = load_run(workdir, checkpoint)
-    if not isinstance(run.task, VisionTask) or run.task.images.task != "segmentation":
+    if not isinstance(run.task, OpenedVisionTask) or not run.task.network.segments:
         raise ConfigError(f"{workdir} holds no model that segments images; leave --overlays out.")
-    images, architecture = run.task.images, run.steps.problem.architecture
-    limits = solve_limits(run.config, max_steps=max_steps, tol=tol)
+    images, (graph, state) = run.task.found, nnx.split(run.model)
 
     @jax.jit
-    def classes(weights: Weights, pixels: jax.Array) -> jax.Array:
-        model = architecture.build(weights, train=False)
-        logits = model(pixels, tol=limits.tol, max_steps=limits.max_steps).logits
+    def classes(state: nnx.State, pixels: jax.Array) -> jax.Array:
+        model = nnx.merge(graph, state, copy=True)
+        with observe(model, tol=limits.tol, max_steps=limits.max_steps):
+            logits = model(pixels).logits
         return jnp.argmax(resize_bilinear(logits, *pixels.shape[1:3]), axis=-1)
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     colors = palette(len(images.class_names))
-    for batch in run.task.evaluation_batches(split, rows=1, batches=None):
+    for batch, _ in run.data.split(split).evaluate(BatchOrder(1)):
         if len(files) == count:
             break
         pixels = (batch.images[0] * images.std + images.mean) / 255
@@ -70,7 +70,7 @@ def write_overlays(
             overlay(pixels, batch.labels[0], colors),
             overlay(
                 pixels,
-                np.asarray(classes(run.state.evaluated, jnp.asarray(batch.images)))[0],
+                np.asarray(classes(state, jnp.asarray(batch.images)))[0],
                 colors,
             ),
         ]

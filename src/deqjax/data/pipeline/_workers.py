@@ -10,9 +10,10 @@ import weakref
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 
-from deqjax.data._errors import DataError
+from deqjax.data.pipeline._errors import DataError
 
 _ENDED = re.compile(r"terminated unexpectedly with exit code (-?\d+)")
 
@@ -69,7 +70,8 @@ class WorkerBatches(grain.DatasetIterator):
                 raise
             self.close()
             raise DataError(_explanation(int(ended[1]))) from error
-        return type(batch)(*map(np.array, batch))
+        copied: Any = jax.tree.map(np.array, batch)
+        return copied
 
     def get_state(self) -> dict[str, Any]:
         """The position, as JSON has it."""
@@ -108,7 +110,7 @@ def _explanation(code: int) -> str:
         return (
             f"a worker process that prepares batches was killed (signal {-code}; 9 often means "
             "that memory ran out): resume from the last checkpoint; if it happens again, make room "
-            "in memory or begin a run with fewer --data.workers"
+            "in memory or begin a run with fewer --workers"
         )
     return (
         f"a worker process that prepares batches ended with exit code {code}: what it printed "

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from deqjax.data import Augmentation, DataError, image_evaluation_batches, image_train_batches
-from deqjax.data._workers import WorkerBatches
+from deqjax.data.pipeline import WorkerBatches
 from image_samples import classification, numbered
 
 IMAGES = classification(23)  # 5 batches an epoch

@@ -1,0 +1,218 @@
+"""The task of predicting the next token of a text."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self, cast
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from numpy.typing import NDArray
+
+from deqjax import data
+from deqjax.data import Corpus, Vocabulary
+from deqjax.models import (
+    DEQTransformerLM,
+    DEQTrellisNetLM,
+    LanguageModel,
+    SegmentMemory,
+    TransformerXL,
+)
+from deqjax.tasks._solver import check_solver
+from deqjax.tasks.language._batches import Segments, TextRows, bigram_nats
+from deqjax.tasks.language._config import LanguageNetwork, Text
+from deqjax.training import ConfigError, Loss, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageTask(Task):
+    """Predict the next token of a text; losses are in nats per token.
+
+    With ``order="given"`` every row of a batch reads on where it stopped, so that a memory carries
+    over; with "shuffled" windows are drawn at random. Scores stand beside those of a bigram model
+    on the very same tokens, where there are at most 256 different ones.
+
+    Attributes:
+        network: which network is trained.
+        text: what it is trained on.
+    """
+
+    network: LanguageNetwork = dataclasses.field(default_factory=LanguageNetwork)
+    text: Text = dataclasses.field(default_factory=Text)
+
+    resumable: ClassVar[tuple[str, ...]] = (
+        "network.solver.tol",
+        "network.solver.max_steps",
+        "network.solver.ridge",
+        "network.solver.backward_tol",
+        "network.solver.backward_max_steps",
+        "text.directory",
+        "text.manual_directory",
+    )
+
+    def check(self) -> None:
+        """Raise a ConfigError for fields that do not go together."""
+        shape = self.network.shape
+        if self.network.kind != "deq_trellisnet" and shape.width % shape.heads:
+            raise ConfigError(
+                f"--task.network.shape.width {shape.width} must be a multiple of "
+                f"--task.network.shape.heads {shape.heads}."
+            )
+        if self.text.corpus.startswith("text_") and self.text.file is None:
+            raise ConfigError(
+                f"--task.text.corpus {self.text.corpus} needs a text file: give --task.text.file."
+            )
+        check_solver(self.network.solver)
+
+    def opened(self, kept: Mapping[str, Any] | None) -> "OpenedLanguageTask":
+        """The task with its vocabulary: counted, or the one that a run has kept.
+
+        Raises:
+            DataError: the corpus is missing or damaged.
+            ConfigError: the network knows fewer tokens than there are.
+        """
+        fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(LanguageTask)}
+        if kept is not None:
+            vocabulary = Vocabulary.from_dict(kept["vocabulary"])
+            return OpenedLanguageTask(**fields, vocabulary=vocabulary)
+        corpus = load_corpus(self.text)
+        opened = OpenedLanguageTask(**fields, vocabulary=corpus.vocabulary)
+        # what has been read need not be read again; `cached_property` keeps its value here
+        opened.__dict__["corpus"] = corpus
+        return opened
+
+    def model(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The network, freshly initialized.
+
+        Raises:
+            ConfigError: sizes that do not go together.
+        """
+        network = self.network
+        try:
+            match network.kind:
+                case "transformer_xl":
+                    return TransformerXL(network.shape, network.depth, rngs=rngs)
+                case "deq_trellisnet":
+                    return DEQTrellisNetLM(network.shape, network.solver, rngs=rngs)
+                case "deq_transformer":
+                    return DEQTransformerLM(network.shape, network.solver, rngs=rngs)
+        except ValueError as error:
+            raise ConfigError(f"--task.network: {error}") from error
+
+    def data(self, split: str) -> TextRows:
+        """Not known before the text is opened."""
+        return self.opened(None).data(split)
+
+    def memory(self, model: LanguageModel, rows: int) -> SegmentMemory | None:
+        """Empty, where the network has one."""
+        return model.initial_memory(rows) if self.network.shape.memory_length else None
+
+    def loss(self, model: LanguageModel, batch: Segments, memory: Any = None) -> Loss:
+        """Predict the next tokens of a batch of segments."""
+        before = None if memory is None else memory.cleared(batch.fresh)
+        prediction = model(batch.tokens[:, :-1], before)
+        nats = model.negative_log_likelihood(prediction.states, batch.tokens[:, 1:])
+        kept = None if memory is None else prediction.memory
+        return Loss(nats, weights=jnp.asarray(batch.scored, jnp.float32), memory=kept)
+
+    def throughput(self, rows: int) -> tuple[str, int]:
+        """Tokens."""
+        return "tokens", rows * self.network.shape.length
+
+    def adopt(self, model: nnx.Module) -> Self:
+        """The task with the kind and the sizes of a language model that was built elsewhere."""
+        if not isinstance(model, DEQTransformerLM | TransformerXL):
+            raise ConfigError(
+                f"a run of text trains a language model, not a {type(model).__name__}; give a "
+                "recipe of images."
+            )
+        own = dataclasses.replace(self.network, kind="deq_transformer", shape=model.shape)
+        if isinstance(model, TransformerXL):
+            own = dataclasses.replace(own, kind="transformer_xl", depth=len(model.layers))
+        return dataclasses.replace(self, network=own)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedLanguageTask(LanguageTask):
+    """The task with its vocabulary; the text is read when it is first asked for.
+
+    Attributes:
+        vocabulary: what tokens stand for.
+    """
+
+    vocabulary: Vocabulary = dataclasses.field(default_factory=Vocabulary.of_bytes)
+
+    def __post_init__(self) -> None:
+        shape, known = self.network.shape, self.vocabulary.size
+        if shape.vocabulary is None:
+            counted = dataclasses.replace(shape, vocabulary=known)
+            object.__setattr__(self, "network", dataclasses.replace(self.network, shape=counted))
+        elif shape.vocabulary < known:
+            raise ConfigError(
+                f"--task.network.shape.vocabulary must be at least {known} for the "
+                f"{self.vocabulary.kind} of this corpus, got {shape.vocabulary}; leave it out, and "
+                "it is counted."
+            )
+
+    @functools.cached_property
+    def corpus(self) -> Corpus:
+        """The text, in tokens of the vocabulary."""
+        return load_corpus(self.text, self.vocabulary)
+
+    @functools.cached_property
+    def bigram(self) -> NDArray[np.float64] | None:
+        """Bigram log2-probabilities (256, 256) of the training split; None above 256 tokens."""
+        return data.fit_bigram(self.corpus.train) if self.vocabulary.size <= 256 else None
+
+    def keeps(self) -> Mapping[str, Any]:
+        """The vocabulary."""
+        return {"vocabulary": self.vocabulary.to_dict()}
+
+    def data(self, split: str) -> TextRows:
+        """A split of the text."""
+        shape = self.network.shape
+        return TextRows(
+            getattr(self.corpus, split),
+            length=shape.length,
+            kind=self.vocabulary.kind,
+            ordered=bool(shape.memory_length),
+        )
+
+    def in_units(self, loss: float) -> dict[str, float]:
+        """Nats per token, and bits per byte, or perplexity of words."""
+        match self.vocabulary.kind:
+            case "bytes":
+                return {"loss": loss, "bits_per_byte": loss / math.log(2)}
+            case "words":
+                return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+            case "characters":
+                return {"loss": loss}
+
+    def baselines(self, batches: Iterable[Segments]) -> dict[str, float]:
+        """The scores of a bigram model."""
+        if self.bigram is None:
+            return {}
+        nats = bigram_nats(self.bigram, iter(batches))
+        return {f"bigram_{name}": value for name, value in self.in_units(nats).items()}
+
+
+def load_corpus(text: Text, vocabulary: Vocabulary | None = None) -> Corpus:
+    """Read a corpus, preparing it on first use.
+
+    Args:
+        text: which one.
+        vocabulary: of a run that was trained; None counts one.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    return data.load_corpus(
+        text.corpus,
+        directory=text.directory,
+        file=text.file,
+        manual_directory=text.manual_directory,
+        limit_vocabulary=text.limit_vocabulary,
+        vocabulary=vocabulary,
+    )

@@ -1,0 +1,229 @@
+"""The task of telling what images, or their pixels, show."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from deqjax import data
+from deqjax.data import ImageSet
+from deqjax.models import MDEQ, ImageModel, ResDEQ, ResNet
+from deqjax.nn import resize_bilinear
+from deqjax.tasks._solver import check_solver
+from deqjax.tasks.vision._batches import ImageRows, LabelledImages
+from deqjax.tasks.vision._config import ImageNetwork, Images
+from deqjax.tasks.vision._scores import confusion, hits, intersections
+from deqjax.training import ConfigError, Loss, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionTask(Task):
+    """Tell the class of an image or of its pixels; losses are in nats per label.
+
+    Scores are "top1" and "top5" accuracy, or of segmentations "mean_iou" and for each class
+    "iou/NAME".
+
+    Attributes:
+        network: which network is trained.
+        images: what it is trained on.
+    """
+
+    network: ImageNetwork = dataclasses.field(default_factory=ImageNetwork)
+    images: Images = dataclasses.field(default_factory=Images)
+
+    resumable: ClassVar[tuple[str, ...]] = (
+        "network.solver.tol",
+        "network.solver.max_steps",
+        "network.solver.ridge",
+        "network.solver.backward_tol",
+        "network.solver.backward_max_steps",
+        "images.folder",
+        "images.directory",
+        "images.manual_directory",
+    )
+
+    def check(self) -> None:
+        """Raise a ConfigError for fields that do not go together."""
+        if self.images.name == "folder" and self.images.folder is None:
+            raise ConfigError(
+                "--task.images.name folder needs the folder of your images: give "
+                "--task.images.folder."
+            )
+        segments = self.network.segments
+        if segments != (self.images.name == "cityscapes"):
+            raise ConfigError(
+                f"--task.images.name {self.images.name} does not go with a model for "
+                f"{'segmentation' if segments else 'classification'}; only cityscapes has labels "
+                "for every pixel, which an mdeq with --task.network.mdeq.task segmentation learns."
+            )
+        check_solver(self.network.solver)
+
+    def opened(self, kept: Mapping[str, Any] | None) -> "OpenedVisionTask":
+        """The task with its classes: counted, or those that a run has kept.
+
+        Raises:
+            DataError: the images are missing or damaged.
+            ConfigError: the network does not take them.
+        """
+        fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(VisionTask)}
+        if kept is not None:
+            names, channels = tuple(kept["classes"]), kept["channels"]
+            return OpenedVisionTask(**fields, class_names=names, channels=channels)
+        found = load_images(self.images)
+        opened = OpenedVisionTask(
+            **fields, class_names=found.class_names, channels=found.shape[-1]
+        )
+        # what has been read need not be read again; `cached_property` keeps its value here
+        opened.__dict__["found"] = found
+        return opened
+
+    def model(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The network, freshly initialized.
+
+        Raises:
+            ConfigError: sizes that do not go together.
+        """
+        network = self.network
+        try:
+            match network.kind:
+                case "mdeq":
+                    return MDEQ(network.mdeq, network.solver, rngs=rngs)
+                case "resdeq":
+                    return ResDEQ(network.residual, network.solver, rngs=rngs)
+                case "resnet":
+                    return ResNet(network.residual, network.depth, rngs=rngs)
+        except ValueError as error:
+            raise ConfigError(f"--task.network: {error}") from error
+
+    def data(self, split: str) -> ImageRows:
+        """A split of the images."""
+        return self.opened(None).data(split)
+
+    def loss(self, model: ImageModel, batch: LabelledImages) -> Loss:
+        """Classify the images of a batch, or their pixels."""
+        logits = model(batch.images).logits
+        if batch.labels.ndim > 1:
+            logits = resize_bilinear(logits, *batch.labels.shape[1:3])
+        known = batch.labels != data.IGNORE_LABEL
+        labels = jnp.where(known, batch.labels, 0)
+        nats = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        if labels.ndim > 1:
+            return Loss(nats, known, {"confusion": confusion(logits, labels, known)})
+        return Loss(nats, known, hits(logits, labels))
+
+    def throughput(self, rows: int) -> tuple[str, int]:
+        """Images."""
+        return "images", rows
+
+    def adopt(self, model: nnx.Module) -> Self:
+        """The task with the kind and the sizes of an MDEQ that was built elsewhere.
+
+        Dropout and compute type stay those of the task, and so does a head for another purpose
+        than the model's.
+        """
+        if not isinstance(model, MDEQ):
+            raise ConfigError(
+                f"a run of images adopts an MDEQ, not a {type(model).__name__}; give a recipe of "
+                "text."
+            )
+        wanted = self.network.mdeq
+        shape = dataclasses.replace(model.shape, dropout=wanted.dropout, dtype=wanted.dtype)
+        if self.network.kind == "mdeq" and wanted.task != shape.task:
+            shape = dataclasses.replace(
+                shape,
+                task=wanted.task,
+                classes=wanted.classes,
+                head_channels=wanted.head_channels,
+                final_channels=wanted.final_channels,
+            )
+        own = dataclasses.replace(self.network, kind="mdeq", mdeq=shape)
+        return dataclasses.replace(self, network=own)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedVisionTask(VisionTask):
+    """The task with its classes; the images are looked for when they are first asked for.
+
+    Attributes:
+        class_names: in the order of their numbers.
+        channels: of the images.
+    """
+
+    class_names: tuple[str, ...] = ()
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        counted = self.network.counted(len(self.class_names), self.channels)
+        object.__setattr__(self, "network", counted)
+        shape = counted.shape
+        if shape.input_channels != self.channels:
+            raise ConfigError(
+                f"--task.images.name {self.images.name} has {self.channels} channel(s), but the "
+                f"model takes {shape.input_channels}; leave input_channels out, and they are "
+                "counted."
+            )
+        if shape.classes != len(self.class_names):
+            raise ConfigError(
+                f"--task.images.name {self.images.name} has {len(self.class_names)} classes, but "
+                f"the model tells {shape.classes} apart; leave classes out, and they are counted."
+            )
+
+    @functools.cached_property
+    def found(self) -> ImageSet:
+        """The images, with the classes numbered as this task has them."""
+        return load_images(self.images, self.class_names)
+
+    def keeps(self) -> Mapping[str, Any]:
+        """The classes' names, in the order of their numbers, and the images' channels."""
+        return {"classes": list(self.class_names), "channels": self.channels}
+
+    def data(self, split: str) -> ImageRows:
+        """A split of the images.
+
+        Raises:
+            ConfigError: their size is none that the network can take.
+        """
+        augmentation = self.images.augmentation
+        for height, width in {
+            augmentation.training_size(self.found.shape[:2]),
+            augmentation.evaluation_size(self.found.shape[:2]),
+        }:
+            try:
+                if height is not None and width is not None:
+                    self.network.shape.check_size(height, width)
+            except ValueError as error:
+                raise ConfigError(f"--task.images: {error}") from error
+        return ImageRows(self.found, split, augmentation)
+
+    def scores(self, counts: Mapping[str, np.ndarray], weight: float) -> dict[str, float]:
+        """Accuracies, or intersections over unions."""
+        if "confusion" in counts:
+            return intersections(counts["confusion"], self.class_names)
+        return {name: float(counts[name]) / weight for name in ("top1", "top5")}
+
+
+def load_images(images: Images, class_names: tuple[str, ...] | None = None) -> ImageSet:
+    """Look for a set of images.
+
+    Args:
+        images: which ones.
+        class_names: of a run that was trained; None counts them.
+
+    Raises:
+        DataError: they are missing or damaged.
+    """
+    return data.load_images(
+        images.name,
+        folder=images.folder,
+        directory=images.directory,
+        manual_directory=images.manual_directory,
+        resolution=images.resolution,
+        limit_train=images.limit_train,
+        limit_seed=images.limit_seed,
+        class_names=class_names,
+    )

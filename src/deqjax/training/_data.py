@@ -1,0 +1,75 @@
+"""A task's data, opened when they are asked for, whatever kind they are."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from deqjax.data.pipeline import DataError
+from deqjax.training._pipeline import Pipeline
+from deqjax.training._rows import rows_of_arrays, rows_of_sequence
+from deqjax.training._streamed_rows import StreamedRows
+from deqjax.training._task import Task
+from deqjax.training._task_errors import of_task
+
+SPLITS = ("train", "validation", "test")
+
+
+class Data:
+    """The splits of a task, each opened once.
+
+    Args:
+        task: opened.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._opened: dict[str, Pipeline] = {}
+
+    def split(self, name: str) -> Pipeline:
+        """What makes batches of a split's rows.
+
+        Raises:
+            DataError: there is no such split, or it is nothing that batches can be made of.
+            ExperimentError: the task's ``data`` failed.
+        """
+        if name not in self._opened:
+            found = of_task(self._task, lambda: self._task.data(name))
+            if found is None:
+                raise DataError(f"{type(self._task).__name__} has no {name} data")
+            try:
+                self._opened[name] = pipeline_of(found)
+            except DataError as error:
+                raise DataError(f"the {name} data of {type(self._task).__name__}: {error}") from (
+                    error
+                )
+        return self._opened[name]
+
+
+def pipeline_of(rows: Any) -> Pipeline:
+    """What makes batches of rows of any kind that [`deqjax.training.Task.data`][] names.
+
+    Raises:
+        DataError: they are of another kind.
+    """
+    import grain
+
+    if isinstance(rows, Pipeline):
+        return rows
+    if isinstance(rows, grain.IterDataset):
+        return StreamedRows(rows)
+    if isinstance(rows, grain.MapDataset):
+        return rows_of_sequence(rows, rows)
+    leaves = jax.tree.leaves(rows)
+    if not isinstance(rows, list) and leaves and all(map(_is_array, leaves)):
+        return rows_of_arrays(rows)
+    if hasattr(rows, "__len__") and hasattr(rows, "__getitem__") and not isinstance(rows, dict):
+        return rows_of_sequence(rows)
+    raise DataError(
+        f"a {type(rows).__name__} is nothing that batches can be made of; return NumPy arrays in a "
+        "dictionary, a Grain dataset, or a sequence of rows"
+    )
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray | jax.Array)

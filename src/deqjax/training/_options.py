@@ -1,0 +1,120 @@
+"""The parts of a run's configuration, each with the ranges of its numbers."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from deqjax._ranges import (
+    Count,
+    Natural,
+    NotNegative,
+    Positive,
+    Rate,
+    Share,
+    Steps,
+)
+
+
+class ConfigError(ValueError):
+    """A configuration holds a value that cannot work."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW or SGD with linear warm-up and cosine decay.
+
+    Attributes:
+        kind: "adamw", or "sgd" with momentum.
+        learning_rate: peak.
+        warmup_steps: steps from 0 to the peak.
+        final_fraction: learning rate at the last step, as a fraction of the peak.
+        weight_decay: with adamw decoupled, of matrices and kernels only; with sgd of all
+            parameters and added to the gradient, as published recipes of images mean it.
+        beta2: decay of adamw's second moment.
+        momentum: of sgd.
+        nesterov: whether sgd's momentum is Nesterov's.
+        clip_norm: largest global norm of the gradient; longer ones are scaled down.
+    """
+
+    kind: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: NotNegative = 3e-3
+    warmup_steps: Natural = 50
+    final_fraction: Share = 0.05
+    weight_decay: NotNegative = 0.01
+    beta2: Rate = 0.999
+    momentum: Rate = 0.9
+    nesterov: bool = True
+    clip_norm: Positive = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PenaltyConfig:
+    """Jacobian regularization (Bai, Koltun & Kolter, ICML 2021).
+
+    Attributes:
+        weight: of ||J||_F^2 / dim(z) in the loss; 0 switches the penalty off.
+        probability: share of the steps, drawn at random, on which it is applied.
+        samples: Hutchinson probes per application.
+        increment: what the weight grows by, every ``increment_every`` steps after the warm-up.
+        increment_every: see ``increment``.
+        pretrain_weight: the weight during the warm-up stage, where the layers were applied to.
+        last_step: step after which there is no penalty any more; None is never.
+    """
+
+    weight: NotNegative = 0.3
+    probability: Share = 0.35
+    samples: Annotated[int, Interval(ge=1, le=1_000)] = 1
+    increment: NotNegative = 0.0
+    increment_every: Count = 10_000
+    pretrain_weight: NotNegative = 0.0
+    last_step: Natural | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StepLimitConfig:
+    """How the step limit of a training step's solves is drawn; it changes from step to step.
+
+    Attributes:
+        distribution: "fixed" is always the layer's ``max_steps``; "uniform" lies evenly between
+            ``least`` and ``max_steps`` (published: two fewer at most); "poisson" has a mean and is
+            cut off at both, for models that shall be right at any depth.
+        least: smallest limit.
+        mean: of "poisson".
+    """
+
+    distribution: Literal["fixed", "uniform", "poisson"] = "fixed"
+    least: Steps = 1
+    mean: Annotated[float, Interval(ge=0, le=100_000)] = 8.0
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardConfig:
+    """What happens when something goes wrong; see also ``keep_checkpoints``.
+
+    Attributes:
+        skips: updates that may be left out in a row, because loss or gradient is not finite, before
+            the run goes back to its last good checkpoint, with the data that come next.
+        rollbacks: how often a run may go back before it stops with an error.
+    """
+
+    skips: Count = 10
+    rollbacks: Natural = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured on validation data.
+
+    Attributes:
+        every: training steps between evaluations; one more follows the last step.
+        batches: batches per evaluation during training; windows and images are spread evenly over
+            the split, streams are its beginning.
+        final_batches: batches of the last evaluation and of ``deqjax evaluate``, at most.
+        radius_batches: of these, batches whose spectral radius is estimated too.
+    """
+
+    every: Count = 100
+    batches: Count = 8
+    final_batches: Count = 64
+    radius_batches: Natural = 2

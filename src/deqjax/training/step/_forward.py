@@ -1,0 +1,72 @@
+"""A model's pass over a batch, observed: what its equilibrium layers solve is seen from outside."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from deqjax.nn import ObservedSolve, observe
+from deqjax.training.step._loss import Batch, Loss, sums
+from deqjax.training.step._problem import Metrics, Problem
+
+
+class Forward(NamedTuple):
+    """What a model made of a batch.
+
+    Attributes:
+        loss: () float32, mean over what counts in the batch.
+        weight: () float32, sum of the weights that it averages over.
+        counts: what evaluation sums up beside it, such as hits.
+        counted: (rows,) bool; the other rows only fill the batch.
+        solves: of the model's equilibrium layers, in the order of their calls.
+        memory: what its rows hand on, or None.
+    """
+
+    loss: jax.Array
+    weight: jax.Array
+    counts: Metrics
+    counted: jax.Array
+    solves: tuple[ObservedSolve, ...]
+    memory: Any
+
+
+def forward(problem: Problem, model: Any, batch: Batch, memory: Any, **observed: Any) -> Forward:
+    """Call the task's loss while the model is observed.
+
+    Args:
+        problem: has the loss.
+        model: in training or evaluation mode.
+        batch: rows.
+        memory: of these rows, or None.
+        **observed: as [`deqjax.nn.observe`][] takes them.
+    """
+    found, solves = observed_loss(problem, model, batch, memory, **observed)
+    total = sums(found, batch.counted)
+    return Forward(total.mean, total.weight, total.counts, batch.counted, solves, found.memory)
+
+
+def observed_loss(
+    problem: Problem, model: Any, batch: Batch, memory: Any, **observed: Any
+) -> tuple[Loss, tuple[ObservedSolve, ...]]:
+    """The task's loss as it is, and what was solved for it; see `forward`."""
+    with observe(model, **observed) as seen:
+        found = problem.loss(model, batch.rows, memory)
+    return found, tuple(seen.solves)
+
+
+class Survey(NamedTuple):
+    """What is known of a batch before the model is solved for it.
+
+    Attributes:
+        weight: () float32, sum of the weights of what counts in it.
+        samples: of each solve to come.
+    """
+
+    weight: jax.Array
+    samples: tuple[int, ...]
+
+
+def survey(problem: Problem, model: Any, batch: Batch, memory: Any) -> Survey:
+    """Follow the loss with each layer applied once; what that computes, the compiler leaves out."""
+    found = forward(problem, model, batch, memory, layers=1)
+    samples = tuple(each.solution.stats.status.shape[0] for each in found.solves)
+    return Survey(found.weight, samples)
