@@ -23,12 +23,13 @@ from deqjax._fixed_point import fixed_point
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.nn._cells import check_linen_cell, end_step, first_step, start
 from deqjax.nn._freeze import CellStateError, state_error
+from deqjax.nn._observe import Observable, Observation
 from deqjax.solvers import Solution, anderson
 
 __all__ = ["DEQ", "CellStateError"]
 
 
-class DEQ(nn.Module):
+class DEQ(Observable, nn.Module):
     """z* = cell(z*, u): a Linen cell as a layer of infinite depth.
 
     The cell is any Linen module (or function) ``cell(z, u) -> z'``: z a pytree of (batch, ...)
@@ -175,6 +176,34 @@ class DEQ(nn.Module):
         if isinstance(f, _FrozenCell) and not self.is_initializing():
             f.sow(solution.value, u, **end_step(self.numbered, solution))
         return solution
+
+    @nn.nowrap
+    def observed(
+        self,
+        seen: Observation,
+        method: Callable[..., Solution],
+        u: Operands,
+        *,
+        z0: State | None = None,
+        f: Map | None = None,
+        probe: BackwardStats | None = None,
+        tol: Scalar | None = None,
+        max_steps: Scalar | None = None,
+        segments: Segments | Any = None,
+        **options: Any,
+    ) -> Solution:
+        """A call while the model is observed (see [`deqjax.nn.observe`][]): ``method`` solves."""
+        z = start(u, z0)
+        if f is None:
+            with seen.inside():
+                f = self.freeze(u, z, **options)
+
+        def solve(f: Map, z: State, **asked: Any) -> Solution:
+            return method(u, z0=z, f=f, segments=segments, **asked)
+
+        asked: dict[str, Any] = {"probe": probe, "tol": tol, "max_steps": max_steps}
+        name = ".".join(self.path) or "model"
+        return seen.call(self, name, solve, f, u, z, **asked, segments=segments)
 
 
 Path = tuple[str, ...]
