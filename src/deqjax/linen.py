@@ -24,6 +24,7 @@ from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.nn._cells import check_linen_cell, end_step, first_step, start
 from deqjax.nn._freeze import CellStateError, state_error
 from deqjax.nn._observe import Observable, Observation
+from deqjax.nn._unobserved import unobserved
 from deqjax.solvers import Solution, anderson
 
 __all__ = ["DEQ", "CellStateError"]
@@ -154,10 +155,8 @@ class DEQ(Observable, nn.Module):
             ValueError, TypeError: as [`deqjax.fixed_point`][]; f together with options of the cell,
                 which belong to ``freeze``.
         """
-        if f is not None and options:
-            raise TypeError(f"f has the cell's options already: give {list(options)} to freeze.")
         z = start(u, z0)
-        f = self.freeze(u, z, **options) if f is None else f
+        f = self._map(f, u, z, options)
         solution = fixed_point(
             f,
             z,
@@ -178,6 +177,15 @@ class DEQ(Observable, nn.Module):
         return solution
 
     @nn.nowrap
+    def _map(self, f: Map | None, u: Operands, z: State, options: dict[str, Any]) -> Map:
+        """The map of this call: the one that was handed in, or a new one."""
+        if f is None:
+            return self.freeze(u, z, **options)
+        if options:
+            raise TypeError(f"f has the cell's options already: give {list(options)} to freeze.")
+        return f
+
+    @nn.nowrap
     def observed(
         self,
         seen: Observation,
@@ -194,9 +202,7 @@ class DEQ(Observable, nn.Module):
     ) -> Solution:
         """A call while the model is observed (see [`deqjax.nn.observe`][]): ``method`` solves."""
         z = start(u, z0)
-        if f is None:
-            with seen.inside():
-                f = self.freeze(u, z, **options)
+        f = self._map(f, u, z, options)
 
         def solve(f: Map, z: State, **asked: Any) -> Solution:
             return method(u, z0=z, f=f, segments=segments, **asked)
@@ -281,7 +287,9 @@ class _FrozenCell:
         ]
         scopes = [_below(roots[self.roots.index(scope.root)], scope) for scope in self.scopes]
         cell, _, _ = set_module_scopes(self.cell, (), {}, scopes)
-        return cell(z, u, **self.options, **step), [root.variables() for root in roots]
+        with unobserved():
+            result = cell(z, u, **self.options, **step)
+        return result, [root.variables() for root in roots]
 
     def _changes(
         self, mutable: list[CollectionFilter], z: State, u: Operands, **step: jax.Array

@@ -12,6 +12,7 @@ from deqjax._fixed_point import fixed_point
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.nn._cells import check_nnx_cell, end_step, start
 from deqjax.nn._freeze import FrozenCell, freeze
+from deqjax.nn._observe import Observer
 from deqjax.solvers import Solution, anderson
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -78,8 +79,8 @@ class DEQ(nnx.Module):
         (4, 16) CONVERGED
     """
 
-    # set on the layer itself while a model is observed, with the layer's name
-    observer: ClassVar[Any] = None
+    # set on the layer itself while its model is observed
+    observer: ClassVar[Observer | None] = None
 
     def __init__(
         self,
@@ -176,10 +177,11 @@ class DEQ(nnx.Module):
             )
 
         asked: dict[str, Any] = {"probe": probe, "tol": tol, "max_steps": max_steps}
-        if self.observer is None:
+        seen = None if self.observer is None else self.observer.observation()
+        if self.observer is None or seen is None:
             solution = solve(f, z, **asked)
         else:
-            seen, name = self.observer.seen, self.observer.name
+            name = self.observer.name
             solution = seen.call(self, name, solve, f, u, z, **asked, segments=segments)
         if isinstance(f, FrozenCell):
             f.capture(self.cell, solution.value, u, **end_step(self.numbered, solution))

@@ -6,6 +6,7 @@ hands probes or limits on.
 """
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -20,7 +21,12 @@ from deqjax._core.form import take_form
 from deqjax._core.hoist import last_step
 from deqjax._core.types import Map, Operands, Scalar, State
 from deqjax.adjoints import BackwardStats
+from deqjax.nn._unobserved import is_unobserved, unobserved
 from deqjax.solvers import Solution, Stats
+
+
+# JAX keeps what it traced under its own transforms: a trace that was made before nobody would see
+_OBSERVING = jax.make_user_context(default_value=False)
 
 
 class ObservationError(RuntimeError):
@@ -96,7 +102,7 @@ class Observation:
         self.solves: list[ObservedSolve] = []
         self._probes, self._tol, self._max_steps, self._layers = probes, tol, max_steps, layers
         self._trace = get_opaque_trace_state(convention="nnx")
-        self._inside = False  # a layer's cell, whose own layers are its affair
+        self.ended = False
 
     @property
     def samples(self) -> tuple[int, ...]:
@@ -118,19 +124,19 @@ class Observation:
         segments: Any,
     ) -> Solution:
         """Solve for a layer as the observer wishes, and note what was found."""
-        if not self._inside and get_opaque_trace_state(convention="nnx") != self._trace:
+        if is_unobserved():
+            return solve(f, z0, probe=probe, tol=tol, max_steps=max_steps)
+        if get_opaque_trace_state(convention="nnx") != self._trace:
             raise ObservationError(
                 f"the equilibrium layer {name} is called inside a transform of the model's own "
                 "(jit, vmap, scan, remat, ...), where what it solves cannot be observed; call the "
                 "layer outside of it, or give the transform to the cell."
             )
         form = {"coupled": layer.coupled, "segments": segments, "has_aux": layer.has_aux}
-        if self._inside:
-            return solve(f, z0, probe=probe, tol=tol, max_steps=max_steps)
-        if self._layers is not None:
-            solution = _applied(layer, f, u, z0, self._layers, form)
-        else:
-            with self.inside():
+        with unobserved():
+            if self._layers is not None:
+                solution = _applied(layer, f, u, z0, self._layers, form)
+            else:
                 solution = solve(
                     f,
                     z0,
@@ -154,18 +160,9 @@ class Observation:
         """Linen's interceptor: as `call` for the layers among the modules, others as they are."""
         layer = context.module
         is_call = isinstance(layer, Observable) and context.method_name == "__call__"
-        if not is_call or layer.is_initializing():
+        if not is_call or is_unobserved() or layer.is_initializing():
             return method(*args, **options)
         return layer.observed(self, method, *args, **options)
-
-    @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
-        """While a layer's cell is evaluated: layers inside of it are solved and not observed."""
-        before, self._inside = self._inside, True
-        try:
-            yield
-        finally:
-            self._inside = before
 
     def _probe(self) -> BackwardStats | None:
         if self._probes is None:
@@ -182,6 +179,21 @@ class Observation:
         if callable(limit):
             return limit(layer.max_steps if own is None else own)
         return limit if own is None else own
+
+
+class Observer:
+    """What an observed layer holds, and each copy that a transform makes of it.
+
+    It keeps no observation alive: JAX's caches hold on to copies, and with them to what they hold.
+    """
+
+    def __init__(self, seen: Observation, name: str) -> None:
+        self._seen, self.name = weakref.ref(seen), name
+
+    def observation(self) -> Observation | None:
+        """Who observes, unless that has ended."""
+        seen = self._seen()
+        return None if seen is None or seen.ended else seen
 
 
 @contextlib.contextmanager
@@ -234,32 +246,26 @@ def observe(
     """
     from deqjax.nn._deq import DEQ  # the layer knows this module
 
+    if layers is not None and layers < 1:
+        raise ValueError(f"layers must be at least 1, got {layers}.")
     seen = Observation(probes, tol, max_steps, layers)
-    layers_of = {path: node for path, node in nnx.iter_graph(model) if isinstance(node, DEQ)}
-    # a layer inside another one's cell is solved within its solve
     found = {
         ".".join(map(str, path)) or "model": node
-        for path, node in layers_of.items()
-        if not any(path[:length] in layers_of for length in range(len(path)))
+        for path, node in nnx.iter_graph(model)
+        if isinstance(node, DEQ)
     }
-    if any(node.observer is not None for node in found.values()):
+    if any(node.observer and node.observer.observation() for node in found.values()):
         raise ObservationError("the model is observed already; one observation at a time.")
     try:
         for name, node in found.items():
-            object.__setattr__(node, "observer", _Place(seen, name))
-        with flax.linen.intercept_methods(seen.intercept):
+            object.__setattr__(node, "observer", Observer(seen, name))
+        with flax.linen.intercept_methods(seen.intercept), _OBSERVING(True):
             yield seen
     finally:
+        seen.ended = True
         for node in found.values():
-            if "observer" in vars(node):
-                object.__delattr__(node, "observer")
-
-
-class _Place:
-    """What an observed layer holds: who observes it, and its name."""
-
-    def __init__(self, seen: Observation, name: str) -> None:
-        self.seen, self.name = seen, name
+            # a transform of the model's own may have put another one there, or none
+            vars(node).pop("observer", None)
 
 
 def _at_step(f: Map, step: jax.Array) -> Map:
