@@ -23,12 +23,14 @@ from deqjax._fixed_point import fixed_point
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.nn._cells import check_linen_cell, end_step, first_step, start
 from deqjax.nn._freeze import CellStateError, state_error
+from deqjax.nn._observe import Observable, Observation
+from deqjax.nn._unobserved import unobserved
 from deqjax.solvers import Solution, anderson
 
 __all__ = ["DEQ", "CellStateError"]
 
 
-class DEQ(nn.Module):
+class DEQ(Observable, nn.Module):
     """z* = cell(z*, u): a Linen cell as a layer of infinite depth.
 
     The cell is any Linen module (or function) ``cell(z, u) -> z'``: z a pytree of (batch, ...)
@@ -153,10 +155,8 @@ class DEQ(nn.Module):
             ValueError, TypeError: as [`deqjax.fixed_point`][]; f together with options of the cell,
                 which belong to ``freeze``.
         """
-        if f is not None and options:
-            raise TypeError(f"f has the cell's options already: give {list(options)} to freeze.")
         z = start(u, z0)
-        f = self.freeze(u, z, **options) if f is None else f
+        f = self._map(f, u, z, options)
         solution = fixed_point(
             f,
             z,
@@ -175,6 +175,41 @@ class DEQ(nn.Module):
         if isinstance(f, _FrozenCell) and not self.is_initializing():
             f.sow(solution.value, u, **end_step(self.numbered, solution))
         return solution
+
+    @nn.nowrap
+    def _map(self, f: Map | None, u: Operands, z: State, options: dict[str, Any]) -> Map:
+        """The map of this call: the one that was handed in, or a new one."""
+        if f is None:
+            return self.freeze(u, z, **options)
+        if options:
+            raise TypeError(f"f has the cell's options already: give {list(options)} to freeze.")
+        return f
+
+    @nn.nowrap
+    def observed(
+        self,
+        seen: Observation,
+        method: Callable[..., Solution],
+        u: Operands,
+        *,
+        z0: State | None = None,
+        f: Map | None = None,
+        probe: BackwardStats | None = None,
+        tol: Scalar | None = None,
+        max_steps: Scalar | None = None,
+        segments: Segments | Any = None,
+        **options: Any,
+    ) -> Solution:
+        """A call while the model is observed (see [`deqjax.nn.observe`][]): ``method`` solves."""
+        z = start(u, z0)
+        f = self._map(f, u, z, options)
+
+        def solve(f: Map, z: State, **asked: Any) -> Solution:
+            return method(u, z0=z, f=f, segments=segments, **asked)
+
+        asked: dict[str, Any] = {"probe": probe, "tol": tol, "max_steps": max_steps}
+        name = ".".join(self.path) or "model"
+        return seen.call(self, name, solve, f, u, z, **asked, segments=segments)
 
 
 Path = tuple[str, ...]
@@ -252,7 +287,9 @@ class _FrozenCell:
         ]
         scopes = [_below(roots[self.roots.index(scope.root)], scope) for scope in self.scopes]
         cell, _, _ = set_module_scopes(self.cell, (), {}, scopes)
-        return cell(z, u, **self.options, **step), [root.variables() for root in roots]
+        with unobserved():
+            result = cell(z, u, **self.options, **step)
+        return result, [root.variables() for root in roots]
 
     def _changes(
         self, mutable: list[CollectionFilter], z: State, u: Operands, **step: jax.Array

@@ -13,6 +13,7 @@ from deqjax.nn._deq import DEQ
 from deqjax.nn._freeze import CellStateError, freeze, reseed
 from deqjax.nn._group_norm import Affine, GroupAffine, group_norm
 from deqjax.nn._masks import DropoutMask, masked
+from deqjax.nn._observe import Observation, ObservationError, ObservedSolve, observe
 from deqjax.nn._operator_norm import convolution_norm_bound
 from deqjax.nn._relative_attention import (
     distance_codes,
@@ -33,6 +34,9 @@ __all__ = [
     "ConvWeight",
     "DropoutMask",
     "GroupAffine",
+    "Observation",
+    "ObservationError",
+    "ObservedSolve",
     "Weight",
     "convolution_norm_bound",
     "convolve",
@@ -41,6 +45,7 @@ __all__ = [
     "freeze",
     "group_norm",
     "masked",
+    "observe",
     "relative_attention",
     "relative_shift",
     "reseed",

@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from flax import nnx
 
@@ -12,6 +12,7 @@ from deqjax._fixed_point import fixed_point
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.nn._cells import check_nnx_cell, end_step, start
 from deqjax.nn._freeze import FrozenCell, freeze
+from deqjax.nn._observe import Observer
 from deqjax.solvers import Solution, anderson
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -77,6 +78,9 @@ class DEQ(nnx.Module):
         >>> print(solution.value.shape, deqjax.Status(int(solution.stats.status[0])).name)
         (4, 16) CONVERGED
     """
+
+    # set on the layer itself while its model is observed
+    observer: ClassVar[Observer | None] = None
 
     def __init__(
         self,
@@ -147,21 +151,38 @@ class DEQ(nnx.Module):
         """
         z = start(u, z0)
         f = self.freeze(u, z) if f is None else f
-        solution = fixed_point(
-            f,
-            z,
-            u,
-            solver=self.solver,
-            adjoint=self.adjoint,
-            tol=self.tol if tol is None else tol,
-            max_steps=self.max_steps if max_steps is None else max_steps,
-            probe=probe,
-            coupled=self.coupled,
-            segments=segments,
-            has_aux=self.has_aux,
-            numbered=self.numbered,
-            debug=self.debug,
-        )
+
+        def solve(
+            f: Map,
+            z: State,
+            *,
+            probe: BackwardStats | None,
+            tol: Scalar | None,
+            max_steps: Scalar | None,
+        ) -> Solution:
+            return fixed_point(
+                f,
+                z,
+                u,
+                solver=self.solver,
+                adjoint=self.adjoint,
+                tol=self.tol if tol is None else tol,
+                max_steps=self.max_steps if max_steps is None else max_steps,
+                probe=probe,
+                coupled=self.coupled,
+                segments=segments,
+                has_aux=self.has_aux,
+                numbered=self.numbered,
+                debug=self.debug,
+            )
+
+        asked: dict[str, Any] = {"probe": probe, "tol": tol, "max_steps": max_steps}
+        seen = None if self.observer is None else self.observer.observation()
+        if self.observer is None or seen is None:
+            solution = solve(f, z, **asked)
+        else:
+            name = self.observer.name
+            solution = seen.call(self, name, solve, f, u, z, **asked, segments=segments)
         if isinstance(f, FrozenCell):
             f.capture(self.cell, solution.value, u, **end_step(self.numbered, solution))
         return solution

@@ -8,6 +8,7 @@ from flax import nnx
 
 from deqjax._core.types import Map, Operands, State
 from deqjax.nn._cells import first_step
+from deqjax.nn._unobserved import unobserved
 
 
 class CellStateError(ValueError):
@@ -82,7 +83,8 @@ class FrozenCell:
         self.graph, self.state = nnx.split(cell)
 
     def __call__(self, z: State, u: Operands, **step: jax.Array) -> State:
-        result: State = self._copy()(z, u, **step)
+        with unobserved():
+            result: State = self._copy()(z, u, **step)
         return result
 
     def __repr__(self) -> str:
@@ -100,7 +102,8 @@ class FrozenCell:
         before = {path: _key_and_count(stream) for path, stream in own.items()}
         for path, stream in own.items():
             _set_key_and_count(stream, *_key_and_count(held[path]))
-        cell(z, u, **step)
+        with unobserved():
+            cell(z, u, **step)
         for path, stream in own.items():
             _set_key_and_count(stream, *before[path])
 
@@ -120,7 +123,8 @@ def _streams_drawn_from(
     def watch(z: State, u: Operands) -> State:
         copy = nnx.merge(graph, state, copy=True)
         before = {path: variable.get_raw_value() for path, variable in _variables(copy).items()}
-        result = copy(z, u, **step)
+        with unobserved():
+            result = copy(z, u, **step)
         for path, variable in _variables(copy).items():
             if variable.get_raw_value() is not before.get(path):
                 changed[path] = type(variable)

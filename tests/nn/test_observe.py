@@ -1,0 +1,191 @@
+"""Observing the equilibrium layers of somebody else's model."""
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import deqjax as dq
+import deqjax.linen
+from deqjax.nn import DEQ, ObservationError, observe
+
+WEAK = nnx.initializers.normal(0.1)
+
+
+class Cell(nnx.Module):
+    def __init__(self, width, rngs):
+        self.linear = nnx.Linear(width, width, kernel_init=WEAK, rngs=rngs)
+
+    def __call__(self, z, u):
+        return jnp.tanh(self.linear(z) + u)
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs):
+        self.deq = DEQ(Cell(3, rngs), max_steps=20)
+
+    def __call__(self, x):
+        return self.deq(x).value
+
+
+class Model(nnx.Module):
+    """Two layers, of which the second is called twice."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.first, self.second = Block(rngs), DEQ(Cell(3, rngs), tol=1e-2)
+
+    def __call__(self, x):
+        z = self.first(x)
+        return self.second(self.second(z).value + x).value
+
+
+def x(batch=4):
+    return jnp.linspace(-1, 1, 3 * batch).reshape(batch, 3)
+
+
+def test_every_call_is_seen_with_its_layer():
+    with observe(Model()) as seen:
+        Model()  # another model is not observed
+        model = Model()
+        model(x())
+    assert seen.solves == []
+    with observe(model) as seen:
+        model(x())
+    assert [each.layer for each in seen.solves] == ["first.deq", "second", "second"]
+    assert [each.tol for each in seen.solves] == [1e-3, 1e-2, 1e-2]
+    assert [each.max_steps for each in seen.solves] == [20, 30, 30]
+    assert seen.samples == (4, 4, 4)
+    for each in seen.solves:
+        z = each.solution.value
+        np.testing.assert_allclose(each.f(z, each.u), z, atol=2e-2)
+
+
+def test_probes_report_and_change_no_gradient():
+    model = Model()
+    graph, parameters = nnx.split(model)
+
+    def loss(parameters, probes):
+        model = nnx.merge(graph, parameters)
+        with observe(model, probes=probes):
+            return model(x()).sum()
+
+    probes = tuple(dq.backward_probe(4) for _ in range(3))
+    gradient, reports = jax.jit(jax.grad(loss, argnums=(0, 1)))(parameters, probes)
+    plain = jax.jit(jax.grad(lambda p: nnx.merge(graph, p)(x()).sum()))(parameters)
+    for one, other in zip(*map(jax.tree.leaves, (gradient, plain)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert all((each.status == dq.Status.CONVERGED).all() for each in reports)
+
+
+def test_limits_reach_every_solve():
+    model = Model()
+    with observe(model, tol=0.0, max_steps=2) as seen:
+        model(x())
+    assert [int(each.solution.stats.steps.max()) for each in seen.solves] == [2, 2, 2]
+    with observe(model, tol=0.0, max_steps=lambda own: own // 10) as seen:
+        model(x())
+    assert [int(each.solution.stats.steps.max()) for each in seen.solves] == [2, 3, 3]
+
+
+def test_a_warm_up_applies_each_cell_so_often():
+    model = Model()
+    with observe(model, layers=2) as seen:
+        found = model(x())
+
+    def applied(cell, u):
+        return cell(cell(jnp.zeros_like(u), u), u)
+
+    first = applied(model.first.deq.cell, x())
+    expected = applied(model.second.cell, applied(model.second.cell, first) + x())
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert (seen.solves[0].solution.stats.status == dq.Status.NOT_RUN).all()
+
+
+def test_too_few_probes_are_a_sentence():
+    model = Model()
+    probes = [dq.backward_probe(4)] * 2
+    with pytest.raises(ObservationError, match=r"2 probe\(s\)"), observe(model, probes=probes):
+        model(x())
+
+
+def test_a_transform_of_the_models_own_is_a_sentence():
+    model = Model()
+    with pytest.raises(ObservationError, match="called inside a transform"), observe(model):
+        jax.jit(model.first)(x())
+
+
+def test_a_model_is_observed_once_at_a_time_and_then_left_as_it_was():
+    model = Model()
+    before = nnx.graphdef(model)
+    with observe(model), pytest.raises(ObservationError, match="already"), observe(model):
+        pass
+    assert nnx.graphdef(model) == before
+
+
+class Outer(nnx.Module):
+    """A cell with an equilibrium of its own."""
+
+    def __init__(self, rngs):
+        self.inner = DEQ(Cell(3, rngs))
+
+    def __call__(self, z, u):
+        return 0.3 * self.inner(z + u).value
+
+
+def test_a_layer_inside_a_cell_is_solved_and_not_observed():
+    deq = DEQ(Outer(nnx.Rngs(0)))
+    plain = deq(x()).value
+    with observe(deq, probes=[dq.backward_probe(4)]) as seen:
+        found = deq(x()).value
+    np.testing.assert_array_equal(found, plain)
+    assert [each.layer for each in seen.solves] == ["model"]
+
+
+def test_the_form_of_a_layer_goes_to_the_penalty():
+    deq = DEQ(lambda z, u: (0.5 * z + u, jnp.sum(z)), coupled=True, has_aux=True)
+    with observe(deq) as seen:
+        deq(x(1)[0])
+    [each] = seen.solves
+    assert seen.samples == (1,)
+    point, key = (each.solution.value, each.u), jax.random.key(0)
+    penalty = dq.jacobian_penalty(each.f, *point, key=key, **each.form)
+    expected = dq.jacobian_penalty(lambda z, u: 0.5 * z + u, *point, key=key, coupled=True)
+    np.testing.assert_allclose(penalty, expected, rtol=1e-6)
+
+
+class LinenCell(flax.linen.Module):
+    @flax.linen.compact
+    def __call__(self, z, u):
+        weak = flax.linen.initializers.normal(0.1)
+        return jnp.tanh(flax.linen.Dense(3, kernel_init=weak)(z) + u)
+
+
+class LinenModel(flax.linen.Module):
+    @flax.linen.compact
+    def __call__(self, x):
+        z = deqjax.linen.DEQ(LinenCell(), name="layer")(x).value
+        return deqjax.linen.DEQ(LinenCell())(z, max_steps=5).value
+
+
+def test_linen_layers_behind_the_bridge():
+    model = nnx.bridge.ToNNX(LinenModel(), rngs=nnx.Rngs(0)).lazy_init(x())
+    graph, parameters, rest = nnx.split(model, nnx.Param, ...)
+
+    def loss(parameters, probes):
+        model = nnx.merge(graph, parameters, rest, copy=True)
+        with observe(model, probes=probes) as seen:
+            value = model(x()).sum()
+        each = seen.solves[0]
+        z = each.solution.value
+        penalty = dq.jacobian_penalty(each.f, z, each.u, key=jax.random.key(0), **each.form)
+        names = [each.layer for each in seen.solves]
+        assert names == ["layer", "DEQ_0"]
+        return value + penalty
+
+    probes = tuple(dq.backward_probe(4) for _ in range(2))
+    gradient, reports = jax.jit(jax.grad(loss, argnums=(0, 1)))(parameters, probes)
+    assert all((each.status == dq.Status.CONVERGED).all() for each in reports)
+    assert all(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(gradient))
