@@ -3,37 +3,28 @@
 import dataclasses
 
 from deqjax.models import MDEQShape, ResidualShape, SolverSettings
-from deqjax.training import (
-    EvaluationConfig,
-    ImageDataConfig,
-    ImageModelConfig,
-    OptimizerConfig,
-    PenaltyConfig,
-    VisionConfig,
-)
+from deqjax.tasks.vision import ImageNetwork, VisionTask
+from deqjax.training import EvaluationConfig, OptimizerConfig, PenaltyConfig, RunConfig
 
 
 def tiny_vision(kind="resdeq", **changes):
-    config = VisionConfig(
+    config = RunConfig(
         name="tiny_vision",
+        task=VisionTask(
+            network=ImageNetwork(
+                kind=kind,
+                mdeq=MDEQShape(
+                    channels=(4, 4), groups=2, expansion=1, head_channels=(2, 2), final_channels=4
+                ),
+                residual=ResidualShape(channels=(4,), groups=2),
+                depth=1,
+                solver=SolverSettings(max_steps=4, backward_max_steps=3, history=2),
+            )
+        ),
         steps=4,
+        batch_size=8,
         log_every=2,
         checkpoint_every=2,
-        model=ImageModelConfig(
-            kind=kind,
-            mdeq=MDEQShape(
-                channels=(4, 4),
-                groups=2,
-                expansion=1,
-                head_channels=(2, 2),
-                final_channels=4,
-                input_channels=1,
-            ),
-            residual=ResidualShape(channels=(4,), groups=2, input_channels=1),
-            depth=1,
-            solver=SolverSettings(max_steps=4, backward_max_steps=3, history=2),
-        ),
-        data=ImageDataConfig(batch_size=8),
         optimizer=OptimizerConfig(warmup_steps=0),
         penalty=PenaltyConfig(weight=0.5, probability=0.5),
         evaluation=EvaluationConfig(every=2, batches=2, final_batches=3, radius_batches=1),

@@ -40,7 +40,8 @@ class Evaluate:
         use_devices(self.devices)
         if self.depths is not None:
             return self._sweep_depths(self.depths)
-        from deqjax.training import evaluate_run, write_overlays
+        from deqjax.tasks.vision import write_overlays
+        from deqjax.training import evaluate_run
 
         asked: dict[str, Any] = {
             "split": self.split,

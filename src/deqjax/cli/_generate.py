@@ -36,7 +36,7 @@ class Generate:
 
     def run(self) -> int:
         """Print the prompt and what follows, piece by piece."""
-        from deqjax.training import generate_text
+        from deqjax.tasks.language import generate_text
 
         text = generate_text(
             self.folder,

@@ -47,12 +47,13 @@ class Sweep:
     @classmethod
     def of(cls, experiment: "RunConfig") -> tuple[Any, Self]:
         """The command with every field of an experiment as an option, and its defaults."""
-        kind = type(experiment)
+        own = experiment.typed()
+        kind = type(own)
 
         @dataclasses.dataclass(frozen=True)
         class SweepExperiment(cls):  # type: ignore[valid-type, misc]
             __doc__ = cls.__doc__
-            config: Annotated[kind, tyro.conf.arg(name="")] = experiment  # type: ignore[valid-type]
+            config: Annotated[kind, tyro.conf.arg(name="")] = own  # type: ignore[valid-type]
 
         # so that True and False are values like others
         return tyro.conf.FlagConversionOff[SweepExperiment], SweepExperiment(tyro.MISSING)

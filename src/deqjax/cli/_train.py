@@ -46,12 +46,13 @@ class Train:
         """The command with every field of an experiment as an option, and its defaults."""
         from deqjax.training import ClusterOptions
 
-        kind, alone = type(experiment), ClusterOptions()
+        own, alone = experiment.typed(), ClusterOptions()
+        kind = type(own)
 
         @dataclasses.dataclass(frozen=True)
         class TrainExperiment(cls):  # type: ignore[valid-type, misc]
             __doc__ = cls.__doc__
-            config: Annotated[kind, tyro.conf.arg(name="")] = experiment  # type: ignore[valid-type]
+            config: Annotated[kind, tyro.conf.arg(name="")] = own  # type: ignore[valid-type]
             cluster: Annotated[ClusterOptions, tyro.conf.arg(name="")] = alone
 
         return TrainExperiment, TrainExperiment(tyro.MISSING)

@@ -10,7 +10,6 @@ Images likewise: `load_images` gives the splits of an image data set, `image_tra
 `image_evaluation_batches` batches of them, changed as an `Augmentation` says.
 """
 
-from deqjax.data.pipeline import DataError
 from deqjax.data.images import (
     IGNORE_LABEL,
     IMAGE_SETS,
@@ -25,6 +24,7 @@ from deqjax.data.images import (
     image_train_batches,
     load_images,
 )
+from deqjax.data.pipeline import DataError
 from deqjax.data.text import (
     CORPORA,
     Corpus,

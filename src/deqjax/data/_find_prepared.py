@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deqjax.data._damaged import damaged, metadata_errors
-from deqjax.data.pipeline import DataError
 from deqjax.data._prepare import data_root
+from deqjax.data.pipeline import DataError
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 

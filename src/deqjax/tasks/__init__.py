@@ -1,1 +1,1 @@
-"""What can be trained out of the box, each a [`deqjax.training.Task`][] as a user would write it."""
+"""What can be trained out of the box, each task written as a user would write one."""

@@ -19,7 +19,7 @@ from deqjax._ranges import (
     Width,
 )
 from deqjax.training._adopt import adopt_model
-from deqjax.training._config import RunConfig, check
+from deqjax.training._config import RunConfig
 from deqjax.training._depths import DepthScore, sweep_depths
 from deqjax.training._experiments import load_experiment
 from deqjax.training._finished import Which, evaluate_run, load_run, solve_limits
@@ -110,7 +110,6 @@ __all__ = [
     "Workdir",
     "WorkdirError",
     "adopt_model",
-    "check",
     "compare_runs",
     "evaluate_run",
     "join",

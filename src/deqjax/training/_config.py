@@ -79,6 +79,11 @@ class RunConfig:
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
 
+    def typed(self) -> "RunConfig":
+        """The same with the task's own class as the type of ``task``, for whoever reads types."""
+        hashed: Any = type(self.task)  # which mypy doubts
+        return with_task(hashed)(**_fields(self))
+
 
 _RESUMABLE = (
     "steps",
@@ -103,7 +108,7 @@ def resumable_changes(config: RunConfig) -> tuple[str, ...]:
 
 @functools.cache
 def with_task(kind: type[Task]) -> type[RunConfig]:
-    """The configuration whose task is of one kind: for whoever reads types, as the command line."""
+    """The class of a configuration whose task is of one kind."""
     made = dataclasses.make_dataclass(
         "RunConfig", [("task", kind)], bases=(RunConfig,), frozen=True
     )
@@ -111,14 +116,8 @@ def with_task(kind: type[Task]) -> type[RunConfig]:
     return cast(type[RunConfig], made)
 
 
-def typed(config: RunConfig) -> RunConfig:
-    """The same configuration as one of `with_task`."""
-    hashed: Any = type(config.task)  # which mypy doubts
-    return with_task(hashed)(**_fields(config))
-
-
 def plain(config: RunConfig) -> RunConfig:
-    """The inverse of `typed`."""
+    """The inverse of `RunConfig.typed`."""
     return RunConfig(**_fields(config))
 
 

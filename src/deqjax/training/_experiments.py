@@ -10,8 +10,9 @@ from types import ModuleType
 
 import pydantic
 
-from deqjax.training._config import RunConfig, typed
+from deqjax.training._config import RunConfig
 from deqjax.training._sentences import ExperimentError, at, first_of, translated
+
 
 def load_experiment(path: Path | str) -> RunConfig:
     """Run an experiment's file and return the configuration that it builds.
@@ -65,7 +66,7 @@ def import_file(file: Path) -> ModuleType:
 
 def _check_types(file: Path, config: RunConfig) -> None:
     """Raise an ExperimentError for a value that is not of its field's type, which Python takes."""
-    own = typed(config)
+    own = config.typed()
     adapter = pydantic.TypeAdapter(type(own))
     values = adapter.dump_json(own, warnings=False)
     try:

@@ -11,9 +11,9 @@ import jax
 
 from deqjax.training._claim import Claim, Request, claim_free, look
 from deqjax.training._config import RunConfig, check, resumable_changes
-from deqjax.training._options import ConfigError
 from deqjax.training._lock import sees_lock
 from deqjax.training._loop import End, Loop
+from deqjax.training._options import ConfigError
 from deqjax.training._outcome import Outcome
 from deqjax.training._resuming import Place, beginning, restore
 from deqjax.training._run import Run, build
@@ -103,7 +103,7 @@ def _train(
         folder = _shared(claim, peers)
         if peers.first:
             say(
-                f"{config.name}: {size:,} parameters, {run.data.split("train").describe()}, "
+                f"{config.name}: {size:,} parameters, {run.data.split('train').describe()}, "
                 f"{_devices(run, devices)}, run in {folder.path}"
             )
         started = time.perf_counter()

@@ -12,8 +12,9 @@ import optax
 from flax import nnx
 
 from deqjax._core.summary import table
-from deqjax.training._config import ConfigError, RunConfig
+from deqjax.training._config import RunConfig
 from deqjax.training._data import Data
+from deqjax.training._options import ConfigError
 from deqjax.training._pipeline import BatchOrder, TrainingBatches
 from deqjax.training._rehearsal import Layer, rehearse
 from deqjax.training._task import Task

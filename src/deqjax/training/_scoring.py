@@ -80,9 +80,7 @@ def _order(run: Run, data: Pipeline, batches: int) -> BatchOrder:
 
 def _check_limits(layers: tuple[Layer, ...], limits: SolveLimits) -> None:
     if not layers and limits != OWN_LIMITS:
-        raise ConfigError(
-            "an explicit model solves nothing; drop --max-steps, --tol and --depths."
-        )
+        raise ConfigError("an explicit model solves nothing; drop --max-steps, --tol and --depths.")
 
 
 def _memory(run: Run, weights: Weights, rows: int) -> Any:
@@ -147,13 +145,13 @@ class _Pass:
 def _summed(counts: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
     first, *rest = counts
     return {
-        name: np.sum(
-            [values, *(each[name] for each in rest)],
-            axis=0,
-            dtype=np.int64 if np.issubdtype(values.dtype, np.integer) else np.float64,
-        )
+        name: np.asarray(sum((each[name] for each in rest), start=_widest(values)))
         for name, values in first.items()
     }
+
+
+def _widest(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.int64 if np.issubdtype(values.dtype, np.integer) else np.float64)
 
 
 def _over_batches(name: str, values: list[float], rows: list[float]) -> float:

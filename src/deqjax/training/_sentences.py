@@ -62,5 +62,3 @@ def first_of(error: pydantic.ValidationError) -> tuple[str, str]:
     wrong = f", got {first['input']!r}" if path and first["type"] != "missing" else ""
     message = first["msg"][0].lower() + first["msg"][1:]
     return path[-1] if path else "", f"{'.'.join(path) or error.title}: {message}{wrong}."
-
-

@@ -8,7 +8,7 @@ from typing import Any
 import pydantic
 
 from deqjax._fields import FieldError, read_fields
-from deqjax.training._config import RunConfig, plain, typed, with_task
+from deqjax.training._config import RunConfig, plain, with_task
 from deqjax.training._options import ConfigError
 from deqjax.training._stored_task import task_class
 from deqjax.training._task import Task
@@ -21,7 +21,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     Raises:
         ConfigError: the task has a field of a type that cannot be stored.
     """
-    own = typed(config)
+    own = config.typed()
     try:
         values: dict[str, Any] = json.loads(pydantic.TypeAdapter(type(own)).dump_json(own))
     except pydantic.errors.PydanticSchemaGenerationError as error:

@@ -70,9 +70,7 @@ class StreamedRows(Pipeline):
                 "its own mp_prefetch, or give a MapDataset"
             )
         batches = self._dataset.seed(order.seed).batch(order.batch_size, drop_remainder=True)
-        shared = functools.partial(
-            _share, index=order.process_index, count=order.process_count
-        )
+        shared = functools.partial(_share, index=order.process_index, count=order.process_count)
         made: Position = iter(grain.experimental.RepeatIterDataset(batches.map(shared)))
         return made
 

@@ -85,7 +85,8 @@ class Task(abc.ABC):
         """
 
     def check(self) -> None:
-        """Raise a ValueError for fields that do not go together; without it all do."""
+        """Raise a ValueError for fields that do not go together; by itself all do."""
+        return
 
     def opened(self, kept: Mapping[str, Any] | None) -> "Task":
         """The task with what its model depends on in its data, such as the number of classes.

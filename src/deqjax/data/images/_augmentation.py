@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from deqjax._fields import FieldError, check_fields
 from deqjax._ranges import PositiveShare, Size
-from deqjax.data.pipeline import DataError
 from deqjax.data.images._crops import center_crop, crop_and_flip, joint_scale_crop, resized_crop
 from deqjax.data.images._images import IGNORE_LABEL, ImageExample, ImageSet
+from deqjax.data.pipeline import DataError
 
 Kind = Literal["none", "crop_flip", "resized_crop", "joint_scale_crop"]
 _TASKS = {

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from deqjax.data.pipeline import DataError
 from deqjax.data._find_prepared import Download, open_prepared
 from deqjax.data._prepare import data_root
 from deqjax.data.images._decoded import kept_if_small
@@ -15,6 +14,7 @@ from deqjax.data.images._images import SPLITS, ImageSet, ImageSource, Subset
 from deqjax.data.images._records import Fields, RecordedImages, read_class
 from deqjax.data.images._resize import scaled_to_shorter_side
 from deqjax.data.images._statistics import channel_statistics
+from deqjax.data.pipeline import DataError
 
 _NAME = re.compile(r"[a-z]\w*(/[\w.+-]+)?")
 CATALOG = "https://www.tensorflow.org/datasets/catalog"

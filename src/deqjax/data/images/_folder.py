@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deqjax.data.pipeline import DataError
 from deqjax.data._paths import expanded
 from deqjax.data.images._decode import Header, decode, read_header
 from deqjax.data.images._decoded import kept_if_small
@@ -18,6 +17,7 @@ from deqjax.data.images._held_out import held_out
 from deqjax.data.images._images import SPLITS, ImageExample, ImageSet
 from deqjax.data.images._resize import Size, at_resolution, scaled_to_shorter_side
 from deqjax.data.images._statistics import channel_statistics
+from deqjax.data.pipeline import DataError
 
 
 class FolderImages:

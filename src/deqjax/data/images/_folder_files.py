@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from deqjax.data.pipeline import DataError
 from deqjax.data.images._images import SPLITS
+from deqjax.data.pipeline import DataError
 
 Files: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]
 """Paths below the root, by split and class, sorted by name."""

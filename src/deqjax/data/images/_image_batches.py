@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deqjax.data.pipeline import check_shares, DataError, prefetched
 from deqjax.data.images._augmentation import (
     Augmentation,
     evaluation_transform,
@@ -15,6 +14,7 @@ from deqjax.data.images._augmentation import (
 )
 from deqjax.data.images._evaluation_rows import EvaluationRows, ImageEvaluationBatch, Padding
 from deqjax.data.images._images import ImageExample, ImageSet, Subset
+from deqjax.data.pipeline import DataError, check_shares, prefetched
 
 if TYPE_CHECKING:
     import grain

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from deqjax.data.pipeline import DataError
 from deqjax.data.images._balance import balanced_indices
 from deqjax.data.images._catalog import CATALOG, is_known, load_from_catalog
 from deqjax.data.images._cifar10 import load_cifar10
@@ -16,6 +15,7 @@ from deqjax.data.images._digits import load_digits
 from deqjax.data.images._folder import load_folder
 from deqjax.data.images._imagenet import load_imagenet
 from deqjax.data.images._images import ImageSet, Subset
+from deqjax.data.pipeline import DataError
 
 IMAGE_SETS = ("digits", "cifar10", "imagenet2012", "cityscapes", "folder")
 """The names that [`deqjax.data.load_images`][] knows beside TFDS's."""

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqjax.data._damaged import damaged, metadata_errors
-from deqjax.data.pipeline import DataError
 from deqjax.data.images._decode import DamagedImageError, decode
 from deqjax.data.images._images import ImageExample
 from deqjax.data.images._resize import at_resolution, scaled_labels
+from deqjax.data.pipeline import DataError
 
 
 class Fields(NamedTuple):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deqjax.data.pipeline import check_shares, DataError
+from deqjax.data.pipeline import DataError, check_shares
 from deqjax.data.text._windows import check_length, check_tokens
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from deqjax.data.pipeline import check_shares, DataError
 from deqjax.data._prepare import prepared
+from deqjax.data.pipeline import DataError, check_shares
 from deqjax.data.text._read import SPLITS, read_texts
 from deqjax.data.text._windows import Windows
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from deqjax._fields import FieldError, check_value
+from deqjax._fields import check_value
 from deqjax._ranges import Seed
 from deqjax.data import Vocabulary
 from deqjax.models import GeneratedToken, LanguageModel, generate, reread

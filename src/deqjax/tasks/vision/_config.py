@@ -44,13 +44,12 @@ class ImageNetwork:
     def counted(self, classes: int, channels: int) -> "ImageNetwork":
         """The network with what its sizes leave open."""
         shape = self.shape
-        own = {
-            "classes": classes if shape.classes is None else shape.classes,
-            "input_channels": channels if shape.input_channels is None else shape.input_channels,
-        }
-        if isinstance(shape, MDEQShape):
-            return dataclasses.replace(self, mdeq=dataclasses.replace(shape, **own))
-        return dataclasses.replace(self, residual=dataclasses.replace(shape, **own))
+        told = classes if shape.classes is None else shape.classes
+        taken = channels if shape.input_channels is None else shape.input_channels
+        known = dataclasses.replace(shape, classes=told, input_channels=taken)
+        if isinstance(known, MDEQShape):
+            return dataclasses.replace(self, mdeq=known)
+        return dataclasses.replace(self, residual=known)
 
 
 @dataclasses.dataclass(frozen=True)

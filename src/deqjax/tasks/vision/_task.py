@@ -75,9 +75,7 @@ class VisionTask(Task):
             names, channels = tuple(kept["classes"]), kept["channels"]
             return OpenedVisionTask(**fields, class_names=names, channels=channels)
         found = load_images(self.images)
-        opened = OpenedVisionTask(
-            **fields, class_names=found.class_names, channels=found.shape[-1]
-        )
+        opened = OpenedVisionTask(**fields, class_names=found.class_names, channels=found.shape[-1])
         # what has been read need not be read again; `cached_property` keeps its value here
         opened.__dict__["found"] = found
         return opened

@@ -34,7 +34,7 @@ class Loss(NamedTuple):
 
     losses: jax.Array
     weights: jax.Array | None = None
-    counts: Mapping[str, jax.Array] = {}  # noqa: RUF012  # a default that nobody changes
+    counts: Mapping[str, jax.Array] = {}  # a default that nobody changes
     memory: Any = None
 
 

@@ -8,7 +8,6 @@ import optax
 from flax import nnx
 
 
-
 class Weights(NamedTuple):
     """What a trained model consists of.
 

@@ -195,9 +195,7 @@ def _differentiate(
 
     def objective(
         parameters: nnx.State[Any, Any], probes: tuple[BackwardStats, ...]
-    ) -> tuple[
-        jax.Array, tuple[Metrics, Metrics, nnx.State[Any, Any] | None, Any]
-    ]:
+    ) -> tuple[jax.Array, tuple[Metrics, Metrics, nnx.State[Any, Any] | None, Any]]:
         model = problem.architecture.build(weights._replace(parameters=parameters), train=True)
         reseed(model, draws.dropout_key)
         found = forward(problem, model, batch, memory, probes=probes, **draws.options)
@@ -228,8 +226,7 @@ def _kept(memory: Any, healthy: jax.Array) -> Any:
     if memory is None:
         return None
     emptied = jax.tree.map(jnp.zeros_like, memory)
-    kept: SegmentMemory = _chosen(healthy, memory, emptied)
-    return kept
+    return _chosen(healthy, memory, emptied)
 
 
 def _counted(skips: Skips, healthy: jax.Array) -> Skips:
