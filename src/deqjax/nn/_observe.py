@@ -24,7 +24,6 @@ from deqjax.adjoints import BackwardStats
 from deqjax.nn._unobserved import is_unobserved, unobserved
 from deqjax.solvers import Solution, Stats
 
-
 # JAX keeps what it traced under its own transforms: a trace that was made before nobody would see
 _OBSERVING = jax.make_user_context(default_value=False)
 
