@@ -40,5 +40,5 @@ class ImageSizes:
         return self.input_channels
 
     def check_known(self) -> None:
-        """Raise a ValueError for a size that a model still needs, before anything of it is drawn."""
+        """Raise a ValueError for a size that a model of this shape still needs."""
         _ = self.image_channels, self.logits
