@@ -6,7 +6,7 @@ them are handed in.
 """
 
 from deqjax.training.step._evaluation import evaluate_step, radius_step
-from deqjax.training.step._optimizer import learning_rate, optimizer
+from deqjax.training.step._optimizer import optimizer
 from deqjax.training.step._problem import (
     Forward,
     ForwardPass,
@@ -15,6 +15,7 @@ from deqjax.training.step._problem import (
     Replicas,
     SolveLimits,
 )
+from deqjax.training.step._schedule import learning_rate
 from deqjax.training.step._solve_metrics import is_largest
 from deqjax.training.step._state import Architecture, TrainState, Weights, initial_state, split
 from deqjax.training.step._update import Control, train_step
