@@ -51,7 +51,7 @@ def random_like(tree, seed=0):
         ("out/kernel", (8, 8), ((0,), (1,))),
         ("conv/kernel", (3, 3, 4, 5), ((0, 1, 2), (3,))),
         ("Conv_0/kernel", (3, 3, 3, 4, 5), ((0, 1, 2, 3), (4,))),
-        ("MultiHeadDotProductAttention_0/key/kernel", (8, 2, 4), ((0,), (1, 2))),
+        ("SelfAttention_0/key/kernel", (8, 2, 4), ((0,), (1, 2))),
         ("conv/kernel", (1, 1, 4, 5), ((0, 1, 2), (3,))),
         ("embedding/tables/0", (9, 4), None),
         ("Embed_0/embedding", (9, 4), None),
@@ -186,21 +186,19 @@ def is_muon_state(node):
 def test_the_split_of_a_language_model():
     shape = TransformerShape(length=8, width=8, heads=2, hidden=16)
     muons, others = muons_of(DEQTransformerLM(shape, SolverSettings(), rngs=nnx.Rngs(0)))
-    cell = "deq.cell"
-    assert {name.rsplit(".", 1)[0].rsplit(".", 1)[-1] for name in muons} == {
-        *("qkv", "distance", "out", "up", "down", "injection"),
-    }
-    assert all(name.endswith("kernel") for name in muons)
-    assert any(name.startswith(cell) for name in muons)
-    assert {name.split(".")[0] for name in others} >= {"embedding", "softmax"}
+    cell = {f"deq.cell.{name}.kernel" for name in ("qkv", "distance", "out", "up", "down")}
+    assert muons == cell | {"injection.kernel"}
+    assert {"embedding.tables.0", "deq.cell.content_bias", "injection.bias"} <= others
 
 
 def test_the_split_of_an_image_model():
-    shape = MDEQShape(channels=(4, 8), head_channels=(2, 4), final_channels=8)
+    shape = MDEQShape(channels=(4, 8), groups=2, head_channels=(2, 4), final_channels=8)
     muons, others = muons_of(MDEQ(shape, rngs=nnx.Rngs(0)))
     assert {name.split(".")[0] for name in muons} == {"stem", "deq"}
-    assert all(name.endswith("weight.kernel") for name in muons)
-    assert "head.classifier.kernel" in others
+    assert all(name.endswith(".kernel") for name in muons)
+    kernels = {name for name in others if name.endswith(".kernel")}
+    assert "head.classifier.kernel" in kernels
+    assert all(name.startswith("head.") for name in kernels)
 
 
 class LinenModel(nn.Module):
@@ -215,11 +213,8 @@ class LinenModel(nn.Module):
 def test_the_split_of_a_linen_model():
     bridged = nnx.bridge.ToNNX(LinenModel(), nnx.Rngs(0)).lazy_init(jnp.zeros((1, 3), jnp.int32))
     muons, others = muons_of(bridged)
-    attention = {
-        f"MultiHeadDotProductAttention_0.{each}.kernel" for each in ("query", "key", "value", "out")
-    }
-    assert muons == {"Dense_0.kernel", *(name for name in muons if "ttention" in name)}
-    assert len(muons) == 1 + len(attention)
+    attention = {f"SelfAttention_0.{name}.kernel" for name in ("query", "key", "value", "out")}
+    assert muons == attention | {"Dense_0.kernel"}
     assert {"Embed_0.embedding", "head.kernel", "LayerNorm_0.scale"} <= others
 
 
