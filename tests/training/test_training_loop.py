@@ -159,15 +159,18 @@ def test_a_resumed_run_remembers_its_segments(tmp_path):
     assert "bits_per_byte" not in whole.metrics
 
 
-def test_a_run_of_muon_is_resumed_with_its_momentum(tmp_path, data_directory, compiled_once):
-    """On two devices, in the decay of its schedule."""
-    optimizer = OptimizerConfig("muon", "stable_decay", warmup_steps=1, decay_fraction=0.5)
-    config = run_config(data_directory, optimizer=optimizer)
+def test_a_run_of_muon_goes_on_longer_as_if_it_had_always_been(
+    tmp_path, data_directory, compiled_once
+):
+    """On two devices, from before the decay of its schedule; its momentum is in the checkpoint."""
+    optimizer = OptimizerConfig("muon", "stable_decay", warmup_steps=1, decay_fraction=0.3)
+    short = run_config(data_directory, optimizer=optimizer)
+    long = dataclasses.replace(short, steps=6)
     devices = tuple(jax.devices()[:2])
     with compiled_once():
-        whole = training.train(config, tmp_path / "whole", devices=devices, say=silent)
-        train_three_steps(config, tmp_path / "run", devices)
-    assert_same_end(go_on(config, tmp_path / "run", devices), whole)
+        whole = training.train(long, tmp_path / "whole", devices=devices, say=silent)
+        train_three_steps(short, tmp_path / "run", devices)
+        assert_same_end(go_on(long, tmp_path / "run", devices), whole)
     state = training.load_run(tmp_path / "run").state.optimizer
     (momentum,) = [
         each.mu
