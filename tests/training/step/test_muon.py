@@ -184,7 +184,7 @@ def is_muon_state(node):
 
 
 def test_the_split_of_a_language_model():
-    shape = TransformerShape(length=8, width=8, heads=2, hidden=16)
+    shape = TransformerShape(vocabulary=9, length=8, width=8, heads=2, hidden=16)
     muons, others = muons_of(DEQTransformerLM(shape, SolverSettings(), rngs=nnx.Rngs(0)))
     cell = {f"deq.cell.{name}.kernel" for name in ("qkv", "distance", "out", "up", "down")}
     assert muons == cell | {"injection.kernel"}
@@ -192,7 +192,14 @@ def test_the_split_of_a_language_model():
 
 
 def test_the_split_of_an_image_model():
-    shape = MDEQShape(channels=(4, 8), groups=2, head_channels=(2, 4), final_channels=8)
+    shape = MDEQShape(
+        channels=(4, 8),
+        groups=2,
+        head_channels=(2, 4),
+        final_channels=8,
+        classes=3,
+        input_channels=3,
+    )
     muons, others = muons_of(MDEQ(shape, rngs=nnx.Rngs(0)))
     assert {name.split(".")[0] for name in muons} == {"stem", "deq"}
     assert all(name.endswith(".kernel") for name in muons)

@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toy import bits
 
 from deqjax.training._options import OptimizerConfig
 from deqjax.training.step._optimizer import optimizer
@@ -23,6 +22,10 @@ def after_steps(update, count=3):
         moves, state = update.update(gradient, state, parameters)
         parameters = optax.apply_updates(parameters, moves)
     return parameters
+
+
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
 def as_before_muon(kind):
