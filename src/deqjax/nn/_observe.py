@@ -129,7 +129,8 @@ class Observation:
             raise ObservationError(
                 f"the equilibrium layer {name} is called inside a transform of the model's own "
                 "(jit, vmap, scan, remat, ...), where what it solves cannot be observed; call the "
-                "layer outside of it, or give the transform to the cell."
+                "layer outside of it, transform the cell instead, or observe inside of the "
+                "transform."
             )
         form = {"coupled": layer.coupled, "segments": segments, "has_aux": layer.has_aux}
         with unobserved():
@@ -145,7 +146,8 @@ class Observation:
                 )
         shown = f
         if layer.numbered:
-            step = jnp.int32(0) if self._layers is not None else last_step(solution)
+            applied = self._layers
+            step = last_step(solution) if applied is None else jnp.int32(applied)
             shown = _at_step(f, step)
         used = {
             key: value for key, value in form.items() if value is not None and value is not False
@@ -207,7 +209,8 @@ def observe(
     """Observe the equilibrium layers of a model, at any depth, while it is called.
 
     Finds every [`deqjax.nn.DEQ`][] among the model's modules, and every [`deqjax.linen.DEQ`][] that
-    runs inside the context, as in a Linen model behind ``nnx.bridge.ToNNX``.
+    runs inside the context, as in a Linen model behind ``nnx.bridge.ToNNX``. A layer inside another
+    one's cell is solved as it always is, and not observed.
 
     Args:
         model: an NNX module.
@@ -226,6 +229,7 @@ def observe(
         ObservationError: a layer is called inside a transform of the model's own (where its values
             would leak), more solves take place than there are probes, or the model is observed
             already.
+        ValueError: layers below 1.
 
     Examples:
         >>> import jax.numpy as jnp
