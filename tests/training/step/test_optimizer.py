@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from deqjax.training._config import OptimizerConfig
+from deqjax.training import OptimizerConfig
 from deqjax.training.step._optimizer import learning_rate, optimizer
 
 
