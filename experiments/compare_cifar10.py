@@ -26,14 +26,8 @@ from side_by_side import Trained, Variant, print_columns, provenance, step_costs
 from deqjax import plot
 from deqjax.data import Augmentation
 from deqjax.models import ResidualShape, SolverSettings
-from deqjax.training import (
-    EvaluationConfig,
-    ImageDataConfig,
-    ImageModelConfig,
-    OptimizerConfig,
-    PenaltyConfig,
-    VisionConfig,
-)
+from deqjax.tasks.vision import ImageNetwork, Images, VisionTask
+from deqjax.training import EvaluationConfig, OptimizerConfig, PenaltyConfig, RunConfig
 
 HERE = Path(__file__).parent
 OFF = PenaltyConfig(weight=0.0)
@@ -63,12 +57,12 @@ ROWS = {
 }
 
 
-def experiments(steps: int, seed: int, directory: str | None) -> dict[str, VisionConfig]:
+def experiments(steps: int, seed: int, directory: str | None) -> dict[str, RunConfig]:
     """The seven runs by name."""
     shape = ResidualShape(channels=(32,), dropout=0.0)
 
-    def run(name: str, model: ImageModelConfig, penalty: PenaltyConfig) -> VisionConfig:
-        return VisionConfig(
+    def run(name: str, model: ImageModelConfig, penalty: PenaltyConfig) -> RunConfig:
+        return RunConfig(
             name=name,
             steps=steps,
             seed=seed,
