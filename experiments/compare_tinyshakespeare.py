@@ -49,8 +49,9 @@ def experiments(file: Path, steps: int | None, seed: int) -> dict[str, RunConfig
 
     def load(name: str) -> RunConfig:
         config = load_experiment(HERE / "language" / f"{name}.py")
-        data = dataclasses.replace(config.data, file=str(file))
-        return dataclasses.replace(config, data=data, seed=seed, steps=steps or config.steps)
+        text = dataclasses.replace(config.task.text, file=str(file))
+        task = dataclasses.replace(config.task, text=text)
+        return dataclasses.replace(config, task=task, seed=seed, steps=steps or config.steps)
 
     deq = load(NAME)
     without = dataclasses.replace(deq, penalty=dataclasses.replace(deq.penalty, weight=0.0))

@@ -5,8 +5,8 @@ Hardware:  two CPU cores, no GPU
 Time:      see README
 Expected:  see README
 Data:      CPython's standard library sources; nothing is downloaded
-Variants:  --penalty.weight 0                   without the regularizer
-           --task.network.kind transformer_xl   a stack of untied layers
+Variants:  --penalty.weight 0                  without the regularizer
+           --task.network.kind transformer_xl  a stack of untied layers
 """
 
 from deqjax.models import SolverSettings, TransformerShape
