@@ -7,7 +7,7 @@ from flax import nnx
 from test_parallel import batch, problem_and_state
 
 from deqjax import jacobian_penalty
-from deqjax.training._config import OptimizerConfig, PenaltyConfig
+from deqjax.training._options import OptimizerConfig, PenaltyConfig
 from deqjax.training._language import Batch
 from deqjax.training.step._evaluation import evaluate_step
 from deqjax.training.step._optimizer import optimizer
