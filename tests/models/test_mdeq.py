@@ -20,7 +20,13 @@ from deqjax.nn import reseed
 
 BATCH, SIZE = 2, 8
 SHAPE = MDEQShape(
-    channels=(4, 6), groups=2, expansion=2, head_channels=(1, 2), final_channels=5, classes=3
+    channels=(4, 6),
+    groups=2,
+    expansion=2,
+    head_channels=(1, 2),
+    final_channels=5,
+    classes=3,
+    input_channels=3,
 )
 SETTINGS = SolverSettings(
     max_steps=40, tol=1e-6, backward_max_steps=40, backward_tol=1e-6, history=3

@@ -82,6 +82,7 @@ class MDEQConfig(pydantic.BaseModel):
                 head_channels=self.head,
                 final_channels=self.final or 1,
                 classes=self.classes,
+                input_channels=3,
                 downsample_times=self.down,
                 big_kernels=(self.big,) * branches if isinstance(self.big, int) else self.big,
                 weight_norm=self.wn,

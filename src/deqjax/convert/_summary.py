@@ -19,7 +19,7 @@ def _transformer(model: DEQTransformerLM) -> dict[str, str]:
     tied = ["embedding and softmax"] if shape.tie_weights else []
     tied += [f"projection {i}" for i, tie in enumerate(shape.tie_projections) if tie]
     return {
-        "tokens": f"{shape.vocabulary:,}",
+        "tokens": f"{shape.tokens:,}",
         "tokens of the clusters": ", ".join(
             f"{end - start:,}"
             for start, end in zip(clusters.bounds, clusters.bounds[1:], strict=False)
@@ -49,7 +49,7 @@ def _mdeq(model: MDEQ) -> dict[str, str]:
     }
     values = {
         "task": shape.task,
-        "classes": str(shape.classes),
+        "classes": str(shape.logits),
         "channels of the branches": each(shape.channels),
         "expansion inside a block": str(shape.expansion),
         "groups": str(shape.groups),

@@ -88,9 +88,9 @@ def generate(
     check_count("top_k", top_k, least=0)
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}; 1 keeps all tokens.")
-    vocabulary = model.shape.vocabulary if vocabulary is None else vocabulary
+    vocabulary = model.shape.tokens if vocabulary is None else vocabulary
     check_count("vocabulary", vocabulary)
-    text = _checked_prompt(prompt, model.shape.vocabulary)
+    text = _checked_prompt(prompt, model.shape.tokens)
     reader = _reader(model, warm_start, tol, max_steps)
     options = (
         jnp.int32(vocabulary),
@@ -131,8 +131,8 @@ def reread(
     Raises:
         ValueError: as [`generate`][deqjax.models.generate].
     """
-    text = _checked_prompt(prompt, model.shape.vocabulary)
-    known = _checked("continuation", continuation, model.shape.vocabulary)
+    text = _checked_prompt(prompt, model.shape.tokens)
+    known = _checked("continuation", continuation, model.shape.tokens)
     reader = _reader(model, warm_start, tol, max_steps)
     return _tokens(reader, text, len(known), lambda index, states: known[index])
 

@@ -37,7 +37,7 @@ class LanguageModelBase(nnx.Module):
         self.shape = shape
         # unit variance: a weaker start lets z drown the input
         self.embedding = AdaptiveEmbedding(
-            shape.vocabulary,
+            shape.tokens,
             shape.width,
             embedding_width=shape.embedding_width,
             cutoffs=shape.cutoffs,
@@ -45,7 +45,7 @@ class LanguageModelBase(nnx.Module):
             rngs=rngs,
         )
         self.softmax = AdaptiveSoftmax(
-            shape.vocabulary,
+            shape.tokens,
             shape.width,
             embedding_width=shape.embedding_width,
             cutoffs=shape.cutoffs,

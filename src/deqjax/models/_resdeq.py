@@ -160,7 +160,8 @@ class ResDEQ(ImageModel):
         head: pooled features -> logits.
 
     Raises:
-        ValueError: sizes that do not go together, or an adjoint that does not fit the method.
+        ValueError: sizes that are not known or do not go together, or an adjoint that does not fit
+            the method.
     """
 
     def __init__(
@@ -172,6 +173,7 @@ class ResDEQ(ImageModel):
         adjoint: Adjoint | None = None,
         rngs: nnx.Rngs,
     ) -> None:
+        shape.check_known()
         self.shape = shape
         self.stages = len(shape.channels)
         self.entries = entries(shape, rngs=rngs)
@@ -194,7 +196,7 @@ class ResDEQ(ImageModel):
         layers: int | None = None,
     ) -> ImagePrediction:
         """Classify images; see [`ImageModel`][deqjax.models.ImageModel]."""
-        check_images(images, self.shape.input_channels)
+        check_images(images, self.shape.image_channels)
         self.shape.check_size(*images.shape[1:3])
         check_probes(probes, self.stages)
         x, found = images, list[Equilibrium | Unrolled]()
@@ -216,7 +218,7 @@ class ResDEQ(ImageModel):
 
 def entries(shape: ResidualShape, *, rngs: nnx.Rngs) -> nnx.List[ConvBatchNorm]:
     """The stem and the down-sampling before each further stage, without their ReLU."""
-    inputs = (shape.input_channels, *shape.channels[:-1])
+    inputs = (shape.image_channels, *shape.channels[:-1])
     strides = (shape.stem_stride, *(2 for _ in shape.channels[1:]))
     return nnx.List(
         ConvBatchNorm(before, after, 3, stride=stride, rngs=rngs)
@@ -229,7 +231,7 @@ class PooledHead(nnx.Module):
 
     def __init__(self, shape: ResidualShape, *, rngs: nnx.Rngs) -> None:
         self.grid = shape.pooled_grid
-        self.linear = nnx.Linear(self.grid**2 * shape.channels[-1], shape.classes, rngs=rngs)
+        self.linear = nnx.Linear(self.grid**2 * shape.channels[-1], shape.logits, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Of feature maps (batch, height, width, channels)."""

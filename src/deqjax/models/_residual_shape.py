@@ -7,18 +7,20 @@ from annotated_types import Interval
 
 from deqjax._fields import check_fields
 from deqjax._ranges import Rate, Size, Width
+from deqjax.models._image_sizes import ImageSizes
 
 
 @dataclasses.dataclass(frozen=True)
-class ResidualShape:
+class ResidualShape(ImageSizes):
     """Sizes of [`ResDEQ`][deqjax.models.ResDEQ] and [`ResNet`][deqjax.models.ResNet].
 
     Attributes:
         channels: feature maps of each stage; between two stages the resolution is halved.
         hidden: feature maps between the two convolutions of a cell, as a multiple of the stage's.
         groups: of the group normalizations.
-        classes: logits.
-        input_channels: of the images.
+        classes: to tell apart; None is counted from the data by a training run, and a model that
+            is built by itself needs it.
+        input_channels: of the images; None likewise.
         pooled_grid: the head sees the features' means over so many by so many parts of the image.
         stem_stride: 2 halves the resolution before the first stage.
         contraction: Lipschitz constant of the equilibrium cell, below 1: one fixed point, which
@@ -33,8 +35,8 @@ class ResidualShape:
     channels: tuple[Width, ...] = (32,)
     hidden: Annotated[float, Interval(gt=0, le=64)] = 1.0
     groups: Width = 8
-    classes: Size = 10
-    input_channels: Width = 3
+    classes: Size | None = None
+    input_channels: Width | None = None
     pooled_grid: Size = 2
     stem_stride: Literal[1, 2] = 1
     contraction: Annotated[float, Interval(gt=0, lt=1)] | None = None

@@ -49,12 +49,13 @@ class ResNet(ImageModel):
         head: from feature maps to logits.
 
     Raises:
-        ValueError: sizes that do not go together.
+        ValueError: a depth below 1, or sizes that are not known.
     """
 
     def __init__(self, shape: ResidualShape, depth: int, *, rngs: nnx.Rngs) -> None:
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}.")
+        shape.check_known()
         self.shape = shape
         self.stages = 0
         self.entries = entries(shape, rngs=rngs)
@@ -74,7 +75,7 @@ class ResNet(ImageModel):
         layers: int | None = None,
     ) -> ImagePrediction:
         """Classify images; see `ImageModel`. Nothing is solved: its options do nothing."""
-        check_images(images, self.shape.input_channels)
+        check_images(images, self.shape.image_channels)
         self.shape.check_size(*images.shape[1:3])
         check_probes(probes, self.stages)
         x = images

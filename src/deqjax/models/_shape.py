@@ -15,7 +15,8 @@ class LanguageShape:
     """What all language models have: tokens in, a softmax out, segments with a memory.
 
     Attributes:
-        vocabulary: number of tokens; 256 for bytes.
+        vocabulary: number of tokens, 256 for bytes; None is counted from the data by a training
+            run, and a model that is built by itself needs it.
         length: tokens of a training segment.
         memory_length: positions before a segment whose states are kept for it, without gradient.
         width: features per position, D.
@@ -32,7 +33,7 @@ class LanguageShape:
         dtype: of the layer's matrix products; states, norms, softmax and parameters stay float32.
     """
 
-    vocabulary: _Tokens = 256
+    vocabulary: _Tokens | None = None
     length: Size = 64
     memory_length: Annotated[int, Interval(ge=0, le=65_536)] = 0
     width: Width = 128
@@ -45,6 +46,17 @@ class LanguageShape:
     dropout: Rate = 0.0
     weight_scale: NotNegative = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens.
+
+        Raises:
+            ValueError: it is not known.
+        """
+        if self.vocabulary is None:
+            raise ValueError("vocabulary is not known; give the number of tokens, 256 for bytes.")
+        return self.vocabulary
 
 
 @dataclasses.dataclass(frozen=True)

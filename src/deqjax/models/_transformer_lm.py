@@ -65,8 +65,8 @@ class DEQTransformerLM(EquilibriumLanguageModel):
         deq: the equilibrium layer, around a [`deqjax.models.TransformerCell`][].
 
     Raises:
-        ValueError: a width that the heads do not divide, cutoffs or rates that make no sense, or an
-            adjoint that does not go with the solver.
+        ValueError: a vocabulary that is not known, a width that the heads do not divide, cutoffs or
+            rates that make no sense, or an adjoint that does not go with the solver.
     """
 
     def __init__(

@@ -50,8 +50,8 @@ class TransformerXL(LanguageModelBase):
         layers: the stack.
 
     Raises:
-        ValueError: a depth below 1, a width that the heads do not divide, or cutoffs or rates that
-            make no sense.
+        ValueError: a depth below 1, a vocabulary that is not known, a width that the heads do not
+            divide, or cutoffs or rates that make no sense.
     """
 
     def __init__(self, shape: TransformerShape, depth: int, *, rngs: nnx.Rngs) -> None:

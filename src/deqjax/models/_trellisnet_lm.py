@@ -128,8 +128,8 @@ class DEQTrellisNetLM(EquilibriumLanguageModel):
         deq: the equilibrium layer, around a [`deqjax.models.TrellisNetCell`][].
 
     Raises:
-        ValueError: cutoffs or rates that make no sense, or an adjoint that does not go with the
-            solver.
+        ValueError: a vocabulary that is not known, cutoffs or rates that make no sense, or an
+            adjoint that does not go with the solver.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ class ClassificationHead(nnx.Module):
             ]
         )
         self.final = ConvBatchNorm(widths[-1], shape.final_channels, 1, bias=True, rngs=rngs)
-        self.classifier = nnx.Linear(shape.final_channels, shape.classes, rngs=rngs)
+        self.classifier = nnx.Linear(shape.final_channels, shape.logits, rngs=rngs)
 
     def __call__(self, branches: Sequence[jax.Array]) -> jax.Array:
         """Logits (batch, classes) of the equilibrium."""
@@ -79,8 +79,8 @@ class SegmentationHead(nnx.Module):
     def __init__(self, shape: MDEQShape, *, rngs: nnx.Rngs) -> None:
         width = sum(shape.channels)
         self.final = ConvBatchNorm(width, width, 1, bias=True, rngs=rngs)
-        self.classifier = ConvWeight(width, shape.classes, 1, rngs=rngs)
-        self.classifier_bias = nnx.Param(jnp.zeros(shape.classes, jnp.float32))
+        self.classifier = ConvWeight(width, shape.logits, 1, rngs=rngs)
+        self.classifier_bias = nnx.Param(jnp.zeros(shape.logits, jnp.float32))
 
     def __call__(self, branches: Sequence[jax.Array]) -> jax.Array:
         """Logits (batch, height, width, classes) of the equilibrium."""

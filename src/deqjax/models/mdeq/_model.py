@@ -51,7 +51,7 @@ class MDEQ(ImageModel):
         head: from the feature maps to logits.
 
     Raises:
-        ValueError: an adjoint that does not go with the solver.
+        ValueError: sizes that are not known, or an adjoint that does not go with the solver.
     """
 
     stages = 1
@@ -65,6 +65,7 @@ class MDEQ(ImageModel):
         adjoint: Adjoint | None = None,
         rngs: nnx.Rngs,
     ) -> None:
+        shape.check_known()
         self.shape = shape
         self.stem = MDEQStem(shape, rngs=rngs)
         cell = MDEQCell(shape, rngs=rngs)
@@ -98,7 +99,7 @@ class MDEQ(ImageModel):
         Raises:
             ValueError: images of another form or size.
         """
-        check_images(images, self.shape.input_channels)
+        check_images(images, self.shape.image_channels)
         self.shape.check_size(*images.shape[1:3])
         cell = cast(MDEQCell, self.deq.cell)
         return cell.prepare(self.stem(images.astype(self.dtype)))

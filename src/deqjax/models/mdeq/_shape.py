@@ -7,11 +7,14 @@ from annotated_types import Interval
 
 from deqjax._fields import check_fields
 from deqjax._ranges import Rate, Size, Width
+from deqjax.models._image_sizes import ImageSizes
 
 
 @dataclasses.dataclass(frozen=True)
-class MDEQShape:
-    """What an MDEQ looks like; the defaults are the published small model for CIFAR-10.
+class MDEQShape(ImageSizes):
+    """What an MDEQ looks like.
+
+    The defaults are the published small model for CIFAR-10, whose classes are 10 and channels 3.
 
     Attributes:
         channels: of each branch; branch i has 1 / 2^i of branch 0's height and width.
@@ -20,8 +23,9 @@ class MDEQShape:
         head_channels: of each branch's bottleneck, whose output has four times as many; of the
             classification head only.
         final_channels: before the average pool; of the classification head only.
-        classes: to tell apart.
-        input_channels: of the images.
+        classes: to tell apart; None is counted from the data by a training run, and a model that
+            is built by itself needs it.
+        input_channels: of the images; None likewise.
         downsample_times: how often the stem halves height and width.
         big_kernels: for each branch how many of its block's two convolutions are 5x5 instead of
             3x3; empty for none.
@@ -43,8 +47,8 @@ class MDEQShape:
     expansion: Annotated[int, Interval(ge=1, le=64)] = 5
     head_channels: tuple[Width, ...] = (8, 16)
     final_channels: Width = 200
-    classes: Size = 10
-    input_channels: Width = 3
+    classes: Size | None = None
+    input_channels: Width | None = None
     downsample_times: Annotated[int, Interval(ge=0, le=10)] = 0
     big_kernels: tuple[Annotated[int, Interval(ge=0, le=2)], ...] = ()
     weight_norm: bool = True

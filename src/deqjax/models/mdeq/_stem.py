@@ -24,7 +24,7 @@ class MDEQStem(nnx.Module):
         self.layers = nnx.List(
             [
                 ConvBatchNorm(
-                    width if i else shape.input_channels,
+                    width if i else shape.image_channels,
                     width,
                     3,
                     stride=2 if i < times else 1,
