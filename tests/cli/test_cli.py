@@ -87,7 +87,14 @@ def test_generate_compares_with_solves_from_zero(trained, capsys):
 
 
 def test_generate_with_nothing_to_compare_says_so(tmp_path, capsys, data_options):
-    options = [*TINY_OPTIONS, *data_options, "--steps", "1", "--task.network.kind", "transformer_xl"]
+    options = [
+        *TINY_OPTIONS,
+        *data_options,
+        "--steps",
+        "1",
+        "--task.network.kind",
+        "transformer_xl",
+    ]
     workdir = str(tmp_path / "run")
     assert cli.main(["train", EXPERIMENT, "--workdir", workdir, *options]) == 0
     capsys.readouterr()
@@ -210,7 +217,14 @@ def test_empty_prompt_is_refused(trained, capsys):
 def test_help_lists_every_field(capsys):
     assert cli.main(["train", EXPERIMENT, "--help"]) == 0
     printed = capsys.readouterr().out
-    for option in ("--workdir", "--resume", "--devices", "--penalty.weight", "--batch-size", "--task.text.corpus"):
+    for option in (
+        "--workdir",
+        "--resume",
+        "--devices",
+        "--penalty.weight",
+        "--batch-size",
+        "--task.text.corpus",
+    ):
         assert option in printed
 
 

@@ -79,9 +79,7 @@ def test_the_run_gives_back_the_model_that_is_used(adopted):
 
 
 def test_a_model_of_images_does_not_go_with_a_recipe_of_text(tmp_path, data_directory):
-    shape = dataclasses.replace(
-        tiny_vision().task.network.residual, classes=10, input_channels=1
-    )
+    shape = dataclasses.replace(tiny_vision().task.network.residual, classes=10, input_channels=1)
     model = ResNet(shape, 1, rngs=nnx.Rngs(0))
     with pytest.raises(training.ConfigError, match="not a ResNet"):
         adopt_model(model, tiny_config(data_directory), tmp_path / "run")

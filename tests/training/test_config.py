@@ -65,7 +65,9 @@ def test_a_stored_value_out_of_range_is_named(tmp_path, value):
     values["task"]["network"]["shape"]["width"] = value
     task = stored_task(LanguageTask(), LanguageTask())
     write_config(Workdir(tmp_path), "tiny", values, task)
-    with pytest.raises(ConfigError, match=r"does not fit: --task\.network\.shape\.width must be .* got"):
+    with pytest.raises(
+        ConfigError, match=r"does not fit: --task\.network\.shape\.width must be .* got"
+    ):
         load_run(tmp_path)
 
 
