@@ -10,6 +10,7 @@ from flax import nnx
 import deqjax as dq
 import deqjax.linen
 from deqjax.nn import DEQ, ObservationError, observe
+from deqjax.solvers import picard
 
 WEAK = nnx.initializers.normal(0.1)
 
@@ -24,7 +25,7 @@ class Cell(nnx.Module):
 
 class Block(nnx.Module):
     def __init__(self, rngs):
-        self.deq = DEQ(Cell(3, rngs), max_steps=20)
+        self.deq = DEQ(Cell(3, rngs), solver=picard, max_steps=20)
 
     def __call__(self, x):
         return self.deq(x).value
@@ -35,7 +36,7 @@ class Model(nnx.Module):
 
     def __init__(self):
         rngs = nnx.Rngs(0)
-        self.first, self.second = Block(rngs), DEQ(Cell(3, rngs), tol=1e-2)
+        self.first, self.second = Block(rngs), DEQ(Cell(3, rngs), solver=picard, tol=1e-2)
 
     def __call__(self, x):
         z = self.first(x)
@@ -104,6 +105,79 @@ def test_a_warm_up_applies_each_cell_so_often():
     assert (seen.solves[0].solution.stats.status == dq.Status.NOT_RUN).all()
 
 
+def test_a_list_of_layers_and_layers_that_are_shared():
+    class Stack(nnx.Module):
+        def __init__(self):
+            rngs = nnx.Rngs(0)
+            self.blocks = nnx.List([Block(rngs), Block(rngs)])
+            self.named = nnx.Dict(last=self.blocks[0].deq)
+
+        def __call__(self, x):
+            for block in self.blocks:
+                x = block(x)
+            return self.named["last"](x).value
+
+    model = Stack()
+    with observe(model, max_steps=2, tol=0.0) as seen:
+        model(x())
+    assert [each.layer for each in seen.solves] == ["blocks.0.deq", "blocks.1.deq", "blocks.0.deq"]
+    assert [int(each.solution.stats.steps.max()) for each in seen.solves] == [2, 2, 2]
+
+
+def test_what_a_call_asks_for_itself_stays():
+    deq = DEQ(Cell(3, nnx.Rngs(0)))
+    with observe(deq, tol=1e-9, max_steps=9) as seen:
+        deq(x(), tol=0.0, max_steps=2)
+    assert (seen.solves[0].solution.stats.steps == 2).all()
+
+
+class Dropped(Cell):
+    def __init__(self, rngs):
+        super().__init__(16, rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, z, u):
+        return self.dropout(super().__call__(z, u))
+
+
+def test_the_map_has_the_masks_of_its_call():
+    deq, u = DEQ(Dropped(nnx.Rngs(0)), tol=1e-6), jnp.ones((4, 16))
+    with observe(deq) as seen:
+        deq(u)
+        deq(u)
+    values = [each.solution.value for each in seen.solves]
+    images = [[each.f(z, u) for z in values] for each in seen.solves]
+    for row, column in np.ndindex(2, 2):
+        apart = np.abs(images[row][column] - values[column]).max()
+        assert (apart < 1e-4) == (row == column)
+
+
+@pytest.mark.parametrize("options", [{}, {"has_aux": True}, {"numbered": True}, {"coupled": True}])
+def test_a_warm_up_serves_every_form_of_layer(options):
+    def cell(z, u, step=0):
+        z = 0.5 * z + u + step
+        return (z, z.sum()) if "has_aux" in options else z
+
+    deq = DEQ(cell, **options)
+    with observe(deq, layers=3) as seen:
+        solution = deq(jnp.ones((4, 3)))
+    expected = 4.25 if "numbered" in options else 1.75
+    np.testing.assert_allclose(solution.value, expected)
+    if "has_aux" in options:
+        np.testing.assert_allclose(solution.aux, 12 * expected)
+    [each] = seen.solves
+    assert seen.samples == ((1,) if "coupled" in options else (4,))
+    shown = each.f(each.solution.value, each.u)
+    shown = shown[0] if "has_aux" in options else shown
+    following = expected / 2 + 1 + (3 if "numbered" in options else 0)
+    np.testing.assert_allclose(shown, jnp.full((4, 3), following))
+
+
+def test_a_warm_up_without_layers_is_a_sentence():
+    with pytest.raises(ValueError, match="at least 1, got 0"), observe(Model(), layers=0):
+        pass
+
+
 def test_too_few_probes_are_a_sentence():
     model = Model()
     probes = [dq.backward_probe(4)] * 2
@@ -142,6 +216,28 @@ def test_a_layer_inside_a_cell_is_solved_and_not_observed():
         found = deq(x()).value
     np.testing.assert_array_equal(found, plain)
     assert [each.layer for each in seen.solves] == ["model"]
+    with observe(deq) as seen:
+        deq.cell.inner(x())
+    assert [each.layer for each in seen.solves] == ["cell.inner"]
+
+
+def test_a_linen_layer_inside_a_cell_is_not_observed_either():
+    class Cell(nnx.Module):
+        def __init__(self):
+            layer = deqjax.linen.DEQ(lambda z, u: 0.3 * z + u)
+            self.inner = nnx.bridge.ToNNX(layer, rngs=nnx.Rngs(0)).lazy_init(x())
+
+        def __call__(self, z, u):
+            return 0.3 * self.inner(z + u, rngs={}).value
+
+    deq = DEQ(Cell())
+    with observe(deq) as seen:
+        f = deq.freeze(x())
+        deq(x(), f=f)
+        [each] = seen.solves
+        image = each.f(each.solution.value, each.u)  # as a penalty does
+    assert len(seen.solves) == 1
+    np.testing.assert_allclose(image, each.solution.value, atol=1e-2)
 
 
 def test_the_form_of_a_layer_goes_to_the_penalty():
@@ -189,3 +285,40 @@ def test_linen_layers_behind_the_bridge():
     gradient, reports = jax.jit(jax.grad(loss, argnums=(0, 1)))(parameters, probes)
     assert all((each.status == dq.Status.CONVERGED).all() for each in reports)
     assert all(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(gradient))
+
+
+def test_limits_and_a_warm_up_reach_linen_layers():
+    model = nnx.bridge.ToNNX(LinenModel(), rngs=nnx.Rngs(0)).lazy_init(x())
+    with observe(model, tol=0.0, max_steps=3) as seen:
+        model(x())
+    assert [int(each.solution.stats.steps.max()) for each in seen.solves] == [3, 5]
+    with observe(model, layers=2) as seen:
+        found = model(x())
+    z = x()
+    for each in seen.solves:
+        z = each.f(each.f(jnp.zeros_like(z), z), z)
+        assert (each.solution.stats.status == dq.Status.NOT_RUN).all()
+    np.testing.assert_allclose(found, z, rtol=1e-6)
+
+
+def test_the_map_of_a_linen_layer_has_the_masks_of_its_call():
+    class Dropping(flax.linen.Module):
+        @flax.linen.compact
+        def __call__(self, z, u, train):
+            return flax.linen.Dropout(0.5, deterministic=not train)(0.3 * z + u)
+
+    model = nnx.bridge.ToNNX(deqjax.linen.DEQ(Dropping(), tol=1e-6), rngs=nnx.Rngs(0))
+    model.lazy_init(jnp.ones((4, 16)), train=False)
+    with observe(model) as seen:
+        for _ in range(2):
+            model(jnp.ones((4, 16)), train=True)
+    one, other = seen.solves
+    z = one.solution.value
+    np.testing.assert_allclose(one.f(z, one.u), z, atol=1e-4)
+    assert np.abs(other.f(z, one.u) - z).max() > 0.1
+
+
+def test_options_beside_a_map_are_refused_when_observed_too():
+    model = deqjax.linen.DEQ(lambda z, u: 0.5 * z + u)
+    with observe(nnx.Module()), pytest.raises(TypeError, match="to freeze"):
+        model.apply({}, x(), f=lambda z, u: 0.5 * z + u, train=True)

@@ -8,7 +8,7 @@ hands probes or limits on.
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import flax.linen
 import jax
@@ -76,7 +76,13 @@ class Layer(Protocol):
 
 
 class Observable:
-    """A Linen module with this base is an equilibrium layer whose calls can be observed."""
+    """The base of a module, NNX's or Linen's, that is an equilibrium layer.
+
+    Attributes:
+        observer: set on an NNX layer itself while its model is observed.
+    """
+
+    observer: ClassVar["Observer | None"] = None
 
 
 Limit = Scalar | Callable[[Scalar], Scalar]
@@ -129,7 +135,8 @@ class Observation:
             raise ObservationError(
                 f"the equilibrium layer {name} is called inside a transform of the model's own "
                 "(jit, vmap, scan, remat, ...), where what it solves cannot be observed; call the "
-                "layer outside of it, or give the transform to the cell."
+                "layer outside of it, transform the cell instead, or observe inside of the "
+                "transform."
             )
         form = {"coupled": layer.coupled, "segments": segments, "has_aux": layer.has_aux}
         with unobserved():
@@ -145,7 +152,8 @@ class Observation:
                 )
         shown = f
         if layer.numbered:
-            step = jnp.int32(0) if self._layers is not None else last_step(solution)
+            applied = self._layers
+            step = last_step(solution) if applied is None else jnp.int32(applied)
             shown = _at_step(f, step)
         used = {
             key: value for key, value in form.items() if value is not None and value is not False
@@ -207,7 +215,8 @@ def observe(
     """Observe the equilibrium layers of a model, at any depth, while it is called.
 
     Finds every [`deqjax.nn.DEQ`][] among the model's modules, and every [`deqjax.linen.DEQ`][] that
-    runs inside the context, as in a Linen model behind ``nnx.bridge.ToNNX``.
+    runs inside the context, as in a Linen model behind ``nnx.bridge.ToNNX``. A layer inside another
+    one's cell is solved as it always is, and not observed.
 
     Args:
         model: an NNX module.
@@ -226,6 +235,7 @@ def observe(
         ObservationError: a layer is called inside a transform of the model's own (where its values
             would leak), more solves take place than there are probes, or the model is observed
             already.
+        ValueError: layers below 1.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -243,15 +253,13 @@ def observe(
         >>> print(seen.solves[0].layer, seen.samples, bool((output > 1.999).all()))
         deq (4,) True
     """
-    from deqjax.nn._deq import DEQ  # the layer knows this module
-
     if layers is not None and layers < 1:
         raise ValueError(f"layers must be at least 1, got {layers}.")
     seen = Observation(probes, tol, max_steps, layers)
     found = {
         ".".join(map(str, path)) or "model": node
         for path, node in nnx.iter_graph(model)
-        if isinstance(node, DEQ)
+        if isinstance(node, Observable)
     }
     if any(node.observer and node.observer.observation() for node in found.values()):
         raise ObservationError("the model is observed already; one observation at a time.")
