@@ -9,6 +9,7 @@ from flax import nnx
 
 from deqjax.nn import reseed
 from deqjax.training._options import ConfigError
+from deqjax.training.devices import AXIS
 from deqjax.training.step import Batch, Loss, Problem, Weights, observed_loss
 
 
@@ -55,7 +56,9 @@ def rehearse(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> t
         _check_loss(found, len(batch.counted), memory)
         return Loss(found.losses, found.weights, dict(found.counts), found.memory)
 
-    jax.eval_shape(followed, weights, batch, memory)
+    # batch normalizations average over the replicas, of which there is one here
+    alone = jax.vmap(followed, axis_name=AXIS, axis_size=1, in_axes=None)
+    jax.eval_shape(alone, weights, batch, memory)
     return tuple(layers)
 
 

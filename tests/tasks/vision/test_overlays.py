@@ -1,5 +1,7 @@
 """A segmentation run of Cityscapes, from prepared files to scores by class and pictures."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,15 +22,18 @@ def run(tmp_path_factory):
         "test": [cityscapes_example(9)],
     }
     write_prepared("cityscapes/semantic_segmentation", directory, splits)
+    tiny = tiny_vision("mdeq", steps=2, batch_size=4)
+    # what compiles fastest: nothing here depends on the branches or on how they are solved
+    shape = dataclasses.replace(
+        tiny.task.network.mdeq,
+        channels=(4,),
+        head_channels=(),
+        downsample_times=2,
+        task="segmentation",
+    )
     config = with_parts(
-        tiny_vision("mdeq"),
-        steps=2,
-        batch_size=4,
-        # what compiles fastest: nothing here depends on the branches or on how they are solved
-        task__network__mdeq__channels=(4,),
-        task__network__mdeq__head_channels=(),
-        task__network__mdeq__downsample_times=2,
-        task__network__mdeq__task="segmentation",
+        tiny,
+        task__network__mdeq=shape,
         task__network__solver__method="picard",
         task__network__solver__adjoint="jacobian_free",
         task__images__name="cityscapes",

@@ -1,5 +1,6 @@
 """Training image models: statistics over devices, whole runs."""
 
+import dataclasses
 import functools
 import shutil
 
@@ -40,13 +41,14 @@ def batch(rows=8, seed=0):
 
 def quick(kind="resdeq", **changes):
     """With the shortest step to compile: no test of a step here is about the solver."""
+    config = tiny_vision(kind, **changes)
+    # statistics are outside of the branches
+    shape = dataclasses.replace(config.task.network.mdeq, channels=(4,), head_channels=(2,))
     return with_parts(
-        tiny_vision(kind, **changes),
+        config,
         task__network__solver__method="picard",
         task__network__solver__adjoint="jacobian_free",
-        # statistics are outside of the branches
-        task__network__mdeq__channels=(4,),
-        task__network__mdeq__head_channels=(2,),
+        task__network__mdeq=shape,
     )
 
 
