@@ -32,7 +32,9 @@ def print_outcome(outcome: "Outcome", config: "RunConfig", file: str) -> None:
             f"the last checkpoint could not be saved there, and lies in {outcome.rescued}: move it "
             f"to {folder}/checkpoints"
         )
-    if "tokens_scored" in outcome.metrics:
+    from deqjax.tasks.language import LanguageTask
+
+    if isinstance(config.task, LanguageTask):
         print(f"try: deqjax generate {folder} 'the '")
     else:
         print(f"try: deqjax evaluate {folder} --split test")
@@ -47,8 +49,7 @@ _ROWS = {
     "bigram_bits_per_byte": ("bits per byte of a bigram model, same bytes", "{:.4f}"),
     "perplexity": ("perplexity", "{:.3f}"),
     "bigram_loss": ("loss of a bigram model, same tokens", "{:.4f}"),
-    "tokens_scored": ("tokens scored", "{:,.0f}"),
-    "labels_scored": ("labels scored", "{:,.0f}"),
+    "scored": ("scored", "{:,.0f}"),
     "forward_steps": ("solver steps, mean", "{:.1f}"),
     "forward_residual": ("residual, mean", "{:.1e}"),
     "forward_converged": ("samples converged", "{:.1%}"),
