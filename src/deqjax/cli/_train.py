@@ -9,6 +9,7 @@ import tyro
 
 from deqjax.cli._devices import use_devices
 from deqjax.cli._output import unfailing_output
+from deqjax.cli._second_interrupt import second_interrupt_ends
 from deqjax.cli._tables import print_outcome
 from deqjax.cli._usage import UsageError
 
@@ -63,7 +64,7 @@ class Train:
         use_devices(self.devices)
         if self.workdir is None and self.cluster.coordinator is not None:
             raise UsageError("--coordinator needs --workdir, the same folder for all processes.")
-        with unfailing_output():
+        with second_interrupt_ends(), unfailing_output():
             peers = training.join(self.cluster)
             usual = Path("runs") / self.config.name
             training.keep_compiled_programs(usual if self.workdir is None else self.workdir)

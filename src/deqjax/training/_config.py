@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 from annotated_types import Interval
 from flax import nnx
@@ -95,6 +95,10 @@ class StepLimitConfig:
     mean: Annotated[float, Interval(ge=0, le=100_000)] = 8.0
 
 
+StopSignal: TypeAlias = Literal["SIGHUP", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU"]
+"""A signal that asks a process to end."""
+
+
 @dataclasses.dataclass(frozen=True)
 class GuardConfig:
     """What happens when something goes wrong; see also ``keep_checkpoints``.
@@ -103,10 +107,15 @@ class GuardConfig:
         skips: updates that may be left out in a row, because loss or gradient is not finite, before
             the run goes back to its last good checkpoint, with the data that come next.
         rollbacks: how often a run may go back before it stops with an error.
+        signals: that end the run as Ctrl-C does, after a checkpoint, but with exit status 0: what
+            comes when the terminal is closed (SIGHUP), when the system ends the process (SIGTERM),
+            and before Slurm takes the machine away (SIGUSR1). One that the parent has the process
+            ignore, as nohup does with SIGHUP, stays ignored.
     """
 
     skips: Count = 10
     rollbacks: Natural = 2
+    signals: tuple[StopSignal, ...] = ("SIGHUP", "SIGTERM", "SIGUSR1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,7 +36,7 @@ def train(
     profile: bool = False,
     say: Callable[[str], None] = print,
 ) -> Outcome:
-    """Train until ``config.steps``, or until Ctrl-C or SIGTERM, which leave a checkpoint.
+    """Train until ``config.steps``, or until Ctrl-C or another signal, which leave a checkpoint.
 
     Nothing is written before data and model are there. While it trains, the folder is locked.
 
@@ -219,8 +219,8 @@ def _run(
     resumed = place.step if resume else None
     trace = Trace(folder.profile if profile else None, place.step)
     with (
+        StopRequest(run.config.guard.signals) as request,
         Records(folder, first=peers.first, steps=steps, resumed=resumed, say=say) as records,
-        StopRequest() as request,
     ):
         loop = Loop(
             run,
