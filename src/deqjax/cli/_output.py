@@ -79,6 +79,15 @@ def unfailing_output() -> Iterator[None]:
             discard_output()
 
 
+def tell(sentence: object) -> None:
+    """Print a sentence to standard error, where it does not come between results.
+
+    A terminal that is gone, or a closed pipe, is no error.
+    """
+    with contextlib.suppress(OSError):
+        print(f"deqjax: {sentence}", file=sys.stderr, flush=True)
+
+
 def discard_output() -> None:
     """Let what is still buffered go nowhere: Python would complain about it at its exit."""
     with contextlib.suppress(OSError, ValueError):  # a stream of somebody else's has no file

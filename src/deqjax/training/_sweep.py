@@ -81,7 +81,7 @@ def sweep(
         if stopped_by is not None:
             break
     begun = [place for place in places.values() if holds_run(place)]
-    comparison = compare_runs(*begun) if begun else Comparison(())
+    comparison = compare_runs(*begun, say=say) if begun else Comparison(())
     return Sweep(comparison, tuple(diverged), stopped_by)
 
 

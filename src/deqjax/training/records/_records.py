@@ -6,8 +6,9 @@ from types import TracebackType
 from typing import Self
 
 from deqjax.training._workdir import Workdir
-from deqjax.training.records._metrics import MetricsWriter, read_metrics
+from deqjax.training.records._metrics import MetricsWriter
 from deqjax.training.records._progress import progress_bar
+from deqjax.training.records._reading import read_metrics
 
 
 class Records:
