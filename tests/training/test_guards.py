@@ -172,6 +172,19 @@ def test_which_signals_stop_a_run_is_an_option(tmp_path, monkeypatch):
     assert (outcome.workdir.checkpoints / str(outcome.step)).is_dir()
 
 
+def test_a_listener_that_fails_ends_no_run(tmp_path):
+    calls = []
+
+    def say(line):
+        calls.append(line)
+        raise BrokenPipeError(32, "Broken pipe")
+
+    outcome, records = run(tmp_path, say)
+    assert outcome.step == 6
+    assert len(calls) == 1
+    assert ["Broken pipe" in record["event"] for record in of(records, "event")] == [True]
+
+
 def test_a_full_disk_ends_no_run(tmp_path, monkeypatch):
     save, said = Checkpoints.save, []
 

@@ -61,12 +61,14 @@ class Sweep:
     def run(self) -> int:
         """Train what has not been trained, then compare."""
         from deqjax import training
+        from deqjax.training.records import Listener
 
         use_devices(self.devices)
         folder = self.workdir or Path("runs") / f"{self.config.name}-sweep"
         training.keep_compiled_programs(folder / "any")
-        with second_interrupt_ends(), unfailing_output():
-            found = training.sweep(self.runs, folder)
+        listener = Listener(print)
+        with second_interrupt_ends(), unfailing_output(listener.fail):
+            found = training.sweep(self.runs, folder, say=listener)
             if found.stopped_by is not None:
                 print("stopped; the same command goes on.")
                 return 130 if found.stopped_by == signal.SIGINT else 0

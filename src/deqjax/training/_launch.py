@@ -20,7 +20,7 @@ from deqjax.training._stored_config import to_dict
 from deqjax.training._workdir import Workdir, WorkdirError, saved_steps
 from deqjax.training.checkpoints import Checkpoints
 from deqjax.training.devices import PeerError, Peers, StopRequest, Trace
-from deqjax.training.records import MetricsError, Records, has_record
+from deqjax.training.records import MetricsError, Records, as_listener, has_record
 from deqjax.training.report import save_run_picture
 
 _SHOWN_WITHIN = 5.0  # seconds after which a shared file system shows a new file everywhere
@@ -51,7 +51,8 @@ def train(
         peers: the processes that train together, from [`deqjax.training.join`][].
         devices: local devices to use; None takes all, and those of the other processes.
         profile: write a trace of five steps into the folder.
-        say: receives lines for the user.
+        say: receives lines for the user. If it raises an OSError, the records note that, and it is
+            not called again.
 
     Raises:
         ConfigError, WorkdirError, CheckpointError, ReplicaError, DataError: one sentence each,
@@ -66,7 +67,7 @@ def train(
             "with deqjax.training.join, hand its result in as peers, and leave devices out."
         )
     try:
-        outcome = _train(config, workdir, resume, peers, devices, profile, say)
+        outcome = _train(config, workdir, resume, peers, devices, profile, as_listener(say))
     except BaseException as error:
         if peers.count == 1:
             raise
