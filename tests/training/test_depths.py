@@ -5,11 +5,11 @@ import math
 from types import SimpleNamespace
 
 import pytest
+from deqjax.training._language import build_model
 
 from deqjax import cli, training
 from deqjax.training import CheckpointError, ConfigError, adopt_model
 from deqjax.training._depths import sweep_depths
-from deqjax.training._language import build_model
 from deqjax.training.devices import _parallel
 from tiny import tiny_config
 

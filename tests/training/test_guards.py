@@ -7,6 +7,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from deqjax.training._vision import ImageBatches
 
 from deqjax import training
 from deqjax.training import (
@@ -17,7 +18,6 @@ from deqjax.training import (
     OptimizerConfig,
     read_metrics,
 )
-from deqjax.training._vision import ImageBatches
 from deqjax.training.devices import DataParallel
 from deqjax.training.devices._interrupts import StopRequest
 from tiny_vision import tiny_vision

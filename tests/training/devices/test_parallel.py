@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from deqjax.training._language import Batch
 
 from deqjax.training import ReplicaError
 from deqjax.training._config import PenaltyConfig
-from deqjax.training._language import Batch
 from deqjax.training._run import assemble
 from deqjax.training.devices import _parallel
 from deqjax.training.devices._parallel import DataParallel

@@ -3,12 +3,12 @@ import functools
 import jax
 import numpy as np
 import pytest
+from deqjax.training._language import Batch
 from flax import nnx
 from test_parallel import batch, problem_and_state
 
 from deqjax import jacobian_penalty
 from deqjax.training._options import OptimizerConfig, PenaltyConfig
-from deqjax.training._language import Batch
 from deqjax.training.step._evaluation import evaluate_step
 from deqjax.training.step._optimizer import optimizer
 from deqjax.training.step._problem import SolveLimits
