@@ -15,10 +15,22 @@ def is_rollback(record: Record) -> bool:
     return record["split"] == "event" and bool(_ROLLBACK.search(record["event"]))
 
 
+def is_throughput(name: str) -> bool:
+    """Whether a metric is what a task counts each second, such as "tokens_per_second"."""
+    return name.endswith("_per_second") and name != "steps_per_second"
+
+
+_TOLD_BY = {
+    "nats per label": {"images_per_second", "top1", "mean_iou"},
+    "nats per token": {"tokens_per_second", "perplexity", "bigram_loss"},
+}
+
+
 def loss_unit(records: Iterable[Record]) -> tuple[str, str]:
-    """The metric that is a run's loss as people compare it, and its unit."""
+    """The metric that is a run's loss as people compare it, and its unit, "" if that is unknown."""
     found = list(records)
     if any("loss" in each and "bits_per_byte" not in each for each in found):
-        of_images = any({"images_per_second", "labels_scored"} & set(each) for each in found)
-        return "loss", "nats per label" if of_images else "nats per token"
+        names = {name for each in found for name in each}
+        told = (unit for unit, by in _TOLD_BY.items() if by & names)
+        return "loss", next(told, "")
     return "bits_per_byte", "bits per byte"

@@ -56,6 +56,7 @@ def training_comparison(
         for label, records in runs.items()
     }
     name, unit = loss_unit(record for records in chosen.values() for record in records)
+    of_loss = f"validation loss ({unit})" if unit else "validation loss"
     # two by two, or all in a row
     columns = 2 if len(metrics) == 4 else len(metrics)
     rows = -(-len(metrics) // columns)
@@ -64,7 +65,7 @@ def training_comparison(
         figure.subplots(rows, columns, squeeze=False).ravel(), metrics, strict=True
     ):
         key = name if metric == "loss" else metric
-        label = f"validation loss ({unit})" if metric == "loss" else _LABELS.get(key, key)
+        label = of_loss if metric == "loss" else _LABELS.get(key, key)
         _draw(axes, chosen, key)
         finish(axes, xlabel="training step", ylabel=label, integer=True)
     _share_legend(figure, list(runs))

@@ -65,7 +65,8 @@ def _draw_loss(axes: Axes, records: Sequence[Record]) -> None:
     for number, step in enumerate(sorted(back)):
         label = "" if number else "rollback"
         axes.axvline(step, color=PINK, linestyle=":", linewidth=1.8, label=label)
-    finish(axes, title="Loss", xlabel="training step", ylabel=f"loss ({unit})", integer=True)
+    label = f"loss ({unit})" if unit else "loss"
+    finish(axes, title="Loss", xlabel="training step", ylabel=label, integer=True)
 
 
 def _draw_steps(axes: Axes, records: Sequence[Record]) -> None:

@@ -5,7 +5,7 @@ anything about one.
 """
 
 from deqjax.training.records._listener import Listener, as_listener
-from deqjax.training.records._quantities import QUANTITIES, rows, written
+from deqjax.training.records._quantities import QUANTITIES, rows, throughput_of, written
 from deqjax.training.records._reading import MetricsError, read_metrics
 from deqjax.training.records._records import Records, has_record
 from deqjax.training.records._window import Window
@@ -20,5 +20,6 @@ __all__ = [
     "has_record",
     "read_metrics",
     "rows",
+    "throughput_of",
     "written",
 ]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from deqjax._records import loss_unit
+from deqjax._records import is_throughput, loss_unit
 
 Values = Mapping[str, Any]
 """Metrics by name, of a record of `read_metrics` or on their way to one."""
@@ -51,12 +51,12 @@ QUANTITIES = (
     Quantity("gradient norm", {"gradient_norm": ""}, ".3g"),
     Quantity("learning rate", {"learning_rate": ""}, ".3g"),
     Quantity("updates skipped", {"skipped": ""}, ".0f"),
-    Quantity("tokens per second", {"tokens_per_second": ""}, ",.0f"),
-    Quantity("images per second", {"images_per_second": ""}, ",.0f"),
     Quantity("waiting for data", {"data_wait": ""}, ".1%"),
     Quantity("memory, GiB", {"host_memory_gib": "host", "device_memory_gib": "device"}, ".3g"),
 )
-"""The lines of a table, in this order, below the loss."""
+"""The lines of a table, in this order, below the loss; throughput comes before the last two."""
+
+_MACHINE = 2
 
 
 def rows(training: Values, validation: Values) -> list[Row]:
@@ -68,8 +68,15 @@ def rows(training: Values, validation: Values) -> list[Row]:
     if not measured:
         return []
     name, unit = loss_unit(measured)
-    loss = Quantity(f"loss, {unit}", {name: ""}, ".4f")
-    return [row for q in (loss, *QUANTITIES) if (row := _row(q, training, validation))]
+    loss = Quantity(f"loss, {unit}" if unit else "loss", {name: ""}, ".4f")
+    throughput = [throughput_of(name) for name in training if is_throughput(name)]
+    told = (loss, *QUANTITIES[:-_MACHINE], *throughput, *QUANTITIES[-_MACHINE:])
+    return [row for quantity in told if (row := _row(quantity, training, validation))]
+
+
+def throughput_of(name: str) -> Quantity:
+    """What a task counts each second, such as "tokens_per_second"."""
+    return Quantity(name.replace("_", " "), {name: ""}, ",.0f")
 
 
 def written(value: float, form: str) -> str:

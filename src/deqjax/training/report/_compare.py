@@ -149,7 +149,7 @@ class Comparison:
         yield "steps", lambda run: progress(run.figures)
         figures = [run.figures for run in self.runs]
         units = {each.unit for each in figures if each.train or each.validation}
-        unit = f", {next(iter(units))}" if len(units) == 1 else ""
+        unit = f", {units.pop()}" if len(units) == 1 and "" not in units else ""
         yield f"last loss{unit}", lambda run: _last_loss(run, with_unit=not unit)
         yield f"best loss{unit}", lambda run: _best_loss(run, with_unit=not unit)
         measured = {name for run in self.runs for name in _last(run)}
@@ -222,7 +222,7 @@ def _best_loss(run: ComparedRun, *, with_unit: bool) -> str:
 
 
 def _loss(value: float, run: ComparedRun, with_unit: bool) -> str:
-    return f"{written(value, '.4f')}{f' {run.figures.unit}' if with_unit else ''}"
+    return f"{written(value, '.4f')} {run.figures.unit if with_unit else ''}".rstrip()
 
 
 def _score(run: ComparedRun, name: str, form: str) -> str:

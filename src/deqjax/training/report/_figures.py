@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from deqjax._records import Record, is_rollback, loss_unit
+from deqjax._records import Record, is_rollback, is_throughput, loss_unit
 
 TRENDS = (
     "forward_residual",
@@ -15,11 +15,9 @@ TRENDS = (
     "backward_steps",
     "gradient_norm",
     "penalty",
-    "tokens_per_second",
-    "images_per_second",
     "host_memory_gib",
 )
-"""The metrics of training whose way through the run is told."""
+"""The metrics of training whose way through the run is told, besides its throughput."""
 
 LEAST_RECORDS = 8
 """Records after the warm-up that a trend needs: two in a quarter."""
@@ -147,7 +145,7 @@ def measure(
         best=_extreme(validation, name, largest=False),
         late=_means(_last_quarter(settled or train)),
         late_validation=_means(_last_quarter(validation)),
-        trends={name: trend for name in TRENDS if (trend := _trend(settled, name)) is not None},
+        trends=_trends(settled),
         largest_radius=_extreme(validation, "spectral_radius_max"),
         backward_diverged=_extreme(train, "backward_diverged"),
         skipped=round(sum(each["skipped"] for each in train if _finite(each, "skipped"))),
@@ -194,6 +192,13 @@ def _means(records: Sequence[Record]) -> dict[str, float]:
     names = {name: None for record in records for name in record if name not in ("step", "split")}
     found = {name: [r[name] for r in records if _finite(r, name)] for name in names}
     return {name: fmean(values) for name, values in found.items() if values}
+
+
+def _trends(settled: Sequence[Record]) -> dict[str, Trend]:
+    throughput = {name: None for record in settled for name in record if is_throughput(name)}
+    *first, memory = TRENDS
+    found = {name: _trend(settled, name) for name in (*first, *throughput, memory)}
+    return {name: trend for name, trend in found.items() if trend is not None}
 
 
 def _trend(settled: Sequence[Record], name: str) -> Trend | None:

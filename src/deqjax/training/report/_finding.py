@@ -37,7 +37,7 @@ class Options:
         self._config = config
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value of an option such as "model.solver.tol"."""
+        """The value of an option such as "optimizer.clip_norm"."""
         found: Any = self._config
         for part in name.split("."):
             if not isinstance(found, Mapping) or part not in found:
@@ -50,6 +50,29 @@ class Options:
         value = self.get(name)
         known = "" if value is None else f" (now {value})"
         return f"--{name.replace('_', '-')}{known}"
+
+    def of_task(self, field: str, default: Any = None) -> Any:
+        """The value of a field of the task, however deep, such as a solver's "tol"."""
+        name = self._of_task(field)
+        return default if name is None else self.get(name, default)
+
+    def named(self, field: str) -> str:
+        """A field of the task as the option it is; where it is none, as one of the layer."""
+        name = self._of_task(field)
+        return f"{field} of the layer" if name is None else f"--{name.replace('_', '-')}"
+
+    def named_now(self, field: str) -> str:
+        """The same with its value."""
+        name = self._of_task(field)
+        return self.named(field) if name is None else self.now(name)
+
+    def chosen(self, field: str, value: str) -> str:
+        """A field of the task with the value that it should have."""
+        name = self._of_task(field)
+        return f"{value} as {self.named(field)}" if name is None else f"{self.named(field)} {value}"
+
+    def _of_task(self, field: str) -> str | None:
+        return _found(field, self._config.get("task"), "task")
 
     @property
     def penalty(self) -> str:
@@ -64,12 +87,22 @@ class Options:
     @property
     def careful_solver(self) -> str:
         """Smaller steps of the forward solver; "" if it has nothing to set for that."""
-        match self.get("model.solver.method"):
+        match self.of_task("method"):
             case "anderson":
-                return f"raise {self.now('model.solver.ridge')}"
+                return f"raise {self.named_now('ridge')}"
             case "picard" | "reversible":
-                return f"lower {self.now('model.solver.damping')}"
+                return f"lower {self.named_now('damping')}"
         return ""
+
+
+def _found(field: str, values: Any, name: str) -> str | None:
+    """The dotted name of the first of these values, or of those below them, that a field has."""
+    if not isinstance(values, Mapping):
+        return None
+    if field in values:
+        return f"{name}.{field}"
+    below = (_found(field, each, f"{name}.{key}") for key, each in values.items())
+    return next((each for each in below if each is not None), None)
 
 
 def calmer(figures: Figures, options: Options) -> str:
