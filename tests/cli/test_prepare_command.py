@@ -30,8 +30,8 @@ def test_it_says_what_there_is_and_begins_no_run(experiment, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[-3:] == [
         "train: 17,100 characters of text",
-        "validation: 950 characters of text",
-        "test: 950 characters of text",
+        "validation: 1,900 characters of text",
+        "test: none",
     ]
     # the text lies there prepared, and nothing else
     assert {each.name for each in experiment.iterdir()} - {"__pycache__"} == {
@@ -56,10 +56,10 @@ def test_what_is_missing_is_a_sentence(experiment, capsys):
     assert "mine.txt" in line
 
 
-def test_a_text_that_is_too_short_is_told_before_the_run(experiment, capsys):
+def test_a_text_with_too_few_windows_is_told_before_the_run(experiment, capsys):
     (experiment / "mine.txt").write_text("to be or not to be\n" * 10)
     assert prepared() == 1
-    assert "too short" in capsys.readouterr().err
+    assert "larger than the 2 windows of length 64" in capsys.readouterr().err
 
 
 def test_it_needs_a_file(capsys):

@@ -54,7 +54,7 @@ class OnlyTraining(Numbers):
 
 
 def test_validation_data_may_not():
-    with pytest.raises(DataError, match=r"OnlyTraining has no validation data; return rows from"):
+    with pytest.raises(DataError, match=r"data\('validation'\) of OnlyTraining returns nothing"):
         prepare(RunConfig("numbers", task=OnlyTraining(), batch_size=8))
 
 

@@ -35,8 +35,10 @@ class Data:
         """
         found = self.find(name)
         if found is None:
+            if name == "test":
+                raise DataError("there are no test data; choose another split")
             raise DataError(
-                f"{type(self._task).__name__} has no {name} data; return rows from data({name!r})"
+                f"data({name!r}) of {type(self._task).__name__} returns nothing; return rows"
             )
         return found
 
