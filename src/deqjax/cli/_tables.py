@@ -44,7 +44,7 @@ _ROWS = {
     "top1": ("accuracy", "{:.2%}"),
     "top5": ("label among the first five", "{:.2%}"),
     "mean_iou": ("mean intersection over union", "{:.4f}"),
-    "loss": ("loss, nats", "{:.4f}"),
+    "loss": ("loss", "{:.4f}"),
     "bits_per_byte": ("bits per byte", "{:.4f}"),
     "bigram_bits_per_byte": ("bits per byte of a bigram model, same bytes", "{:.4f}"),
     "perplexity": ("perplexity", "{:.3f}"),
@@ -57,6 +57,8 @@ _ROWS = {
     "spectral_radius": ("spectral radius, mean", "{:.3f}"),
     "spectral_radius_max": ("spectral radius, largest", "{:.3f}"),
 }
+
+_UNTOLD = ("forward_", "backward_", "tolerance")  # what is in the records besides
 
 
 def print_scores(title: str, metrics: dict[str, float]) -> None:
@@ -71,6 +73,8 @@ def print_scores(title: str, metrics: dict[str, float]) -> None:
         if name.startswith("iou/"):
             shown = "does not occur" if math.isnan(value) else f"{value:.4f}"
             rows.append((f"  {name.removeprefix('iou/')}", shown))
+        elif name not in _ROWS and not name.startswith(_UNTOLD):  # a task's own score
+            rows.append((name.replace("_", " "), f"{value:.4g}"))
     print_pairs(title, ("measured", "value"), rows)
 
 

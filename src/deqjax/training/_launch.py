@@ -103,8 +103,9 @@ def _train(
             claim = stack.enter_context(made)
         folder = _shared(claim, peers)
         if peers.first:
+            rows = run.data.split("train").describe()
             say(
-                f"{config.name}: {size:,} parameters, {run.data.split('train').describe()}, "
+                f"{config.name}: {size:,} parameters, {rows} to train on, "
                 f"{_devices(run, devices)}, run in {folder.path}"
             )
         started = time.perf_counter()
