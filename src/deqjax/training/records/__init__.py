@@ -5,17 +5,17 @@ anything about one.
 """
 
 from deqjax.training.records._metrics import MetricsError, read_metrics
-from deqjax.training.records._quantities import QUANTITIES, rows, written
+from deqjax.training.records._quantities import rows, words_of, written
 from deqjax.training.records._records import Records, has_record
 from deqjax.training.records._window import Window
 
 __all__ = [
-    "QUANTITIES",
     "MetricsError",
     "Records",
     "Window",
     "has_record",
     "read_metrics",
     "rows",
+    "words_of",
     "written",
 ]

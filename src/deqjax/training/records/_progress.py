@@ -254,7 +254,7 @@ def _shortened(row: Row) -> Row:
 
 def _short(metrics: Mapping[str, float]) -> list[str]:
     name, unit = loss_unit([metrics])
-    loss = [f"loss {float(metrics[name]):.4g} {unit}"] if name in metrics else []
+    loss = [f"loss {float(metrics[name]):.4g} {unit}".rstrip()] if name in metrics else []
     others = [f"{word} {float(metrics[n]):.4g}" for n, word in _SHOWN.items() if n in metrics]
     return loss + others
 
