@@ -19,17 +19,19 @@ CONFIG = {
     "checkpoint_every": 100,
     "optimizer": {"learning_rate": 0.003, "warmup_steps": 40, "clip_norm": 1.0},
     "penalty": {"weight": 0.3},
-    "data": {"threads": 0},
-    "model": {
-        "kind": "resdeq",
-        "solver": {
-            "method": "anderson",
-            "adjoint": "implicit",
-            "tol": 1e-3,
-            "max_steps": 12,
-            "ridge": 1e-5,
-            "backward_max_steps": 12,
-            "backward_tol": 1e-3,
+    "threads": 0,
+    "task": {
+        "network": {
+            "kind": "resdeq",
+            "solver": {
+                "method": "anderson",
+                "adjoint": "implicit",
+                "tol": 1e-3,
+                "max_steps": 12,
+                "ridge": 1e-5,
+                "backward_max_steps": 12,
+                "backward_tol": 1e-3,
+            },
         },
     },
 }
@@ -59,7 +61,7 @@ EXPLICIT = {"loss": 1.0, "images_per_second": 100.0}
 
 
 def changed(**solver):
-    return CONFIG | {"model": {"solver": CONFIG["model"]["solver"] | solver}}
+    return CONFIG | {"task": {"network": {"solver": CONFIG["task"]["network"]["solver"] | solver}}}
 
 
 def train(late=None, steps=STEPS, **values):
@@ -143,9 +145,45 @@ def test_gravest_comes_first():
 
 def test_remedy_names_the_option_and_its_value():
     [finding] = build_report(TROUBLE["step-limit"], CONFIG).findings
-    assert "--model.solver.max-steps (now 12)" in finding.remedy
+    assert "--task.network.solver.max-steps (now 12)" in finding.remedy
     assert "39%" not in finding.found
     assert "40% of the forward solves stop at the step limit" in finding.found
+
+
+def test_remedy_of_a_users_task_names_the_option_that_it_has():
+    config = CONFIG | {"task": {"width": 3, "deq": {"max_steps": 7}}}
+    [finding] = build_report(
+        [*TROUBLE["step-limit"], *validation(1.1, tolerance=0.02)], config
+    ).findings
+    assert "where 0.02 is asked for" in finding.found
+    assert "raise --task.deq.max-steps (now 7)" in finding.remedy
+    assert finding.remedy.endswith("accept a coarser tol of the layer")
+
+
+def test_remedy_of_a_task_without_options_speaks_of_its_layer():
+    [finding] = build_report(TROUBLE["step-limit"], CONFIG | {"task": {}}).findings
+    assert finding.found.endswith("at a residual of 8.0e-04")
+    assert "raise max_steps of the layer or --penalty.weight" in finding.remedy
+
+
+def test_throughput_is_whatever_a_task_counts():
+    records = [
+        {
+            "step": r["step"],
+            "split": "train",
+            "graphs_per_second": 100.0 if r["step"] < 200 else 9.0,
+        }
+        for r in train()
+    ]
+    report = build_report(records, CONFIG)
+    [finding] = report.findings
+    assert (finding.name, "in graphs per second" in finding.found) == ("slower", True)
+    assert "graphs per second" in printed(report)
+
+
+def test_a_loss_without_a_unit_is_told_without_one():
+    records = [{"step": 100, "split": "validation", "loss": 1.25}]
+    assert "best validation loss: 1.2500, after step 100" in printed(build_report(records, CONFIG))
 
 
 def test_nan_of_a_skipped_update_is_told_as_such_alone():
@@ -283,7 +321,7 @@ def test_printed_report():
 def test_printed_finding():
     text = printed(build_report(TROUBLE["waits-for-data"], CONFIG))
     assert "1. The loop waits for data in 20% of its time.\n   It means: " in text
-    assert "   To do: raise --data.threads (now 0)" in text
+    assert "   To do: raise --threads (now 0)" in text
 
 
 def test_newest_events_are_printed_as_they_are():
@@ -303,7 +341,7 @@ def test_narrow_page(width):
 @pytest.fixture
 def run(tmp_path):
     workdir = Workdir(tmp_path)
-    write_config(workdir, "tiny", CONFIG)
+    write_config(workdir, "tiny", CONFIG, {})
     with MetricsWriter(workdir, None) as writer:
         for record in train():
             writer.write(record["step"], "train", TRAIN)

@@ -51,7 +51,7 @@ QUANTITIES = (
     Quantity("waiting for data", {"data_wait": ""}, ".1%"),
     Quantity("memory, GiB", {"host_memory_gib": "host", "device_memory_gib": "device"}, ".3g"),
 )
-"""What the engine measures of any task: the lines of a table below the task's own, in this order."""
+"""What the engine measures of any task: lines of a table, in this order, below the task's own."""
 
 
 def rows(training: Values, validation: Values) -> list[Row]:

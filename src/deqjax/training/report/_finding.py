@@ -7,9 +7,9 @@ from typing import Any
 from deqjax.training.report._figures import Figures, Trend
 
 ON_RESUME = (
-    "Learning rate, clip norm and penalty may be changed with --resume, and tolerances, step limits "
-    "and ridge where the task says so, as those of deqjax do; another solver, adjoint or model "
-    "needs a new run."
+    "Learning rate, clip norm and penalty may be changed with --resume, and so may tolerances, step "
+    "limits and ridge if they are options of the task; another solver, adjoint or model needs a "
+    "new run."
 )
 """How remedies are followed."""
 
