@@ -5,13 +5,12 @@ anything about one.
 """
 
 from deqjax.training.records._listener import Listener, as_listener
-from deqjax.training.records._quantities import QUANTITIES, rows, throughput_of, written
+from deqjax.training.records._quantities import rows, words_of, written
 from deqjax.training.records._reading import MetricsError, read_metrics
 from deqjax.training.records._records import Records, has_record
 from deqjax.training.records._window import Window
 
 __all__ = [
-    "QUANTITIES",
     "Listener",
     "MetricsError",
     "Records",
@@ -20,6 +19,6 @@ __all__ = [
     "has_record",
     "read_metrics",
     "rows",
-    "throughput_of",
+    "words_of",
     "written",
 ]

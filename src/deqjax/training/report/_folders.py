@@ -140,7 +140,7 @@ def _row(run: ListedRun, top: Path) -> tuple[str, ...]:
     if found is None:
         return (name, "", "", changed, "cannot be read")
     loss = found.validation.values.get(found.loss) if found.validation else None
-    told = "" if loss is None else f"{loss:.4f} {found.unit}".rstrip()
+    told = "" if loss is None else found.loss_of(loss)
     state = "running" if run.running else "finished" if run.finished else "not finished"
     return (name, progress(found), told, changed, state)
 
