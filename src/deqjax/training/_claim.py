@@ -66,6 +66,7 @@ class Claim:
         look(workdir, request)  # before anything is written
         self.workdir, self._request = workdir, request
         self._lock = Lock(workdir.path, say)
+        self._task: Mapping[str, Any] = {}  # known when the run begins
         self._made: list[Path] = []  # the outermost first
         self._lost: Path | None = None  # what was missing lately
         try:
@@ -92,6 +93,7 @@ class Claim:
         Raises:
             WorkdirError: it cannot be written to.
         """
+        self._task = task
         write_config(self.workdir, self._request.experiment, self._request.config, task)
         self._made = []
 
@@ -111,7 +113,7 @@ class Claim:
             return None
         try:
             self.workdir.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_config(self.workdir, self._request.experiment, self._request.config)
+            write_config(self.workdir, self._request.experiment, self._request.config, self._task)
         except (OSError, WorkdirError) as error:
             if again:
                 return None
