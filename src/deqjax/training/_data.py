@@ -68,8 +68,8 @@ def pipeline_of(rows: Any) -> Pipeline:
     if hasattr(rows, "__len__") and hasattr(rows, "__getitem__") and not isinstance(rows, dict):
         return rows_of_sequence(rows)
     raise DataError(
-        f"batches cannot be made of this {type(rows).__name__}; return NumPy arrays in a dictionary, "
-        "a Grain dataset, or a sequence of rows"
+        f"batches cannot be made of this {type(rows).__name__}; return NumPy arrays in a "
+        "dictionary, a Grain dataset, or a sequence of rows"
     )
 
 

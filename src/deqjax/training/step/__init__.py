@@ -17,7 +17,14 @@ from deqjax.training.step._problem import (
     SolveLimits,
 )
 from deqjax.training.step._solve_metrics import is_largest
-from deqjax.training.step._state import Architecture, TrainState, Weights, initial_state, split
+from deqjax.training.step._state import (
+    Architecture,
+    TrainState,
+    Weights,
+    initial_state,
+    replicated_over,
+    split,
+)
 from deqjax.training.step._update import Control, train_step
 
 __all__ = [
@@ -41,6 +48,7 @@ __all__ = [
     "observed_loss",
     "optimizer",
     "radius_step",
+    "replicated_over",
     "split",
     "train_step",
 ]
