@@ -30,7 +30,7 @@ def error_of(capsys, *arguments, status):
 
 @pytest.fixture(scope="module")
 def data_options(tmp_path_factory):
-    return ["--data.directory", str(tmp_path_factory.mktemp("datasets"))]
+    return ["--task.text.directory", str(tmp_path_factory.mktemp("datasets"))]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,14 @@ def test_generate_compares_with_solves_from_zero(trained, capsys):
 
 
 def test_generate_with_nothing_to_compare_says_so(tmp_path, capsys, data_options):
-    options = [*TINY_OPTIONS, *data_options, "--steps", "1", "--model.kind", "transformer_xl"]
+    options = [
+        *TINY_OPTIONS,
+        *data_options,
+        "--steps",
+        "1",
+        "--task.network.kind",
+        "transformer_xl",
+    ]
     workdir = str(tmp_path / "run")
     assert cli.main(["train", EXPERIMENT, "--workdir", workdir, *options]) == 0
     capsys.readouterr()
@@ -175,9 +182,9 @@ def test_missing_experiment_is_named(capsys):
 
 
 def test_unknown_field_names_the_nearest(capsys):
-    line = error_of(capsys, "train", EXPERIMENT, "--model.shape.widht", "8", status=2)
-    assert "--model.shape.widht" in line
-    assert "did you mean --model.shape.width?" in line
+    line = error_of(capsys, "train", EXPERIMENT, "--task.network.shape.widht", "8", status=2)
+    assert "--task.network.shape.widht" in line
+    assert "did you mean --task.network.shape.width?" in line
 
 
 def test_train_without_file(capsys):
@@ -210,7 +217,14 @@ def test_empty_prompt_is_refused(trained, capsys):
 def test_help_lists_every_field(capsys):
     assert cli.main(["train", EXPERIMENT, "--help"]) == 0
     printed = capsys.readouterr().out
-    for option in ("--workdir", "--resume", "--devices", "--penalty.weight", "--data.batch-size"):
+    for option in (
+        "--workdir",
+        "--resume",
+        "--devices",
+        "--penalty.weight",
+        "--batch-size",
+        "--task.text.corpus",
+    ):
         assert option in printed
 
 

@@ -33,7 +33,7 @@ def test_version(capsys):
 def test_no_command_lists_them(capsys):
     assert cli.main([]) == 2
     printed = capsys.readouterr().out
-    for name in ("train", "sweep", "runs", "inspect", "compare", "evaluate", "generate", "convert"):
+    for name in ("train", "prepare", "sweep", "runs", "inspect", "compare", "evaluate", "generate"):
         assert f"• {name} " in printed
 
 
@@ -116,9 +116,12 @@ def test_every_combination_of_values_is_a_run():
 
 
 def test_values_of_several_words_and_paths_make_folders():
-    found = combinations(["--data.file", "a/b.txt", "-1", "--sizes", "4 4", "8 8", "--flag"])
-    assert list(found)[:2] == ["data.file=a_b.txt,sizes=4_4", "data.file=a_b.txt,sizes=8_8"]
-    assert list(found.values())[-1] == ["--data.file", "-1", "--sizes", "8", "8", "--flag"]
+    found = combinations(["--task.text.file", "a/b.txt", "-1", "--sizes", "4 4", "8 8", "--flag"])
+    assert list(found)[:2] == [
+        "task.text.file=a_b.txt,sizes=4_4",
+        "task.text.file=a_b.txt,sizes=8_8",
+    ]
+    assert list(found.values())[-1] == ["--task.text.file", "-1", "--sizes", "8", "8", "--flag"]
 
 
 @pytest.mark.parametrize(

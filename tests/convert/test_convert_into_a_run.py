@@ -8,14 +8,16 @@ from deqjax import cli, training
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "deq_transformer_plain.pth"
 RECIPE = '''
-import dataclasses
-from deqjax.training import DataConfig, EvaluationConfig, ModelConfig, TrainConfig
+from deqjax.tasks.language import LanguageTask, Text
+from deqjax.training import EvaluationConfig, RunConfig
 
 def config():
     """Characters in streams."""
-    return TrainConfig(
+    return RunConfig(
         name="adopted",
-        data=DataConfig(corpus="text_characters", order="streams", batch_size=4),
+        task=LanguageTask(text=Text(corpus="text_characters", file="elsewhere.txt")),
+        batch_size=4,
+        order="given",
         evaluation=EvaluationConfig(final_batches=2, radius_batches=0),
     )
 '''
@@ -43,4 +45,15 @@ def converted(tmp_path):
 def test_a_converted_model_is_a_run(converted):
     metrics = training.evaluate_run(converted)
     assert 0 < metrics["loss"] < 20
-    assert training.load_run(converted).config.model.shape.memory_length == 16
+    assert training.load_run(converted).config.task.network.shape.memory_length == 16
+
+
+def test_a_place_that_the_recipe_has_no_use_for_is_refused(tmp_path, capsys):
+    file = tmp_path / "recipe.py"
+    file.write_text(
+        "from deqjax.tasks.vision import VisionTask\nfrom deqjax.training import RunConfig\n"
+        "def config(): return RunConfig('images', task=VisionTask())\n"
+    )
+    words = ["--config", "x.json", "--out", str(tmp_path / "run"), "--recipe", str(file)]
+    assert cli.main(["convert", "x.pth", *words, "--file", "text.txt"]) == 2
+    assert f"--file means nothing to {file}; leave it out." in capsys.readouterr().err

@@ -9,10 +9,13 @@ import annotated_types
 import pytest
 
 from deqjax._fields import check_value
-from deqjax.training import ConfigError, Count, TrainConfig, VisionConfig
+from deqjax.tasks.language import LanguageTask
+from deqjax.tasks.vision import VisionTask
+from deqjax.training import ConfigError, Count, RunConfig
+from deqjax.training._config import with_task
 from deqjax.training._stored_config import from_dict, to_dict
 
-TASKS = (TrainConfig, VisionConfig)
+TASKS = (LanguageTask, VisionTask)
 
 
 def declared(kind, prefix=""):
@@ -98,14 +101,14 @@ def located(values, path):
 NUMERIC = [
     pytest.param(task, path, id=f"{task.__name__}-{path}")
     for task in TASKS
-    for path, hint in declared(task).items()
-    if any(numbers(hint)) and (task is TrainConfig or path.startswith(("model.", "data.")))
+    for path, hint in declared(with_task(task)).items()
+    if any(numbers(hint)) and (task is LanguageTask or path.startswith("task."))
 ]
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_number_has_a_finite_range(task):
-    assert without_range(task) == []
+    assert without_range(with_task(task)) == []
 
 
 def test_a_number_without_range_is_seen():
@@ -122,21 +125,21 @@ def test_there_are_numbers():
 
 @pytest.mark.parametrize(("task", "path"), NUMERIC)
 def test_values_out_of_range_are_named(task, path):
-    for number, markers in numbers(declared(task)[path]):
+    for number, markers in numbers(declared(with_task(task))[path]):
         for value in in_and_out(number, markers)[1]:
-            values = to_dict(task("ranged"))
+            values = to_dict(RunConfig("ranged", task=task()))
             inner, name = located(values, path)
             inner[name] = shaped_like(inner[name], value)
             with pytest.raises(ConfigError) as caught:
-                from_dict(values)
+                from_dict(values, task)
             expected = rf"--{re.escape(path)}(\[0\])? must be .*, got {re.escape(repr(value))}\."
             assert re.search(expected, str(caught.value)), caught.value
 
 
 @pytest.mark.parametrize(("task", "path"), NUMERIC)
 def test_the_ends_of_a_range_are_allowed(task, path):
-    hint = declared(task)[path]
-    default, name = located(to_dict(task("ranged")), path)
+    hint = declared(with_task(task))[path]
+    default, name = located(to_dict(RunConfig("ranged", task=task())), path)
     for number, markers in numbers(hint):
         for value in in_and_out(number, markers)[0]:
             shaped = shaped_like(default[name], value)

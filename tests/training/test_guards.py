@@ -157,6 +157,35 @@ def test_a_state_saved_while_updates_are_left_out_is_not_gone_back_to(tmp_path, 
     assert outcome.step == 6
 
 
+def test_which_signals_stop_a_run_is_an_option(tmp_path, monkeypatch):
+    train, count = DataParallel.train, iter(range(1, 100))
+
+    def interrupted(self, state, batch, **options):
+        if next(count) == 3:
+            signal.raise_signal(signal.SIGUSR2)
+        return train(self, state, batch, **options)
+
+    monkeypatch.setattr(DataParallel, "train", interrupted)
+    guard = GuardConfig(skips=2, rollbacks=1, signals=("SIGUSR2",))
+    outcome, records = run(tmp_path, guard=guard)
+    assert outcome.stopped_by == signal.SIGUSR2
+    assert f"stopped, state {outcome.state_hash}" in of(records, "event")[-1]["event"]
+    assert (outcome.workdir.checkpoints / str(outcome.step)).is_dir()
+
+
+def test_a_listener_that_fails_ends_no_run(tmp_path):
+    calls = []
+
+    def say(line):
+        calls.append(line)
+        raise BrokenPipeError(32, "Broken pipe")
+
+    outcome, records = run(tmp_path, say)
+    assert outcome.step == 6
+    assert len(calls) == 1
+    assert ["Broken pipe" in record["event"] for record in of(records, "event")] == [True]
+
+
 def test_a_full_disk_ends_no_run(tmp_path, monkeypatch):
     save, said = Checkpoints.save, []
 

@@ -136,8 +136,25 @@ def test_a_memory_that_is_not_handed_on_is_told():
 
 
 def test_weights_of_each_row_serve_all_its_targets():
-    loss = of_rows(losses=lambda x: jnp.stack([x, x], axis=1), weights=lambda x: x > 0)
+    def loss(model, rows, memory):
+        losses = squares(model, rows, memory).losses
+        return Loss(jnp.stack([losses, losses], axis=1), weights=rows["x"][:, 0] > 0)
+
     assert len(rehearsed(loss)) == 3
+
+
+@pytest.mark.parametrize("inside", ["alone", "jit"])
+def test_weights_that_depend_on_the_model_are_refused(inside):
+    def positive(losses, x):
+        return (losses > 0) & (x[:, 0] > 0)
+
+    def loss(model, rows, memory):
+        found = squares(model, rows, memory)
+        made = jax.jit(positive) if inside == "jit" else positive
+        return found._replace(weights=made(found.losses, rows["x"]))
+
+    with pytest.raises(ConfigError, match=r"weights that loss\(\) returns depend on the model"):
+        rehearsed(loss)
 
 
 def test_what_a_model_changes_and_nobody_keeps_is_named():

@@ -6,6 +6,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from optax.contrib import MuonState
 
 from deqjax import training
 from deqjax.tasks.language import generate_text
@@ -13,12 +14,13 @@ from deqjax.training import (
     CheckpointError,
     Checkpoints,
     ConfigError,
+    OptimizerConfig,
     WorkdirError,
     read_metrics,
 )
 from deqjax.training.devices import DataParallel
 from deqjax.training.devices._interrupts import StopRequest
-from deqjax.training.records._metrics import comparable
+from deqjax.training.records._reading import comparable
 from tiny import tiny_config, with_parts
 
 
@@ -83,7 +85,7 @@ def test_final_metrics_hold_model_and_bigram(uninterrupted):
     assert metrics["scored"] == 2 * 4 * 8
 
 
-def train_three_steps(config, folder):
+def train_three_steps(config, folder, devices=None):
     """Stop after the third step as if by Ctrl-C in the first."""
     asked = []
 
@@ -103,12 +105,12 @@ def train_three_steps(config, folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deqjax.training._launch.StopRequest", Asked)
         patch.setattr("deqjax.training.devices._parallel.DataParallel.train", counted)
-        stopped = training.train(config, folder, say=silent)
+        stopped = training.train(config, folder, devices=devices, say=silent)
     assert (stopped.step, stopped.stopped_by, stopped.metrics) == (3, signal.SIGINT, None)
 
 
-def go_on(config, folder):
-    resumed = training.train(config, folder, resume=True, say=silent)
+def go_on(config, folder, devices=None):
+    resumed = training.train(config, folder, resume=True, devices=devices, say=silent)
     assert resumed.step == config.steps
     return resumed
 
@@ -156,6 +158,27 @@ def test_a_resumed_run_remembers_its_segments(tmp_path):
     assert np.abs(memory.states).max() > 0
     assert 1 < whole.metrics["loss"] < 10
     assert "bits_per_byte" not in whole.metrics
+
+
+def test_a_run_of_muon_goes_on_longer_as_if_it_had_always_been(
+    tmp_path, data_directory, compiled_once
+):
+    """On two devices, from before the decay of its schedule; its momentum is in the checkpoint."""
+    optimizer = OptimizerConfig("muon", "stable_decay", warmup_steps=1, decay_fraction=0.3)
+    short = run_config(data_directory, optimizer=optimizer)
+    long = dataclasses.replace(short, steps=6)
+    devices = tuple(jax.devices()[:2])
+    with compiled_once():
+        whole = training.train(long, tmp_path / "whole", devices=devices, say=silent)
+        train_three_steps(short, tmp_path / "run", devices)
+        assert_same_end(go_on(long, tmp_path / "run", devices), whole)
+    state = training.load_run(tmp_path / "run").state.optimizer
+    (momentum,) = [
+        each.mu
+        for each in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, MuonState))
+        if isinstance(each, MuonState)
+    ]
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(momentum))
 
 
 def without_position(restore, self, state, iterator, step):

@@ -2,12 +2,15 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from deqjax.cli._tables import print_pairs
 from deqjax.cli._usage import UsageError
+
+if TYPE_CHECKING:
+    from deqjax.training import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +53,27 @@ class Convert:
         from deqjax.convert import read_model
         from deqjax.training import adopt_model, load_experiment
 
-        recipe: Any = load_experiment(file)  # kinds of runs differ in their data's fields
-        places = {
-            name: str(getattr(self, name))
-            for name in ("file", "directory", "manual_directory")
-            if getattr(self, name) is not None
-        }
-        for name in places:
-            if not hasattr(recipe.data, name):
-                raise UsageError(f"--{name} means nothing to {file}; leave it out.")
-        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **places))
+        recipe = load_experiment(file)
+        task = recipe.task
+        for name in ("file", "directory", "manual_directory"):
+            place = getattr(self, name)
+            if place is not None:
+                task = _placed(task, name, str(place), file)
+        recipe = dataclasses.replace(recipe, task=task)
         model = read_model(self.checkpoint, self.config)
         adopt_model(model, recipe, self.out)
         return model
+
+
+def _placed(task: "Task", name: str, place: str, file: Path) -> "Task":
+    """The task with another place of its data, in whichever of its parts has a field for it.
+
+    Raises:
+        UsageError: none has.
+    """
+    for field in dataclasses.fields(task):
+        part = getattr(task, field.name)
+        if name in getattr(part, "__dataclass_fields__", ()):
+            moved = dataclasses.replace(part, **{name: place})
+            return dataclasses.replace(task, **{field.name: moved})
+    raise UsageError(f"--{name} means nothing to {file}; leave it out.")

@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from flax import nnx
 
@@ -12,7 +12,7 @@ from deqjax._fixed_point import fixed_point
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.nn._cells import check_nnx_cell, end_step, start
 from deqjax.nn._freeze import FrozenCell, freeze
-from deqjax.nn._observe import Observer
+from deqjax.nn._observe import Observable
 from deqjax.solvers import Solution, anderson
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -37,7 +37,7 @@ def _left_alone_by_tabulate(method: Method) -> Method:
     return cast(Method, _NoFunction(method))
 
 
-class DEQ(nnx.Module):
+class DEQ(Observable, nnx.Module):
     """z* = cell(z*, u): an NNX cell as a layer of infinite depth.
 
     The cell is any NNX module (or function) ``cell(z, u) -> z'``: z a pytree of (batch, ...)
@@ -78,9 +78,6 @@ class DEQ(nnx.Module):
         >>> print(solution.value.shape, deqjax.Status(int(solution.stats.status[0])).name)
         (4, 16) CONVERGED
     """
-
-    # set on the layer itself while its model is observed
-    observer: ClassVar[Observer | None] = None
 
     def __init__(
         self,

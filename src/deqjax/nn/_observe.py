@@ -8,7 +8,7 @@ hands probes or limits on.
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import flax.linen
 import jax
@@ -76,7 +76,13 @@ class Layer(Protocol):
 
 
 class Observable:
-    """A Linen module with this base is an equilibrium layer whose calls can be observed."""
+    """The base of a module, NNX's or Linen's, that is an equilibrium layer.
+
+    Attributes:
+        observer: set on an NNX layer itself while its model is observed.
+    """
+
+    observer: ClassVar["Observer | None"] = None
 
 
 Limit = Scalar | Callable[[Scalar], Scalar]
@@ -247,15 +253,13 @@ def observe(
         >>> print(seen.solves[0].layer, seen.samples, bool((output > 1.999).all()))
         deq (4,) True
     """
-    from deqjax.nn._deq import DEQ  # the layer knows this module
-
     if layers is not None and layers < 1:
         raise ValueError(f"layers must be at least 1, got {layers}.")
     seen = Observation(probes, tol, max_steps, layers)
     found = {
         ".".join(map(str, path)) or "model": node
         for path, node in nnx.iter_graph(model)
-        if isinstance(node, DEQ)
+        if isinstance(node, Observable)
     }
     if any(node.observer and node.observer.observation() for node in found.values()):
         raise ObservationError("the model is observed already; one observation at a time.")

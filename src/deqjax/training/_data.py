@@ -34,10 +34,26 @@ class Data:
             DataError: there is no such split, or it is nothing that batches can be made of.
             ExperimentError: the task's ``data`` failed.
         """
+        found = self.find(name)
+        if found is None:
+            if name == "test":
+                raise DataError("there are no test data; choose another split")
+            raise DataError(
+                f"data({name!r}) of {type(self._task).__name__} returns nothing; return rows"
+            )
+        return found
+
+    def find(self, name: str) -> Pipeline | None:
+        """The same, but None where the task has no such split.
+
+        Raises:
+            DataError: it is nothing that batches can be made of.
+            ExperimentError: the task's ``data`` failed.
+        """
         if name not in self._opened:
             found = of_task(self._task, lambda: self._task.data(name))
             if found is None:
-                raise DataError(f"{type(self._task).__name__} has no {name} data")
+                return None
             try:
                 self._opened[name] = pipeline_of(found)
             except DataError as error:

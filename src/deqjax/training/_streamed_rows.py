@@ -33,7 +33,7 @@ class StreamedRows(Pipeline):
 
     def describe(self) -> str:
         """That their number is not known."""
-        return "a stream of training rows"
+        return "a stream of rows"
 
     def fingerprint(self, order: BatchOrder) -> Mapping[str, Any]:
         """A hash of the first rows, and how many a batch has."""

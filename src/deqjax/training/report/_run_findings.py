@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from deqjax._records import is_throughput
+from deqjax.training.records import words_of
 from deqjax.training.report._figures import Figures
 from deqjax.training.report._finding import Finding, Options, calmer, way
 
@@ -110,14 +110,16 @@ def waits(figures: Figures, options: Options) -> Iterator[Finding]:
 def slower(figures: Figures, options: Options) -> Iterator[Finding]:
     """Throughput has fallen."""
     del options
-    for name, trend in figures.trends.items():
-        if is_throughput(name) and trend.growth <= SLOWER:
-            yield Finding(
-                "slower",
-                f"the run has become slower: {way(trend, ',.0f')}, in {name.replace('_', ' ')}",
-                "solves take more steps, or something else uses the machine",
-                "compare with the steps of a solve, the wait for data and the machine's load",
-            )
+    name = figures.throughput or ""
+    trend = figures.trends.get(name)
+    if trend is not None and trend.growth <= SLOWER:
+        label, form = words_of(name)
+        yield Finding(
+            "slower",
+            f"the run has become slower: {way(trend, form)}, in {label}",
+            "solves take more steps, or something else uses the machine",
+            "compare with the steps of a solve, the wait for data and the machine's load",
+        )
 
 
 def memory_grows(figures: Figures, options: Options) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from deqjax.training.records import QUANTITIES, rows, throughput_of, written
+from deqjax.training.records import rows, words_of, written
 from deqjax.training.report._figures import Figures, Trend
 from deqjax.training.report._finding import ON_RESUME, Finding
 from deqjax.training.report._report import Report
@@ -95,19 +95,11 @@ def _cells(trend: Trend, form: str) -> tuple[str, str, str]:
     return written(trend.early, form), written(trend.late, form), change
 
 
-def words_of(name: str) -> tuple[str, str]:
-    """What a metric is called on its own, and the form of its values."""
-    own = throughput_of(name)
-    quantity = next((each for each in QUANTITIES if name in each.parts), own)
-    word = quantity.parts[name]
-    return f"{quantity.label}, {word}" if word else quantity.label, quantity.form
-
-
 def _sentences(figures: Figures) -> list[str]:
     found = []
     if figures.best is not None:
-        best = f"{figures.best.value:.4f} {figures.unit}".rstrip()
-        found.append(f"best validation loss: {best}, after step {figures.best.step}")
+        best = figures.best
+        found.append(f"best validation loss: {figures.loss_of(best.value)}, after step {best.step}")
     found += _of_solves(figures)
     if figures.skipped or "skipped" in figures.late:
         found.append(f"updates skipped: {figures.skipped}")

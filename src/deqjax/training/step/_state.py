@@ -94,20 +94,15 @@ def split(model: nnx.Module, axis_name: str | None = None) -> tuple[Architecture
         axis_name: of the replicas over which batch normalizations average in training.
     """
     model.train()
-    replicated_over(model, axis_name)
+    for _, node in nnx.iter_graph(model):
+        if isinstance(node, nnx.BatchNorm):
+            node.axis_name = axis_name
     training: Any = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     model.eval()
     evaluation: Any = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     graph, parameters, statistics, constants = training
     weights = Weights(parameters, statistics if jax.tree.leaves(statistics) else None)
     return Architecture(graph, evaluation[0], constants), weights
-
-
-def replicated_over(model: nnx.Module, axis_name: str | None) -> None:
-    """Let batch normalizations average over the replicas of an axis; None is over none."""
-    for _, node in nnx.iter_graph(model):
-        if isinstance(node, nnx.BatchNorm):
-            node.axis_name = axis_name
 
 
 def initial_state(

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from deqjax import cli, data, training
-from deqjax.training._overlays import overlay, palette
+from deqjax.tasks.vision._overlays import overlay, palette
 from image_samples import cityscapes_example, write_prepared
+from tiny import with_parts
 from tiny_vision import tiny_vision
 
 
@@ -21,37 +22,32 @@ def run(tmp_path_factory):
         "test": [cityscapes_example(9)],
     }
     write_prepared("cityscapes/semantic_segmentation", directory, splits)
-    tiny = tiny_vision("mdeq")
+    tiny = tiny_vision("mdeq", steps=2, batch_size=4)
     # what compiles fastest: nothing here depends on the branches or on how they are solved
     shape = dataclasses.replace(
-        tiny.model.mdeq,
+        tiny.task.network.mdeq,
         channels=(4,),
         head_channels=(),
-        input_channels=3,
-        classes=19,
         downsample_times=2,
         task="segmentation",
     )
-    solver = dataclasses.replace(tiny.solver, method="picard", adjoint="jacobian_free")
-    config = dataclasses.replace(
+    config = with_parts(
         tiny,
-        steps=2,
-        model=dataclasses.replace(tiny.model, mdeq=shape, solver=solver),
-        evaluation=dataclasses.replace(tiny.evaluation, radius_batches=0),
-        data=training.ImageDataConfig(
-            images="cityscapes",
-            batch_size=4,
-            augmentation=data.Augmentation("joint_scale_crop", crop=(16, 32)),
-            directory=str(directory),
-        ),
-        penalty=training.PenaltyConfig(weight=0.0),
+        task__network__mdeq=shape,
+        task__network__solver__method="picard",
+        task__network__solver__adjoint="jacobian_free",
+        task__images__name="cityscapes",
+        task__images__augmentation=data.Augmentation("joint_scale_crop", crop=(16, 32)),
+        task__images__directory=str(directory),
+        evaluation__radius_batches=0,
+        penalty__weight=0.0,
     )
     return training.train(config, tmp_path_factory.mktemp("run") / "run", say=lambda line: None)
 
 
 def test_only_pixels_of_evaluated_classes_are_scored(run):
     # of the rows 0 to 15 of both held-out images, 7, 8, 11, 12 and 13 are of classes
-    assert run.metrics["labels_scored"] == 2 * 5 * 32
+    assert run.metrics["scored"] == 2 * 5 * 32
     assert 0 <= run.metrics["mean_iou"] <= 1
 
 
