@@ -33,7 +33,7 @@ def test_version(capsys):
 def test_no_command_lists_them(capsys):
     assert cli.main([]) == 2
     printed = capsys.readouterr().out
-    for name in ("train", "sweep", "runs", "inspect", "compare", "evaluate", "generate", "convert"):
+    for name in ("train", "prepare", "sweep", "runs", "inspect", "compare", "evaluate", "generate"):
         assert f"• {name} " in printed
 
 

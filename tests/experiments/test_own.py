@@ -10,10 +10,11 @@ import pytest
 from deqjax.cli import main
 
 FILES = sorted((Path(__file__).parents[2] / "experiments" / "own").glob("*.py"))
-QUICK = (
-    "--steps 6 --checkpoint-every 3 --log-every 3 --evaluation.every 3 --evaluation.batches 2 "
-    "--evaluation.final-batches 2 --penalty.probability 1 --batch-size 8 --task.width 8"
-).split()
+QUICK = [
+    *("--steps", "6", "--checkpoint-every", "3", "--log-every", "3", "--batch-size", "8"),
+    *("--evaluation.every", "3", "--evaluation.batches", "2", "--evaluation.final-batches", "2"),
+    *("--penalty.probability", "1", "--task.width", "8"),
+]
 
 
 def state_hashes(folder):

@@ -28,8 +28,10 @@ def here(tmp_path, monkeypatch):
 
 def quick(**changes):
     base = tiny_vision("resnet", steps=2, checkpoint_every=2, log_every=2)
-    evaluation = dataclasses.replace(base.evaluation, every=100, batches=1, final_batches=1)
-    return dataclasses.replace(base, **{"evaluation": evaluation, **changes})
+    base = with_parts(
+        base, evaluation__every=100, evaluation__batches=1, evaluation__final_batches=1
+    )
+    return dataclasses.replace(base, **changes)
 
 
 def without_data(path):

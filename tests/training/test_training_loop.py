@@ -20,7 +20,7 @@ from deqjax.training import (
 )
 from deqjax.training.devices import DataParallel
 from deqjax.training.devices._interrupts import StopRequest
-from deqjax.training.records._metrics import comparable
+from deqjax.training.records._reading import comparable
 from tiny import tiny_config, with_parts
 
 

@@ -74,7 +74,6 @@ def _placed(task: "Task", name: str, place: str, file: Path) -> "Task":
     for field in dataclasses.fields(task):
         part = getattr(task, field.name)
         if name in getattr(part, "__dataclass_fields__", ()):
-            return dataclasses.replace(
-                task, **{field.name: dataclasses.replace(part, **{name: place})}
-            )
+            moved = dataclasses.replace(part, **{name: place})
+            return dataclasses.replace(task, **{field.name: moved})
     raise UsageError(f"--{name} means nothing to {file}; leave it out.")

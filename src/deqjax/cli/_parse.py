@@ -11,6 +11,7 @@ from deqjax.cli._convert import Convert
 from deqjax.cli._evaluate import Evaluate
 from deqjax.cli._generate import Generate
 from deqjax.cli._inspect import Inspect
+from deqjax.cli._prepare import Prepare
 from deqjax.cli._runs import Runs
 from deqjax.cli._sweep import Sweep, combinations
 from deqjax.cli._train import Train
@@ -18,6 +19,7 @@ from deqjax.cli._usage import UsageError, unknown
 
 _COMMANDS: dict[str, Any] = {
     "train": Train,
+    "prepare": Prepare,
     "sweep": Sweep,
     "runs": Runs,
     "inspect": Inspect,
@@ -26,7 +28,7 @@ _COMMANDS: dict[str, Any] = {
     "generate": Generate,
     "convert": Convert,
 }
-_OF_EXPERIMENTS = ("train", "sweep")
+_OF_EXPERIMENTS = ("train", "prepare", "sweep")
 _HELP = ("-h", "--help")
 _DESCRIPTION = """Deep equilibrium models in JAX: train them, and see how they do.
 
@@ -57,7 +59,7 @@ def parse(given: Sequence[str]) -> Any:
     from deqjax.training import load_experiment
 
     kind, default = _COMMANDS[name].of(load_experiment(words[0]))
-    if name == "train" or any(word in _HELP for word in words):
+    if name != "sweep" or any(word in _HELP for word in words):
         return _read({name: (kind, default)}, given)
     runs = {
         label: _read({name: (kind, default)}, [name, words[0], *options])

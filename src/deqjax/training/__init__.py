@@ -35,6 +35,7 @@ from deqjax.training._options import (
 )
 from deqjax.training._outcome import Outcome
 from deqjax.training._pipeline import BatchOrder, Pipeline, Position
+from deqjax.training._prepare import prepare
 from deqjax.training._run import Run
 from deqjax.training._run_names import newest_run, next_free
 from deqjax.training._sentences import ExperimentError
@@ -119,6 +120,7 @@ __all__ = [
     "load_run",
     "newest_run",
     "next_free",
+    "prepare",
     "read_metrics",
     "save_run_picture",
     "solve_limits",

@@ -1,7 +1,7 @@
 """The parts of a run's configuration, each with the ranges of its numbers."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from annotated_types import Interval
 
@@ -101,6 +101,10 @@ class StepLimitConfig:
     mean: Annotated[float, Interval(ge=0, le=100_000)] = 8.0
 
 
+StopSignal: TypeAlias = Literal["SIGHUP", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU"]
+"""A signal that asks a process to end."""
+
+
 @dataclasses.dataclass(frozen=True)
 class GuardConfig:
     """What happens when something goes wrong; see also ``keep_checkpoints``.
@@ -109,10 +113,15 @@ class GuardConfig:
         skips: updates that may be left out in a row, because loss or gradient is not finite, before
             the run goes back to its last good checkpoint, with the data that come next.
         rollbacks: how often a run may go back before it stops with an error.
+        signals: that end the run as Ctrl-C does, after a checkpoint, but with exit status 0: what
+            comes when the terminal is closed (SIGHUP), when the system ends the process (SIGTERM),
+            and before Slurm takes the machine away (SIGUSR1). One that the parent has the process
+            ignore, as nohup does with SIGHUP, stays ignored.
     """
 
     skips: Count = 10
     rollbacks: Natural = 2
+    signals: tuple[StopSignal, ...] = ("SIGHUP", "SIGTERM", "SIGUSR1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Pipeline(abc.ABC):
 
     @abc.abstractmethod
     def describe(self) -> str:
-        """The rows in a few words, for the user: "1,437 training images"."""
+        """The rows of the split in a few words, for the user: "1,437 images"."""
 
     @abc.abstractmethod
     def fingerprint(self, order: BatchOrder) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from deqjax.nn import reseed
+from deqjax.training._dependence import depend_on
 from deqjax.training._options import ConfigError
 from deqjax.training.devices import AXIS
 from deqjax.training.step import Batch, Loss, Problem, Weights, observed_loss
@@ -43,7 +44,7 @@ def rehearse(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> t
     layers: list[Layer] = []
     _check_rows(batch)
 
-    def followed(weights: Weights, batch: Batch, memory: Any) -> Loss:
+    def followed(weights: Weights, batch: Batch, memory: Any) -> jax.Array | None:
         model = problem.architecture.build(weights, train=True)
         reseed(model, jax.random.key(0))
         before = _others(model)
@@ -54,11 +55,16 @@ def rehearse(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> t
         )
         _check_others(before, _others(model))
         _check_loss(found, len(batch.counted), memory)
-        return Loss(found.losses, found.weights, dict(found.counts), found.memory)
+        return found.weights
 
     # batch normalizations average over the replicas, of which there is one here
     alone = jax.vmap(followed, axis_name=AXIS, axis_size=1, in_axes=None)
-    jax.eval_shape(alone, weights, batch, memory)
+    program = jax.make_jaxpr(alone)(weights, batch, memory)
+    if any(depend_on(program, len(jax.tree.leaves(weights)))):
+        raise ConfigError(
+            "the weights that loss() returns depend on the model; let them depend on the batch "
+            "alone, and multiply the losses by what depends on the model."
+        )
     return tuple(layers)
 
 

@@ -35,7 +35,7 @@ class NumberedRows(Pipeline):
 
     def describe(self) -> str:
         """The number of rows."""
-        return f"{self.count:,} training rows"
+        return f"{self.count:,} rows"
 
     def fingerprint(self, order: BatchOrder) -> Mapping[str, Any]:
         """Number and hash of the rows, and what decides their order."""

@@ -70,7 +70,7 @@ class Task(abc.ABC):
             NumPy arrays in a dictionary or tuple, axis 0 of all the rows; a Grain ``MapDataset`` or
             ``IterDataset`` of rows; any sequence of rows, such as a data source of TFDS; or a
             [`deqjax.training.Pipeline`][] that makes batches of its own. A row is a pytree of
-            numbers.
+            numbers. None is no such split, which only "test" may be.
         """
 
     @abc.abstractmethod

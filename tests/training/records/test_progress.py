@@ -163,6 +163,14 @@ def test_display_that_cannot_be_written_to_ends_no_run(terminal):
     show(terminal, [5, 10], file=Broken())
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_first_failure_of_a_display_is_kept(terminal):
+    console = Console(file=Broken(), force_terminal=terminal, width=100, _environ={})
+    with progress_bar(10, console=console) as bar:
+        bar.update(10, {})
+    assert isinstance(bar.failure, OSError)
+
+
 def test_terminal_without_unicode_gets_plain_lines():
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     console = Console(file=file, force_terminal=True, width=100, _environ={})

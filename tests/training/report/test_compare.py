@@ -121,9 +121,10 @@ def test_nothing_to_compare_is_said(given, sentence, tmp_path):
         compare_runs(tmp_path / given)
 
 
-def test_damaged_records_are_said(folder):
-    (folder / "first" / "metrics.jsonl").write_text("no record\n")
-    with pytest.raises(MetricsError, match="Line 1 of"):
+def test_records_that_cannot_be_read_are_said(folder):
+    (folder / "first" / "metrics.jsonl").unlink()
+    (folder / "first" / "metrics.jsonl").mkdir()
+    with pytest.raises(MetricsError, match="cannot be read"):
         compare_runs(folder)
 
 

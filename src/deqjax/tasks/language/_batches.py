@@ -43,7 +43,7 @@ class TextRows(Pipeline):
 
     def describe(self) -> str:
         """The size of the text."""
-        return f"{len(self.tokens):,} {self._kind} of training text"
+        return f"{len(self.tokens):,} {self._kind} of text"
 
     def fingerprint(self, order: BatchOrder) -> Mapping[str, Any]:
         """What the training batches depend on, as JSON values."""

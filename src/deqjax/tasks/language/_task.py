@@ -101,7 +101,7 @@ class LanguageTask(Task):
         except ValueError as error:
             raise ConfigError(f"--task.network: {error}") from error
 
-    def data(self, split: str) -> TextRows:
+    def data(self, split: str) -> TextRows | None:
         """Not known before the text is opened."""
         return self.opened(None).data(split)
 
@@ -170,11 +170,13 @@ class OpenedLanguageTask(LanguageTask):
         """The vocabulary."""
         return {"vocabulary": self.vocabulary.to_dict()}
 
-    def data(self, split: str) -> TextRows:
-        """A split of the text."""
-        shape = self.network.shape
+    def data(self, split: str) -> TextRows | None:
+        """A split of the text; a text of one's own has none for tests."""
+        shape, tokens = self.network.shape, getattr(self.corpus, split)
+        if not tokens.size and split == "test":
+            return None
         return TextRows(
-            getattr(self.corpus, split),
+            tokens,
             length=shape.length,
             kind=self.vocabulary.kind,
             ordered=bool(shape.memory_length),

@@ -35,8 +35,8 @@ class ImageRows(Pipeline):
         self._images, self._split, self._augmentation = images, split, augmentation
 
     def describe(self) -> str:
-        """The number of training images."""
-        return f"{len(self._images.train):,} training images"
+        """The number of images."""
+        return f"{len(getattr(self._images, self._split)):,} images"
 
     def fingerprint(self, order: BatchOrder) -> Mapping[str, Any]:
         """What the training batches depend on, as JSON values."""

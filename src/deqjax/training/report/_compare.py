@@ -155,17 +155,18 @@ class Comparison:
             yield "time a step", _time
 
 
-def compare_runs(*folders: Path | str) -> Comparison:
+def compare_runs(*folders: Path | str, say: Callable[[str], None] | None = None) -> Comparison:
     """Compare runs, finished or under way, by what they have recorded.
 
     Nothing is built or compiled. Of a folder that holds several runs, all of them are compared.
 
     Args:
         folders: of the runs.
+        say: is told of damaged records, which are left out.
 
     Raises:
         WorkdirError: a folder does not exist, or there is no run in any of them.
-        MetricsError: the records of a run are damaged.
+        MetricsError: the records of a run cannot be read.
     """
     found: dict[Path, None] = {}
     for folder in map(Path, folders):
@@ -177,12 +178,14 @@ def compare_runs(*folders: Path | str) -> Comparison:
         named = ", ".join(map(str, folders)) or "no folder"
         raise WorkdirError(f"there is no run to compare in {named}; name the folders of runs.")
     names = _names(list(found))
-    return Comparison(tuple(_compared(name, path) for name, path in zip(names, found, strict=True)))
+    return Comparison(
+        tuple(_compared(name, path, say) for name, path in zip(names, found, strict=True))
+    )
 
 
-def _compared(name: str, folder: Path) -> ComparedRun:
+def _compared(name: str, folder: Path, say: Callable[[str], None] | None) -> ComparedRun:
     places = Workdir(folder)
-    config, records = read_config(folder)[1], tuple(read_metrics(places.metrics))
+    config, records = read_config(folder)[1], tuple(read_metrics(places.metrics, say=say))
     figures = measure(records, config, saved_steps(places.checkpoints))
     return ComparedRun(name, folder, config, records, figures)
 
