@@ -16,18 +16,18 @@ def test_rollbacks_are_told_from_other_events(text, is_one):
     assert is_rollback({"step": 1, "split": "event", "event": text}) == is_one
 
 
+BITS, NATS = ("bits_per_byte", "bits per byte"), ("loss", "")
+
+
 @pytest.mark.parametrize(
-    ("metrics", "told"),
+    ("records", "told"),
     [
-        ({"bits_per_byte": 2.0, "loss": 1.4}, ("bits_per_byte", "bits per byte")),
-        ({"loss": 1.0, "images_per_second": 3.0}, ("loss", "nats per label")),
-        ({"loss": 1.0, "top1": 0.5}, ("loss", "nats per label")),
-        ({"loss": 1.0, "mean_iou": 0.5}, ("loss", "nats per label")),
-        ({"loss": 1.0, "tokens_per_second": 3.0}, ("loss", "nats per token")),
-        ({"loss": 1.0, "perplexity": 3.0}, ("loss", "nats per token")),
-        ({"loss": 1.0, "bigram_loss": 3.0}, ("loss", "nats per token")),
-        ({"loss": 1.0, "rows_per_second": 3.0}, ("loss", "")),
+        ([], NATS),
+        ([{"loss": 1.0, "tokens_per_second": 3.0}], NATS),
+        ([{"bits_per_byte": 2.0, "loss": 1.4}], BITS),
+        ([{"bits_per_byte": 2.0, "loss": 1.4}, {"forward_steps": 3.0}], BITS),
+        ([{"bits_per_byte": 2.0, "loss": 1.4}, {"loss": 1.4}], NATS),
     ],
 )
-def test_the_unit_of_a_loss_is_told_by_what_stands_beside_it(metrics, told):
-    assert loss_unit([{"step": 1, "split": "train", **metrics}]) == told
+def test_a_loss_has_the_unit_that_all_records_give(records, told):
+    assert loss_unit({"step": 1, "split": "train", **each} for each in records) == told

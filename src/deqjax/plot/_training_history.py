@@ -33,7 +33,7 @@ def training_history(records: Sequence[Record], *, title: str = "") -> Figure:
 
     Args:
         records: of `deqjax.training.read_metrics`, each with "step", "split" and metrics. Drawn are
-            "bits_per_byte" or else "loss", what is called NAME_loss or NAME_bits_per_byte beside it
+            "bits_per_byte" or else "loss", what is called NAME_bits_per_byte or NAME_loss beside it
             (a baseline, as a line at its last value), "forward_steps", "backward_steps",
             "forward_residual", "backward_residual", "tolerance" (as a line), "spectral_radius" and
             "spectral_radius_max". Values that are not finite are left out. Marked in the panel of

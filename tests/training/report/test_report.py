@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import pytest
 from rich.console import Console
@@ -150,20 +151,47 @@ def test_remedy_names_the_option_and_its_value():
     assert "40% of the forward solves stop at the step limit" in finding.found
 
 
-def test_remedy_of_a_users_task_names_the_option_that_it_has():
-    config = CONFIG | {"task": {"width": 3, "deq": {"max_steps": 7}}}
-    [finding] = build_report(
-        [*TROUBLE["step-limit"], *validation(1.1, tolerance=0.02)], config
-    ).findings
-    assert "where 0.02 is asked for" in finding.found
-    assert "raise --task.deq.max-steps (now 7)" in finding.remedy
-    assert finding.remedy.endswith("accept a coarser tol of the layer")
+def test_remedy_of_a_users_task_names_the_options_that_it_has():
+    config = CONFIG | {"task": {"width": 3, "deq": {"max_steps": 7, "tol": 0.02}}}
+    records = train(late={"forward_converged": 0.6, "backward_diverged": 0.01})
+    diverging, stopping = build_report(records, config).findings
+    assert "where 0.02 is asked for" in stopping.found
+    assert "raise --task.deq.max-steps (now 7)" in stopping.remedy
+    assert stopping.remedy.endswith("make --task.deq.tol (now 0.02) coarser")
+    assert diverging.remedy.endswith("set the solver of the layer's adjoint to gmres")
 
 
-def test_remedy_of_a_task_without_options_speaks_of_its_layer():
+SETTINGS = CONFIG["task"]["network"]["solver"]
+
+
+@pytest.mark.parametrize(
+    "task", [{}, {"width": 3}, {"max_steps": 9}, {"first": SETTINGS, "second": SETTINGS}]
+)
+def test_remedy_of_a_task_without_options_speaks_of_its_layer(task):
+    records = [*TROUBLE["step-limit"], *validation(1.1, tolerance=0.02)]
+    [finding] = build_report(records, CONFIG | {"task": task}).findings
+    assert finding.found.endswith("at a residual of 8.0e-04 where 0.02 is asked for")
+    assert finding.remedy.startswith("raise the layer's max_steps or --penalty.weight (now 0.3)")
+    assert "--task" not in finding.remedy
+
+
+def test_a_tolerance_that_nothing_tells_is_not_told():
     [finding] = build_report(TROUBLE["step-limit"], CONFIG | {"task": {}}).findings
     assert finding.found.endswith("at a residual of 8.0e-04")
-    assert "raise max_steps of the layer or --penalty.weight" in finding.remedy
+
+
+def test_backward_solves_are_judged_though_nothing_tells_the_adjoint():
+    [finding] = build_report(TROUBLE["backward-step-limit"], CONFIG | {"task": {}}).findings
+    assert finding.name == "backward-step-limit"
+    assert "raise the max_steps of the layer's adjoint" in finding.remedy
+
+
+def test_every_score_of_a_task_has_its_line():
+    records = [*train(), *validation(1.2, f1=0.5, my_score=0.25, **{"iou/road": 0.5})]
+    text = printed(build_report(records, CONFIG))
+    assert re.search(r"\bf1 .* 0\.5 ", text)
+    assert re.search(r"\bmy score .* 0\.25 ", text)
+    assert "road" not in text
 
 
 def test_throughput_is_whatever_a_task_counts():
@@ -311,8 +339,8 @@ def test_values_that_are_not_finite_are_strings_in_json():
 def test_printed_report():
     text = printed(build_report([*validation(1.2, 1.0), *train()], CONFIG, [400]))
     assert "tiny: 400 of 400 (100%) steps done" in text
-    assert "loss, nats per label" in text
-    assert "best validation loss: 1.0000 nats per label, after step 200" in text
+    assert re.search(r"\bloss +│ +1\.0000 │ +1\.0000", text)
+    assert "best validation loss: 1.0000, after step 200" in text
     assert "forward solves in the last quarter of training: 99.0% converged, 0.0% diverged" in text
     assert "checkpoints on disk: 400" in text
     assert text.rstrip().endswith("Nothing is wrong.")
