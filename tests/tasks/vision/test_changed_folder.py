@@ -73,7 +73,7 @@ def test_a_class_that_the_run_does_not_know_is_named(place):
 
 
 def test_a_model_is_used_without_the_images(place):
-    folder, config = place
+    folder, _ = place
     shutil.rmtree(folder / "images")
     # the run's own configuration names the folder that is still there
     run = training.load_run(folder / "run")
