@@ -1,4 +1,4 @@
-"""A text that is edited after a run was trained on it: what a token stands for stays what it was."""
+"""A text that is edited after the training: what a token stands for stays what it was."""
 
 import dataclasses
 import shutil
