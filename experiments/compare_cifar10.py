@@ -26,14 +26,8 @@ from side_by_side import Trained, Variant, print_columns, provenance, step_costs
 from deqjax import plot
 from deqjax.data import Augmentation
 from deqjax.models import ResidualShape, SolverSettings
-from deqjax.training import (
-    EvaluationConfig,
-    ImageDataConfig,
-    ImageModelConfig,
-    OptimizerConfig,
-    PenaltyConfig,
-    VisionConfig,
-)
+from deqjax.tasks.vision import ImageNetwork, Images, VisionTask
+from deqjax.training import EvaluationConfig, OptimizerConfig, PenaltyConfig, RunConfig
 
 HERE = Path(__file__).parent
 OFF = PenaltyConfig(weight=0.0)
@@ -63,26 +57,27 @@ ROWS = {
 }
 
 
-def experiments(steps: int, seed: int, directory: str | None) -> dict[str, VisionConfig]:
+def experiments(steps: int, seed: int, directory: str | None) -> dict[str, RunConfig]:
     """The seven runs by name."""
     shape = ResidualShape(channels=(32,), dropout=0.0)
+    images = Images(
+        name="cifar10",
+        augmentation=Augmentation("crop_flip", padding=2),
+        resolution=16,
+        limit_train=10_000,
+        limit_seed=seed,
+        directory=directory,
+    )
 
-    def run(name: str, model: ImageModelConfig, penalty: PenaltyConfig) -> VisionConfig:
-        return VisionConfig(
+    def run(name: str, network: ImageNetwork, penalty: PenaltyConfig) -> RunConfig:
+        return RunConfig(
             name=name,
+            task=VisionTask(network=network, images=images),
             steps=steps,
+            batch_size=64,
             seed=seed,
             log_every=20,
             checkpoint_every=200,
-            model=model,
-            data=ImageDataConfig(
-                images="cifar10",
-                batch_size=64,
-                augmentation=Augmentation("crop_flip", padding=2),
-                resolution=16,
-                limit_train=10_000,
-                directory=directory,
-            ),
             optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=50, weight_decay=0.02),
             penalty=penalty,
             evaluation=EvaluationConfig(
@@ -90,12 +85,12 @@ def experiments(steps: int, seed: int, directory: str | None) -> dict[str, Visio
             ),
         )
 
-    resnet = ImageModelConfig(kind="resnet", residual=shape, depth=1)
+    resnet = ImageNetwork(kind="resnet", residual=shape, depth=1)
     runs = {"explicit": run("explicit", resnet, OFF)}
     for name, solver in SOLVERS.items():
-        model = ImageModelConfig(kind="resdeq", residual=shape, solver=solver)
-        runs[name] = run(name, model, OFF)
-        runs[f"{name}, penalty"] = run(f"{name}_penalty", model, ON)
+        network = ImageNetwork(kind="resdeq", residual=shape, solver=solver)
+        runs[name] = run(name, network, OFF)
+        runs[f"{name}, penalty"] = run(f"{name}_penalty", network, ON)
     return runs
 
 
@@ -128,10 +123,11 @@ def costs(runs: dict[str, Trained], repeats: int) -> dict[str, dict[str, float]]
 
 def evaluated(run: Trained, found: Mapping[str, float]) -> dict[str, float]:
     """How often a training step evaluates f and pulls back through it, by the mean steps."""
-    if not run.run.config.solves:
+    network = run.run.config.task.network
+    if not network.solves:
         return {}
     forward = found["forward_steps"]
-    match run.run.config.solver.adjoint:
+    match network.solver.adjoint:
         case "reversible":  # two evaluations a step; undoing a step pulls back through both again
             return {"evaluations": 2 * (forward + 1), "pull_backs": 2 * forward}
         case "jacobian_free":

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from side_by_side import Trained, Variant, print_columns, provenance, step_costs, trained
 
 from deqjax import plot
-from deqjax.training import TrainConfig, load_experiment
+from deqjax.training import RunConfig, load_experiment
 
 HERE = Path(__file__).parent
 NAME = "tinyshakespeare"
@@ -44,13 +44,14 @@ ROWS = {
 }
 
 
-def experiments(file: Path, steps: int | None, seed: int) -> dict[str, TrainConfig]:
+def experiments(file: Path, steps: int | None, seed: int) -> dict[str, RunConfig]:
     """The four runs by name."""
 
-    def load(name: str) -> TrainConfig:
+    def load(name: str) -> RunConfig:
         config = load_experiment(HERE / "language" / f"{name}.py")
-        data = dataclasses.replace(config.data, file=str(file))
-        return dataclasses.replace(config, data=data, seed=seed, steps=steps or config.steps)
+        text = dataclasses.replace(config.task.text, file=str(file))
+        task = dataclasses.replace(config.task, text=text)
+        return dataclasses.replace(config, task=task, seed=seed, steps=steps or config.steps)
 
     deq = load(NAME)
     without = dataclasses.replace(deq, penalty=dataclasses.replace(deq.penalty, weight=0.0))

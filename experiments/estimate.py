@@ -12,6 +12,7 @@ tolerance cost less. ``--step-batch N`` really takes one step on N rows of rando
 """
 
 import argparse
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -27,15 +28,13 @@ from side_by_side import provenance
 
 from deqjax import jacobian_penalty
 from deqjax.nn import DEQ
-from deqjax.training import (
-    RunConfig,
-    TrainConfig,
-    VisionConfig,
-    _language,
-    _vision,
-    load_experiment,
-)
+from deqjax.tasks.language import LanguageTask
+from deqjax.tasks.language._batches import Segments
+from deqjax.tasks.vision import Images, VisionTask
+from deqjax.tasks.vision._batches import LabelledImages
+from deqjax.training import Batch, RunConfig, load_experiment
 from deqjax.training._run import assemble
+from deqjax.training.step._forward import forward
 from deqjax.training.step._update import train_step
 
 HERE = Path(__file__).parent
@@ -44,29 +43,38 @@ GIB, TERA = 2**30, 1e12
 
 def batch_of(config: RunConfig, rows: int) -> Any:
     """A batch of random tokens, or of random images with random labels."""
-    rng = np.random.default_rng(0)
-    if isinstance(config, TrainConfig):
-        shape = config.model.shape
-        tokens = rng.integers(0, shape.vocabulary, (rows, shape.length + 1))
-        return _language.Batch(tokens.astype(np.int32), np.zeros(rows, bool))
-    assert isinstance(config, VisionConfig)
-    size = image_size(config)
-    channels = _vision.channels_of(config.model)
-    images = rng.normal(size=(rows, *size, channels)).astype(np.float32)
-    per_pixel = size if config.data.images == "cityscapes" else ()
-    labels = rng.integers(0, _vision.classes_of(config.model), (rows, *per_pixel))
-    return _vision.Batch(images, labels.astype(np.int32), np.ones(rows, bool))
+    rng, task, counted = np.random.default_rng(0), config.task, np.ones(rows, bool)
+    if isinstance(task, LanguageTask):
+        shape = task.network.shape
+        tokens = rng.integers(0, shape.tokens, (rows, shape.length + 1))
+        fresh, scored = np.zeros(rows, bool), np.ones((rows, shape.length), bool)
+        return Batch(Segments(tokens.astype(np.int32), fresh, scored), counted)
+    assert isinstance(task, VisionTask)
+    size, shape = image_size(task.images), task.network.shape
+    images = rng.normal(size=(rows, *size, shape.input_channels)).astype(np.float32)
+    labels = rng.integers(0, shape.classes, (rows, *(size if task.network.segments else ())))
+    return Batch(LabelledImages(images, labels.astype(np.int32)), counted)
 
 
-def image_size(config: VisionConfig) -> tuple[int, int]:
+def counted(config: RunConfig) -> RunConfig:
+    """With the sizes that a recipe leaves to its data; the published ones need no data here."""
+    shape = config.task.network.shape
+    is_text = isinstance(config.task, LanguageTask)
+    sizes = (shape.vocabulary,) if is_text else (shape.classes, shape.input_channels)
+    if None not in sizes:
+        return config
+    return dataclasses.replace(config, task=config.task.opened(None))
+
+
+def image_size(found: Images) -> tuple[int, int]:
     """Height and width of the training images after augmentation."""
-    augmentation, side = config.data.augmentation, config.data.resolution
+    augmentation, side = found.augmentation, found.resolution
     match augmentation.kind:
         case "resized_crop":
             return augmentation.size, augmentation.size
         case "joint_scale_crop":
             return augmentation.crop
-    side = side or {"digits": 8, "cifar10": 32}[config.data.images]
+    side = side or {"digits": 8, "cifar10": 32}[found.name]
     return side, side
 
 
@@ -77,7 +85,7 @@ def take_step(problem, state, batch, *, pretraining=False):
 
 def planned_memory(config: RunConfig, rows: int) -> dict[str, float]:
     """GiB that a step on so many rows needs: what it keeps, and what it needs meanwhile."""
-    problem, state = abstract(config, rows)
+    problem, state = abstract(on_rows(config, rows))
     step = jax.jit(lambda state, batch: take_step(problem, state, batch), donate_argnums=0)
     compiled = step.lower(state, batch_of(config, rows)).compile()
     plan = compiled.memory_analysis()
@@ -87,12 +95,17 @@ def planned_memory(config: RunConfig, rows: int) -> dict[str, float]:
     }
 
 
-def abstract(config: RunConfig, rows: int):
+def on_rows(config: RunConfig, rows: int) -> RunConfig:
+    """The same with so many rows in a batch."""
+    return dataclasses.replace(config, batch_size=rows)
+
+
+def abstract(config: RunConfig):
     """Problem and state as shapes: a hundred million parameters take no memory here."""
     problems = []
 
     def build():
-        problem, state = assemble(config, rows)
+        problem, state = assemble(config, config.task)
         problems.append(problem)
         return state
 
@@ -107,22 +120,21 @@ def floats(tree):
 
 def arithmetic(config: RunConfig, rows: int) -> dict[str, float]:
     """FLOP of each part of a step for so many rows, summed over the equilibrium layers."""
-    problem, state = abstract(config, rows)
+    problem, state = abstract(on_rows(config, rows))
     batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, batch_of(config, rows)))
 
-    def forward(weights, batch, memory, layers):
+    def once(weights, batch, memory):
         model = problem.architecture.build(weights, train=False)
-        return problem.forward(model, batch, memory, (), layers=layers)
+        return forward(problem, model, batch, memory, layers=1)
 
     def points(weights, batch, memory):
-        found = forward(weights, batch, memory, 1).unrolled
-        return [(each.value, each.u) for each in found]
+        return [(each.solution.value, each.u) for each in once(weights, batch, memory).solves]
 
     def applied_once(weights, batch, memory):
         """All that a step does once, in both directions, and each cell once."""
 
         def loss(weights):
-            return forward(weights, batch, memory, 1).loss
+            return once(weights, batch, memory).loss
 
         return floats(jax.grad(loss, allow_int=True)(weights))
 
@@ -164,7 +176,7 @@ def layers_of(model) -> list[DEQ]:
 
 def flop_of_step(config: RunConfig, parts: dict[str, float]) -> float:
     """FLOP of one training step, if every solve takes all of its steps."""
-    solver = config.solver
+    solver = config.task.network.solver
     fixed = parts["rest"] + config.penalty.probability * (
         parts["penalty"] if config.penalty.weight else 0.0
     )
@@ -179,7 +191,7 @@ def flop_of_step(config: RunConfig, parts: dict[str, float]) -> float:
 
 def timed_step(config: RunConfig, rows: int) -> dict[str, float]:
     """Really take one step; return its loss and seconds, compilation excluded."""
-    problem, state = assemble(config, rows)
+    problem, state = assemble(on_rows(config, rows), config.task)
     step = jax.jit(lambda state, batch: take_step(problem, state, batch), donate_argnums=0)
     batch = batch_of(config, rows)
     compiled = step.lower(state, batch).compile()
@@ -223,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     file = options.out / "recipes.json"
     results = json.loads(file.read_text())["results"] if file.exists() else {}
     for recipe in options.recipes:
-        config = load_experiment(recipe)
+        config = counted(load_experiment(recipe))
         results[config.name] = estimate(config, options.devices)
         if options.step_batch:
             taken = timed_step(config, options.step_batch)
@@ -237,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def estimate(config: RunConfig, devices: int) -> dict[str, float]:
     """What one training step of a recipe needs."""
     rows = config.batch_size
-    state = abstract(config, 1)[1]
+    state = abstract(config)[1]
     parts = {name: flop * rows for name, flop in arithmetic(config, 1).items()}
     whole, shared = planned_memory(config, rows), planned_memory(config, -(-rows // devices))
     return {

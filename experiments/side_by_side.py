@@ -84,13 +84,13 @@ def step_costs(variants: Mapping[str, Variant], repeats: int) -> dict[str, dict[
     """Median seconds, planned bytes and backward solve of each step, taken in turns."""
     steps, found = {}, {}
     for label, (run, penalty, tol) in variants.items():
-        config = run.config
+        task = run.task
         if tol is not None:
-            solver = dataclasses.replace(config.solver, tol=tol, backward_tol=tol)
-            model = dataclasses.replace(config.model, solver=solver)
-            config = dataclasses.replace(config, model=model)
-        problem, _ = assemble(config, config.batch_size)
-        problem, batch = problem._replace(penalty=penalty), next(run.task.batches)
+            network = task.network
+            solver = dataclasses.replace(network.solver, tol=tol, backward_tol=tol)
+            task = dataclasses.replace(task, network=dataclasses.replace(network, solver=solver))
+        problem, _ = assemble(run.config, task)
+        problem, batch = problem._replace(penalty=penalty), next(run.batches)
 
         def step(state, batch, problem=problem):
             after, metrics, _ = train_step(problem, state, batch)

@@ -14,10 +14,10 @@ apart.
 import dataclasses
 from pathlib import Path
 
-from deqjax.training import StepLimitConfig, TrainConfig, load_experiment
+from deqjax.training import RunConfig, StepLimitConfig, load_experiment
 
 
-def config() -> TrainConfig:
+def config() -> RunConfig:
     """The same run, its step limits drawn from a Poisson distribution cut off at 2 and 12."""
     fixed = load_experiment(Path(__file__).with_name("stdlib_lm.py"))
     limit = StepLimitConfig("poisson", least=2, mean=8)

@@ -24,7 +24,7 @@ CORE = (
 LAYERS = (
     *CORE,
     ("_ranges", "_fields"),
-    ("_records", "plot"),
+    ("_records", "_scores", "plot"),
     ("nn",),
     ("linen",),
     ("models",),

@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deqjax.models import TransformerShape
-from deqjax.training import TrainConfig, load_experiment
-from deqjax.training._language import Batch
+from deqjax.tasks.language._batches import Segments
+from deqjax.training import Batch, RunConfig, load_experiment
 from deqjax.training._run import assemble
 from deqjax.training.step._update import train_step
 from timing import interleaved, milliseconds, ratio
@@ -22,17 +21,15 @@ EXPERIMENT = Path(__file__).parents[1] / "stdlib_lm.py"
 PROBABILITY = 0.35
 
 
-def configuration(quick: bool) -> TrainConfig:
+def configuration(quick: bool) -> RunConfig:
     """The default experiment, or a tiny copy of it."""
     config = load_experiment(EXPERIMENT)
-    if not quick:
-        return config
-    shape = TransformerShape(length=8, width=8, heads=2, hidden=16)
-    return dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, shape=shape),
-        data=dataclasses.replace(config.data, batch_size=2),
-    )
+    network, rows = config.task.network, config.batch_size
+    shape = dataclasses.replace(network.shape, vocabulary=256)  # no data are read that tell it
+    if quick:
+        rows, shape = 2, dataclasses.replace(shape, length=8, width=8, heads=2, hidden=16)
+    task = dataclasses.replace(config.task, network=dataclasses.replace(network, shape=shape))
+    return dataclasses.replace(config, task=task, batch_size=rows)
 
 
 def penalty_share(quick: bool, repeats: int) -> dict[str, Any]:
@@ -49,10 +46,11 @@ def penalty_share(quick: bool, repeats: int) -> dict[str, Any]:
         "always": dataclasses.replace(config.penalty, probability=1.0),
         "sometimes": dataclasses.replace(config.penalty, probability=PROBABILITY),
     }
-    rows = config.data.batch_size
-    problem, state = assemble(config, rows)
-    tokens = np.random.default_rng(0).integers(0, 256, (rows, config.model.shape.length + 1))
-    batch = Batch(jnp.asarray(tokens, jnp.int32), jnp.ones(rows, bool))
+    rows, shape = config.batch_size, config.task.network.shape
+    problem, state = assemble(config, config.task)
+    tokens = np.random.default_rng(0).integers(0, shape.tokens, (rows, shape.length + 1))
+    alone, scored = jnp.ones(rows, bool), jnp.ones((rows, shape.length), bool)
+    batch = Batch(Segments(jnp.asarray(tokens, jnp.int32), alone, scored), alone)
     chosen: list[bool] = []
 
     def runner(penalty):

@@ -36,7 +36,7 @@ def forgetful(restore: Callable[..., Any], what: str) -> Callable[..., Any]:
 
 
 def failing(following: Callable[[Any], Any], fault: str) -> Callable[[Any], Any]:
-    """The method `TextBatches.__next__`, whose fifth batch never comes or raises an error."""
+    """The method `TrainingBatches.__next__`, whose fifth batch never comes or raises an error."""
     taken = 0
 
     @functools.wraps(following)
@@ -57,13 +57,13 @@ def failing(following: Callable[[Any], Any], fault: str) -> Callable[[Any], Any]
 def main(fault: str, arguments: list[str]) -> int:
     """Spoil the program, then run it."""
     from deqjax import cli
-    from deqjax.training._language import TextBatches
+    from deqjax.training._pipeline import TrainingBatches
     from deqjax.training.checkpoints._checkpoints import Checkpoints
 
     if fault in FORGOTTEN:
         Checkpoints.restore = forgetful(Checkpoints.restore, fault)
     else:
-        TextBatches.__next__ = failing(TextBatches.__next__, fault)
+        TrainingBatches.__next__ = failing(TrainingBatches.__next__, fault)
     return cli.main(arguments)
 
 

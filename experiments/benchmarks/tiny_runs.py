@@ -6,9 +6,9 @@ from pathlib import Path
 EXPERIMENTS = Path(__file__).parents[1]
 
 _SOLVER = {
-    "model.solver.max-steps": 6,
-    "model.solver.backward-max-steps": 4,
-    "model.solver.history": 2,
+    "task.network.solver.max-steps": 6,
+    "task.network.solver.backward-max-steps": 4,
+    "task.network.solver.history": 2,
     "penalty.weight": 0.5,
     "penalty.probability": 0.5,
 }
@@ -23,23 +23,23 @@ _RHYTHM = {
     "average-decay": 0.99,
 }
 _TEXT = {
-    "model.shape.length": 8,
-    "model.shape.memory-length": 8,
-    "model.shape.width": 8,
-    "model.shape.heads": 2,
-    "model.shape.hidden": 16,
-    "model.shape.dropout": 0.1,
-    "data.batch-size": 4,
-    "data.corpus": "text_bytes",
-    "data.order": "streams",
+    "task.network.shape.length": 8,
+    "task.network.shape.memory-length": 8,
+    "task.network.shape.width": 8,
+    "task.network.shape.heads": 2,
+    "task.network.shape.hidden": 16,
+    "task.network.shape.dropout": 0.1,
+    "batch-size": 4,
+    "task.text.corpus": "text_bytes",
+    "order": "given",
 }
 _IMAGES = {
-    "model.residual.channels": 4,
-    "model.residual.groups": 2,
-    "data.batch-size": 8,
-    "data.augmentation.kind": "crop_flip",
-    "data.augmentation.padding": 1,
-    "data.threads": 2,
+    "task.network.residual.channels": 4,
+    "task.network.residual.groups": 2,
+    "batch-size": 8,
+    "task.images.augmentation.kind": "crop_flip",
+    "task.images.augmentation.padding": 1,
+    "threads": 2,
 }
 
 
@@ -51,7 +51,7 @@ def text_run(steps: int, folder: Path, file: Path | str) -> list[str]:
         folder: for the prepared data.
         file: with the text.
     """
-    places = {"data.file": file, "data.directory": folder / "data"}
+    places = {"task.text.file": file, "task.text.directory": folder / "data"}
     options = {"steps": steps, **_RHYTHM, **_SOLVER, **_TEXT, **places}
     return [str(EXPERIMENTS / "stdlib_lm.py"), *as_words(options)]
 

@@ -25,7 +25,7 @@ import jax
 from deqjax.training import (
     Checkpoints,
     PenaltyConfig,
-    TrainConfig,
+    RunConfig,
     load_experiment,
     read_metrics,
     train,
@@ -37,36 +37,36 @@ OVERHEAD, WAITING = 1.05, 0.01
 EXPERIMENT = Path(__file__).parents[1] / "stdlib_lm.py"
 
 
-def experiment(quick: bool) -> TrainConfig:
+def experiment(quick: bool) -> RunConfig:
     """The default experiment without its penalty; records as often, no evaluation on the way."""
     config = load_experiment(EXPERIMENT)
     steps = 4 if quick else 40
-    model, evaluation = config.model, config.evaluation
+    network, evaluation = config.task.network, config.evaluation
     if quick:
-        shape = dataclasses.replace(model.shape, width=8, hidden=16, heads=2, length=8)
-        solver = dataclasses.replace(model.solver, max_steps=3, backward_max_steps=3, history=2)
-        model = dataclasses.replace(model, shape=shape, solver=solver)
+        shape = dataclasses.replace(network.shape, width=8, hidden=16, heads=2, length=8)
+        solver = dataclasses.replace(network.solver, max_steps=3, backward_max_steps=3, history=2)
+        network = dataclasses.replace(network, shape=shape, solver=solver)
         evaluation = dataclasses.replace(evaluation, final_batches=1, radius_batches=0)
     else:
         evaluation = dataclasses.replace(evaluation, final_batches=1, radius_batches=1)
     return dataclasses.replace(
         config,
+        task=dataclasses.replace(config.task, network=network),
         steps=steps,
         log_every=max(steps // 4, 1),
         checkpoint_every=10**6,
-        model=model,
         penalty=PenaltyConfig(0.0),
         evaluation=dataclasses.replace(evaluation, every=10**6),
     )
 
 
-def of_the_loop(config: TrainConfig, devices: Sequence[jax.Device]) -> tuple[float, float]:
+def of_the_loop(config: RunConfig, devices: Sequence[jax.Device]) -> tuple[float, float]:
     """Seconds of a step within the loop, and the share of the time in which it waits for data."""
     with tempfile.TemporaryDirectory() as folder:
         outcome = train(config, Path(folder) / "run", devices=devices, say=lambda line: None)
         records = [r for r in read_metrics(outcome.workdir.metrics) if r["split"] == "train"]
     # the first record has the compilation
-    tokens = config.batch_size * config.model.shape.length
+    tokens = config.batch_size * config.task.network.shape.length
     seconds = statistics.median(tokens / r["tokens_per_second"] for r in records[1:])
     return seconds, max(r["data_wait"] for r in records[1:])
 
@@ -77,8 +77,8 @@ def bare(run: Run) -> float:
     Solves take fewer steps the longer the model was trained: so from the same state, on the same
     data, timed by the same records.
     """
-    run.task.batches.iterator.set_state({"next_index": 0})
-    batches = [next(run.task.batches) for _ in range(run.config.steps)]
+    run.batches.set_state({"next_index": 0})
+    batches = [next(run.batches) for _ in range(run.config.steps)]
     state, seconds, started = run.steps.place(run.state), [], time.perf_counter()
     for step, batch in enumerate(batches, start=1):
         state, *_ = run.steps.train(state, batch)
@@ -96,7 +96,7 @@ def of_a_checkpoint(run: Run) -> float:
         seconds = []
         for step in range(1, 4):
             started = time.perf_counter()
-            checkpoints.save(step, run.steps.on_host(state), run.task.batches.iterator, {})
+            checkpoints.save(step, run.steps.on_host(state), run.batches, {})
             seconds.append(time.perf_counter() - started)
             checkpoints.wait()
     return statistics.median(seconds)

@@ -1,6 +1,6 @@
 """A Jacobian-regularized DEQ-Transformer on Shakespeare, at the budget of nanoGPT's CPU example.
 
-Command:   deqjax train experiments/language/tinyshakespeare.py --data.file tinyshakespeare.txt
+Command:   deqjax train experiments/language/tinyshakespeare.py --task.text.file tinyshakespeare.txt
 Hardware:  two CPU cores, no GPU
 Time:      about 15 minutes
 Expected:  see experiments/results/tinyshakespeare.json
@@ -14,28 +14,27 @@ Characters, segments of 64, batches of 12, 2000 steps, at most 0.8 million param
 """
 
 from deqjax.models import SolverSettings, TransformerShape
-from deqjax.training import (
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PenaltyConfig,
-    TrainConfig,
-)
+from deqjax.tasks.language import LanguageNetwork, LanguageTask, Text
+from deqjax.training import EvaluationConfig, OptimizerConfig, PenaltyConfig, RunConfig
 
 
-def config() -> TrainConfig:
+def config() -> RunConfig:
     """One wide layer, with the learning rate, decay and betas of nanoGPT's example."""
-    return TrainConfig(
+    return RunConfig(
         name="tinyshakespeare",
+        task=LanguageTask(
+            network=LanguageNetwork(
+                shape=TransformerShape(vocabulary=65, length=64, width=216, heads=8, hidden=832),
+                solver=SolverSettings(
+                    max_steps=12, tol=1e-2, backward_max_steps=12, backward_tol=3e-2
+                ),
+            ),
+            text=Text(corpus="text_characters", file="tinyshakespeare.txt"),
+        ),
         steps=2000,
+        batch_size=12,
         log_every=20,
         checkpoint_every=1000,
-        model=ModelConfig(
-            shape=TransformerShape(vocabulary=65, length=64, width=216, heads=8, hidden=832),
-            solver=SolverSettings(max_steps=12, tol=1e-2, backward_max_steps=12, backward_tol=3e-2),
-        ),
-        data=DataConfig(corpus="text_characters", file="tinyshakespeare.txt", batch_size=12),
         optimizer=OptimizerConfig(
             learning_rate=1e-3,
             warmup_steps=100,

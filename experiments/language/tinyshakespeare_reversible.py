@@ -1,7 +1,7 @@
 """A reversible DEQ-Transformer on Shakespeare: exact gradients of a few coupled steps.
 
 Command:   deqjax train experiments/language/tinyshakespeare_reversible.py \
-               --data.file tinyshakespeare.txt
+               --task.text.file tinyshakespeare.txt
 Hardware:  two CPU cores, no GPU
 Time:      about 25 minutes
 Expected:  see experiments/results/tinyshakespeare.json
@@ -15,20 +15,25 @@ between that of the paper (0.8: fewer steps, each of which loses more) and 0.5.
 import dataclasses
 from pathlib import Path
 
-from deqjax.training import TrainConfig, load_experiment
+from deqjax.training import RunConfig, load_experiment
 
 
-def config() -> TrainConfig:
+def config() -> RunConfig:
     """The same network, iterated by the coupled steps and differentiated by undoing them."""
     deq = load_experiment(Path(__file__).with_name("tinyshakespeare.py"))
+    network = deq.task.network
     solver = dataclasses.replace(
-        deq.model.solver,
+        network.solver,
         method="reversible",
         adjoint="reversible",
         damping=0.65,
         max_steps=7,
         backward_tol=1e-2,
     )
-    model = dataclasses.replace(deq.model, solver=solver)
-    penalty = dataclasses.replace(deq.penalty, weight=0.4)
-    return dataclasses.replace(deq, name="tinyshakespeare_reversible", model=model, penalty=penalty)
+    network = dataclasses.replace(network, solver=solver)
+    return dataclasses.replace(
+        deq,
+        name="tinyshakespeare_reversible",
+        task=dataclasses.replace(deq.task, network=network),
+        penalty=dataclasses.replace(deq.penalty, weight=0.4),
+    )

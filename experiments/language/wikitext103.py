@@ -10,51 +10,49 @@ Data:      WikiText-103's archive in the manual directory; the error names its a
 """
 
 from deqjax.models import SolverSettings, TransformerShape
-from deqjax.training import (
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PenaltyConfig,
-    TrainConfig,
-)
+from deqjax.tasks.language import LanguageNetwork, LanguageTask, Text
+from deqjax.training import EvaluationConfig, OptimizerConfig, PenaltyConfig, RunConfig
 
 
-def config() -> TrainConfig:
+def config() -> RunConfig:
     """Solves by Anderson, 30 steps; backward by Broyden, 35 steps."""
-    return TrainConfig(
+    return RunConfig(
         name="wikitext103",
+        task=LanguageTask(
+            network=LanguageNetwork(
+                shape=TransformerShape(
+                    vocabulary=267_735,
+                    length=150,
+                    memory_length=150,
+                    width=700,
+                    heads=10,
+                    hidden=48_000,
+                    cutoffs=(20_000, 40_000, 200_000),
+                    divisor=4,
+                    tie_projections=(False, True, True, True),
+                    weight_norm=True,
+                    residual_injection=False,
+                    dropout=0.05,
+                ),
+                solver=SolverSettings(
+                    max_steps=30,
+                    tol=1e-3,
+                    backward_method="broyden",
+                    backward_max_steps=35,
+                    backward_tol=1e-3,
+                    history=6,
+                    backward_history=35,
+                ),
+            ),
+            text=Text(corpus="wikitext103"),
+        ),
         steps=300_000,
+        batch_size=56,
+        order="given",
         pretrain_steps=32_000,
         pretrain_layers=2,
         log_every=200,
         checkpoint_every=5_000,
-        model=ModelConfig(
-            shape=TransformerShape(
-                vocabulary=267_735,
-                length=150,
-                memory_length=150,
-                width=700,
-                heads=10,
-                hidden=48_000,
-                cutoffs=(20_000, 40_000, 200_000),
-                divisor=4,
-                tie_projections=(False, True, True, True),
-                weight_norm=True,
-                residual_injection=False,
-                dropout=0.05,
-            ),
-            solver=SolverSettings(
-                max_steps=30,
-                tol=1e-3,
-                backward_method="broyden",
-                backward_max_steps=35,
-                backward_tol=1e-3,
-                history=6,
-                backward_history=35,
-            ),
-        ),
-        data=DataConfig(corpus="wikitext103", order="streams", batch_size=56),
         optimizer=OptimizerConfig(
             learning_rate=2.5e-4,
             warmup_steps=16_000,

@@ -11,17 +11,19 @@ Data:      as wikitext103.py
 import dataclasses
 from pathlib import Path
 
-from deqjax.training import PenaltyConfig, TrainConfig, load_experiment
+from deqjax.training import PenaltyConfig, RunConfig, load_experiment
 
 
-def config() -> TrainConfig:
+def config() -> RunConfig:
     """Layer norm before attention; 14 steps each way and a stronger penalty."""
     post = load_experiment(Path(__file__).with_name("wikitext103_regularized.py"))
-    shape = dataclasses.replace(post.model.shape, pre_layer_norm=True)
-    solver = dataclasses.replace(post.model.solver, max_steps=14, backward_max_steps=14)
+    network = post.task.network
+    shape = dataclasses.replace(network.shape, pre_layer_norm=True)
+    solver = dataclasses.replace(network.solver, max_steps=14, backward_max_steps=14)
+    network = dataclasses.replace(network, shape=shape, solver=solver)
     return dataclasses.replace(
         post,
         name="wikitext103_preln_regularized",
-        model=dataclasses.replace(post.model, shape=shape, solver=solver),
+        task=dataclasses.replace(post.task, network=network),
         penalty=PenaltyConfig(weight=2.0, probability=0.4, increment=0.1, increment_every=30_000),
     )

@@ -11,22 +11,24 @@ Data:      as wikitext103.py
 import dataclasses
 from pathlib import Path
 
-from deqjax.training import PenaltyConfig, StepLimitConfig, TrainConfig, load_experiment
+from deqjax.training import PenaltyConfig, RunConfig, StepLimitConfig, load_experiment
 
 
-def config() -> TrainConfig:
+def config() -> RunConfig:
     """Less than half of the plain recipe's solver steps, and twice its memory."""
     plain = load_experiment(Path(__file__).with_name("wikitext103.py"))
+    network = plain.task.network
     shape = dataclasses.replace(
-        plain.model.shape, memory_length=300, dropout=0.06, attention_dropout=0.01
+        network.shape, memory_length=300, dropout=0.06, attention_dropout=0.01
     )
     solver = dataclasses.replace(
-        plain.model.solver, max_steps=12, backward_max_steps=13, backward_history=13
+        network.solver, max_steps=12, backward_max_steps=13, backward_history=13
     )
+    network = dataclasses.replace(network, shape=shape, solver=solver)
     return dataclasses.replace(
         plain,
         name="wikitext103_regularized",
+        task=dataclasses.replace(plain.task, network=network),
         step_limit=StepLimitConfig("uniform", least=10),
-        model=dataclasses.replace(plain.model, shape=shape, solver=solver),
         penalty=PenaltyConfig(weight=1.9, probability=0.35, increment=0.1, increment_every=35_000),
     )

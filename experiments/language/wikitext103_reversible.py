@@ -11,22 +11,24 @@ Data:      as wikitext103.py
 import dataclasses
 from pathlib import Path
 
-from deqjax.training import TrainConfig, load_experiment
+from deqjax.training import RunConfig, load_experiment
 
 
-def config() -> TrainConfig:
+def config() -> RunConfig:
     """Six coupled steps, twelve evaluations of the layer."""
     plain = load_experiment(Path(__file__).with_name("wikitext103.py"))
+    network = plain.task.network
     solver = dataclasses.replace(
-        plain.model.solver,
+        network.solver,
         method="reversible",
         adjoint="reversible",
         damping=0.5,
         max_steps=6,
         backward_tol=1e-2,
     )
+    network = dataclasses.replace(network, solver=solver)
     return dataclasses.replace(
         plain,
         name="wikitext103_reversible",
-        model=dataclasses.replace(plain.model, solver=solver),
+        task=dataclasses.replace(plain.task, network=network),
     )

@@ -12,27 +12,32 @@ from pathlib import Path
 
 from deqjax.data import Augmentation
 from deqjax.models import MDEQShape
-from deqjax.training import VisionConfig, load_experiment
+from deqjax.training import RunConfig, load_experiment
 
 EPOCH = 45_000 // 128  # steps
 
 
-def config() -> VisionConfig:
+def config() -> RunConfig:
     """Four branches; the number of steps is that of the regularized recipe."""
     tiny = load_experiment(Path(__file__).with_name("cifar10_mdeq_tiny.py"))
     shape = MDEQShape(
         channels=(32, 64, 128, 256),
         head_channels=(14, 28, 56, 112),
         final_channels=1680,
+        classes=10,
+        input_channels=3,
         dropout=0.3,
     )
     return dataclasses.replace(
         tiny,
         name="cifar10_mdeq_large",
+        task=dataclasses.replace(
+            tiny.task,
+            network=dataclasses.replace(tiny.task.network, mdeq=shape),
+            images=dataclasses.replace(tiny.task.images, augmentation=Augmentation("crop_flip")),
+        ),
         steps=220 * EPOCH,
         pretrain_steps=20_000,
         checkpoint_every=EPOCH,
-        model=dataclasses.replace(tiny.model, mdeq=shape),
-        data=dataclasses.replace(tiny.data, augmentation=Augmentation("crop_flip")),
         evaluation=dataclasses.replace(tiny.evaluation, every=EPOCH),
     )

@@ -10,29 +10,30 @@ Data:      as cifar10_mdeq_tiny.py
 import dataclasses
 from pathlib import Path
 
-from deqjax.training import PenaltyConfig, StepLimitConfig, VisionConfig, load_experiment
+from deqjax.training import PenaltyConfig, RunConfig, StepLimitConfig, load_experiment
 
 EPOCH = 45_000 // 96  # steps
 
 
-def config() -> VisionConfig:
+def config() -> RunConfig:
     """Eight steps forward and seven back; no penalty after epoch 90."""
     large = load_experiment(Path(__file__).with_name("cifar10_mdeq_large.py"))
+    network = large.task.network
+    shape = dataclasses.replace(network.mdeq, dropout=0.22)
     solver = dataclasses.replace(
-        large.model.solver, max_steps=8, history=8, backward_max_steps=7, backward_history=7
+        network.solver, max_steps=8, history=8, backward_max_steps=7, backward_history=7
     )
+    network = dataclasses.replace(network, mdeq=shape, solver=solver)
     return dataclasses.replace(
         large,
         name="cifar10_mdeq_large_regularized",
+        task=dataclasses.replace(large.task, network=network),
         steps=220 * EPOCH,
+        batch_size=96,
         pretrain_steps=16_000,
         pretrain_layers=8,
         step_limit=StepLimitConfig("uniform", least=6),
         checkpoint_every=EPOCH,
-        model=dataclasses.replace(
-            large.model, solver=solver, mdeq=dataclasses.replace(large.model.mdeq, dropout=0.22)
-        ),
-        data=dataclasses.replace(large.data, batch_size=96),
         evaluation=dataclasses.replace(large.evaluation, every=EPOCH),
         penalty=PenaltyConfig(weight=0.4, probability=0.02, last_step=90 * EPOCH),
     )

@@ -13,54 +13,48 @@ RUN --resume` goes on with. `deqjax train` alone starts from scratch.
 
 from deqjax.data import Augmentation
 from deqjax.models import MDEQShape, SolverSettings
-from deqjax.training import (
-    EvaluationConfig,
-    ImageDataConfig,
-    ImageModelConfig,
-    OptimizerConfig,
-    PenaltyConfig,
-    VisionConfig,
-)
+from deqjax.tasks.vision import ImageNetwork, Images, VisionTask
+from deqjax.training import EvaluationConfig, OptimizerConfig, PenaltyConfig, RunConfig
 
 EPOCH = 2_826 // 12  # steps
 
 
-def config() -> VisionConfig:
+def config() -> RunConfig:
     """Crops of 1024 x 512, scaled and flipped at random."""
-    return VisionConfig(
+    return RunConfig(
         name="cityscapes_mdeq_small",
+        task=VisionTask(
+            network=ImageNetwork(
+                kind="mdeq",
+                mdeq=MDEQShape(
+                    channels=(32, 64, 128, 256),
+                    classes=19,
+                    input_channels=3,
+                    downsample_times=2,
+                    dropout=0.05,
+                    task="segmentation",
+                ),
+                solver=SolverSettings(
+                    method="broyden",
+                    max_steps=27,
+                    tol=1e-3,
+                    stop="absolute",
+                    history=27,
+                    backward_method="broyden",
+                    backward_max_steps=30,
+                    backward_tol=1e-3,
+                    backward_history=30,
+                ),
+            ),
+            images=Images(name="cityscapes", augmentation=Augmentation("joint_scale_crop")),
+        ),
         steps=500 * EPOCH,
+        batch_size=12,
+        threads=16,
         pretrain_steps=60_000,
         pretrain_layers=3,
         log_every=20,
         checkpoint_every=EPOCH,
-        model=ImageModelConfig(
-            kind="mdeq",
-            mdeq=MDEQShape(
-                channels=(32, 64, 128, 256),
-                classes=19,
-                downsample_times=2,
-                dropout=0.05,
-                task="segmentation",
-            ),
-            solver=SolverSettings(
-                method="broyden",
-                max_steps=27,
-                tol=1e-3,
-                stop="absolute",
-                history=27,
-                backward_method="broyden",
-                backward_max_steps=30,
-                backward_tol=1e-3,
-                backward_history=30,
-            ),
-        ),
-        data=ImageDataConfig(
-            images="cityscapes",
-            batch_size=12,
-            augmentation=Augmentation("joint_scale_crop"),
-            threads=16,
-        ),
         optimizer=OptimizerConfig(
             kind="sgd",
             learning_rate=0.01,

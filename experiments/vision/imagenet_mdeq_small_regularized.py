@@ -9,57 +9,56 @@ Data:      ImageNet (ILSVRC 2012), prepared by TFDS (the first run says how)
 
 from deqjax.data import Augmentation
 from deqjax.models import MDEQShape, SolverSettings
+from deqjax.tasks.vision import ImageNetwork, Images, VisionTask
 from deqjax.training import (
     EvaluationConfig,
-    ImageDataConfig,
-    ImageModelConfig,
     OptimizerConfig,
     PenaltyConfig,
+    RunConfig,
     StepLimitConfig,
-    VisionConfig,
 )
 
 EPOCH = 1_268_355 // 128  # steps
 
 
-def config() -> VisionConfig:
+def config() -> RunConfig:
     """Half of the run is warm-up: the cell applied some times, with a weak penalty."""
-    return VisionConfig(
+    return RunConfig(
         name="imagenet_mdeq_small_regularized",
+        task=VisionTask(
+            network=ImageNetwork(
+                kind="mdeq",
+                mdeq=MDEQShape(
+                    channels=(32, 64, 128, 256),
+                    head_channels=(28, 56, 112, 224),
+                    final_channels=2048,
+                    classes=1000,
+                    input_channels=3,
+                    downsample_times=2,
+                    dropout=0.02,
+                ),
+                solver=SolverSettings(
+                    method="broyden",
+                    max_steps=14,
+                    tol=1e-3,
+                    stop="absolute",
+                    history=14,
+                    backward_method="broyden",
+                    backward_max_steps=14,
+                    backward_tol=1e-3,
+                    backward_history=14,
+                ),
+            ),
+            images=Images(name="imagenet2012", augmentation=Augmentation("resized_crop")),
+        ),
         steps=100 * EPOCH,
+        batch_size=128,
+        threads=16,
         pretrain_steps=510_000,
         pretrain_layers=5,
         step_limit=StepLimitConfig("uniform", least=12),
         log_every=100,
         checkpoint_every=EPOCH,
-        model=ImageModelConfig(
-            kind="mdeq",
-            mdeq=MDEQShape(
-                channels=(32, 64, 128, 256),
-                head_channels=(28, 56, 112, 224),
-                final_channels=2048,
-                classes=1000,
-                downsample_times=2,
-                dropout=0.02,
-            ),
-            solver=SolverSettings(
-                method="broyden",
-                max_steps=14,
-                tol=1e-3,
-                stop="absolute",
-                history=14,
-                backward_method="broyden",
-                backward_max_steps=14,
-                backward_tol=1e-3,
-                backward_history=14,
-            ),
-        ),
-        data=ImageDataConfig(
-            images="imagenet2012",
-            batch_size=128,
-            augmentation=Augmentation("resized_crop"),
-            threads=16,
-        ),
         optimizer=OptimizerConfig(
             kind="sgd",
             learning_rate=0.04,

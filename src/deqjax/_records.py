@@ -16,9 +16,11 @@ def is_rollback(record: Record) -> bool:
 
 
 def loss_unit(records: Iterable[Record]) -> tuple[str, str]:
-    """The metric that is a run's loss as people compare it, and its unit."""
-    found = list(records)
-    if any("loss" in each and "bits_per_byte" not in each for each in found):
-        of_images = any({"images_per_second", "labels_scored"} & set(each) for each in found)
-        return "loss", "nats per label" if of_images else "nats per token"
-    return "bits_per_byte", "bits per byte"
+    """The metric that is a run's loss as people compare it, and its unit.
+
+    A loss has no unit, "", unless all that have it give it in bits per byte.
+    """
+    with_loss = [each for each in records if {"loss", "bits_per_byte"} & set(each)]
+    if with_loss and all("bits_per_byte" in each for each in with_loss):
+        return "bits_per_byte", "bits per byte"
+    return "loss", ""

@@ -18,25 +18,33 @@ import string
 import tomllib
 from pathlib import Path
 
-from doc_pages import ROOT
+from doc_pages import ROOT, blocks
 
 from deqjax import cli
-from deqjax.training import VisionConfig, load_experiment
+from deqjax.tasks.language import LanguageTask
+from deqjax.tasks.vision import VisionTask
+from deqjax.training import load_experiment
 from tiny import TINY_OPTIONS
 
 # What compiles fastest, and a checkpoint that an evaluation has scored; test_cli.py has the rest.
 PLAIN = shlex.split(
-    "--model.solver.method picard --model.solver.adjoint jacobian_free --penalty.weight 0"
-    " --model.solver.max-steps 4 --log-every 1 --checkpoint-every 1"
+    "--penalty.weight 0 --log-every 1 --checkpoint-every 1"
     " --evaluation.every 1 --evaluation.batches 1 --evaluation.final-batches 1"
     " --evaluation.radius-batches 0"
 )
-TINY_TEXT = [*TINY_OPTIONS, *PLAIN]
-TINY_IMAGES = shlex.split(
-    "--model.residual.channels 4 --model.residual.groups 2 --data.batch-size 8"
+SOLVER = shlex.split(
+    "--task.network.solver.method picard --task.network.solver.adjoint jacobian_free"
+    " --task.network.solver.max-steps 4"
+)
+SMALL_IMAGES = shlex.split(
+    "--task.network.residual.channels 4 --task.network.residual.groups 2 --batch-size 8"
     " --optimizer.warmup-steps 0"
 )
-TINY_IMAGES = [*TINY_IMAGES, *PLAIN]
+TINY = {  # by what an experiment trains; all else is a reader's own
+    LanguageTask: [*TINY_OPTIONS, *SOLVER, *PLAIN],
+    VisionTask: [*SMALL_IMAGES, *SOLVER, *PLAIN],
+}
+TINY_OWN = ["--batch-size", "8", *PLAIN]
 # The data that no newcomer has: these commands say how to get it, and end.
 NEEDS_DATA = ("cifar10", "cityscapes", "imagenet", "wikitext")
 SAYS_HOW = ("there is no WikiText", "is not prepared")
@@ -47,6 +55,7 @@ REQUIRED = {
     "evaluate": ["DIR"],
     "generate": ["DIR", "text"],
     "inspect": ["DIR"],
+    "prepare": ["FILE"],
     "runs": [],
     "sweep": ["FILE", "--seed", "0", "1"],
     "train": ["FILE"],
@@ -66,7 +75,7 @@ SEVERAL_PROCESSES = (
     "training/devices/test_topology.py",
     "test_two_processes_train_as_one_stop_together_go_on_and_end_together",
 )
-OVERLAYS = ("training/test_overlays.py", "test_evaluate_prints_every_class_and_writes_pictures")
+OVERLAYS = ("tasks/vision/test_overlays.py", "test_evaluate_prints_every_class_and_writes_pictures")
 
 
 class WrongCommandError(AssertionError):
@@ -83,6 +92,12 @@ class CommandLine:
         (folder / "tinyshakespeare.txt").write_text(characters * 200)
         self._steps = {}  # of each run
         self._trained = {}  # command -> printed
+
+    def write(self, page):
+        """Write the files that a page shows, as its reader does."""
+        for block in blocks(page):
+            if named := re.fullmatch(r'title="(\w+\.py)"', block.title):
+                (self.folder / named[1]).write_text(block.text)
 
     def run(self, line):
         """Run a line as a shell would, and return what it printed."""
@@ -144,7 +159,8 @@ class CommandLine:
                 return self._parse(arguments)
             case "sweep":
                 file, *options = arguments[1:]
-                return self._main(["sweep", file, *options, *TINY_TEXT, "--steps", "2"])
+                added = missing(tiny(load_experiment(self.folder / file)), options)
+                return self._main(["sweep", file, *options, *added, "--steps", "2"])
             case "compare":
                 words = [self._expand(word) for word in arguments[1:]]
                 arguments = ["compare", *itertools.chain(*words)]
@@ -183,11 +199,11 @@ class CommandLine:
         elif " ".join(arguments) in self._trained:  # on another page already
             return self._trained[" ".join(arguments)]
         steps = self._steps.get(folder, 1) + 1
-        tiny = TINY_IMAGES if isinstance(experiment, VisionConfig) else TINY_TEXT
         if resumed:
             options = [word for word in options if word != "--resume"] + ["--resume"]
         options = without_devices(options)
-        printed = self._main(["train", file, *options, *tiny, "--steps", str(steps)])
+        added = [*tiny(experiment), "--steps", str(steps)]
+        printed = self._main(["train", file, *options, *added])
         self._steps[folder] = steps
         self._trained[" ".join(arguments)] = printed
         return printed
@@ -239,6 +255,17 @@ class CommandLine:
         if found != status or not any(text in err.getvalue() for text in says):
             raise WrongCommandError(f"{shlex.join(arguments)} ended with {found}: {err.getvalue()}")
         return out.getvalue()
+
+
+def tiny(experiment):
+    """Options that make an experiment tiny."""
+    return next((v for k, v in TINY.items() if isinstance(experiment.task, k)), TINY_OWN)
+
+
+def missing(added, given):
+    """Those of the added options, each with one value, that are not given."""
+    pairs = zip(added[::2], added[1::2], strict=True)
+    return [word for pair in pairs if pair[0] not in given for word in pair]
 
 
 def complete(arguments):

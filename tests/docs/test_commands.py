@@ -28,6 +28,7 @@ def command_line(tmp_path_factory):
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_run_one_after_the_other(page, command_line):
+    command_line.write(page)
     for line in commands(page):
         command_line.run(line)
 

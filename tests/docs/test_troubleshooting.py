@@ -175,7 +175,7 @@ RAISED = {
 }
 COMMANDS = {
     "option": ["train", "experiments/stdlib_lm.py", "--penalty.wieght", "0"],
-    "value": ["train", "experiments/stdlib_lm.py", "--model.solver.max-steps", "0"],
+    "value": ["train", "experiments/stdlib_lm.py", "--task.network.solver.max-steps", "0"],
     "no file": ["train"],
 }
 

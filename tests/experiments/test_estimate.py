@@ -20,18 +20,18 @@ def config(tmp_path_factory):
     """
     recipe = load_experiment(ROOT / "language" / "wikitext103_regularized.py")
     found = small(recipe, tmp_path_factory.mktemp("datasets"))
+    network = found.task.network
     shape = dataclasses.replace(
-        found.model.shape,
+        network.shape,
         width=WIDTH,
         hidden=HIDDEN,
         cutoffs=(),
         divisor=1,
         tie_projections=(False,),
     )
-    solver = dataclasses.replace(found.model.solver, method="picard", backward_method="picard")
-    return dataclasses.replace(
-        found, model=dataclasses.replace(found.model, shape=shape, solver=solver)
-    )
+    solver = dataclasses.replace(network.solver, method="picard", backward_method="picard")
+    network = dataclasses.replace(network, shape=shape, solver=solver)
+    return dataclasses.replace(found, task=dataclasses.replace(found.task, network=network))
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,6 @@ def test_a_recipe_has_parameters_memory_and_arithmetic(found):
 
 def test_one_evaluation_costs_what_its_matrices_cost(found, config):
     """Two FLOP a weight and position; the attention's own share is small beside wide matrices."""
-    positions = config.batch_size * config.model.shape.length
+    positions = config.batch_size * config.task.network.shape.length
     least = 2 * (4 * WIDTH**2 + 2 * WIDTH * HIDDEN) * positions
     assert least < found["TFLOP of one evaluation of f"] * 1e12 < 1.25 * least

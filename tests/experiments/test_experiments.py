@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deqjax.training import BatchOrder
 from deqjax.training._config import check
 from deqjax.training._experiments import load_experiment
-from deqjax.training._run import assemble, open_task
+from deqjax.training._run import assemble
 from deqjax.training.step._evaluation import evaluate_step, radius_step
 from deqjax.training.step._problem import SolveLimits
 from deqjax.training.step._update import train_step
@@ -33,35 +34,36 @@ def name(file):
 
 def small(config, data_directory):
     """The experiment with its own options at the smallest sizes, on the standard library."""
+    own, tiny = config.task.network.shape, tiny_config(data_directory)
     shape = dataclasses.replace(
-        config.model.shape,
+        own,
         vocabulary=256,
         length=8,
-        memory_length=min(config.model.shape.memory_length, 6),
+        memory_length=min(own.memory_length, 6),
         width=8,
         heads=2,
         hidden=16,
-        cutoffs=(100, 200, 250)[: len(config.model.shape.cutoffs)],
-        divisor=min(config.model.shape.divisor, 2),
+        cutoffs=(100, 200, 250)[: len(own.cutoffs)],
+        divisor=min(own.divisor, 2),
     )
-    tiny = tiny_config(data_directory)
+    network = dataclasses.replace(config.task.network, shape=shape)
     return dataclasses.replace(
         config,
+        task=dataclasses.replace(config.task, network=network, text=tiny.task.text),
         steps=1,
+        batch_size=tiny.batch_size,
         pretrain_steps=0,
-        model=dataclasses.replace(config.model, shape=shape),
-        data=dataclasses.replace(tiny.data, order=config.data.order),
         evaluation=tiny.evaluation,
     )
 
 
 def small_images(config):
     """The experiment with its own options at the smallest sizes, on scikit-learn's digits."""
-    tiny = tiny_vision()
-    model = dataclasses.replace(
-        config.model,
+    tiny, own = tiny_vision(), config.task.network
+    network = dataclasses.replace(
+        own,
         mdeq=dataclasses.replace(
-            config.model.mdeq,
+            own.mdeq,
             channels=(4,),  # more branches compile long, and are tested with the model
             head_channels=(2,),
             groups=2,
@@ -71,17 +73,15 @@ def small_images(config):
             input_channels=1,
             downsample_times=0,
         ),
-        residual=dataclasses.replace(
-            config.model.residual, channels=(4,), groups=2, input_channels=1
-        ),
+        residual=dataclasses.replace(own.residual, channels=(4,), groups=2, input_channels=1),
     )
     # what a step does depends on the optimizer, the penalty and the solver, which stay
     return dataclasses.replace(
         config,
+        task=dataclasses.replace(config.task, network=network, images=tiny.task.images),
         steps=1,
+        batch_size=tiny.batch_size,
         pretrain_steps=0,
-        model=model,
-        data=tiny.data,
         evaluation=dataclasses.replace(tiny.evaluation, final_batches=1, radius_batches=0),
     )
 
@@ -117,8 +117,10 @@ def test_experiment_takes_one_tiny_step_and_its_evaluation_traces(file, data_dir
         config = small_images(config)
     else:
         config = small(config, data_directory)
-    problem, state = assemble(config, config.batch_size)
-    batch = next(open_task(config).batches)
+    task = config.task.opened(None)
+    problem, state = assemble(config, task)
+    order = BatchOrder(config.batch_size, config.seed, config.order == "shuffled")
+    batch = next(task.data("train").train(order))
     state, metrics, _ = jax.jit(partial(train_step, problem))(state, batch)
     assert state.step == 1
     assert np.isfinite(metrics["loss"])
@@ -134,7 +136,7 @@ def test_experiment_takes_one_tiny_step_and_its_evaluation_traces(file, data_dir
 def count_parameters(name):
     (file,) = (file for file in EXPERIMENTS if file.stem == name)
     config = load_experiment(file)
-    state = jax.eval_shape(lambda: assemble(config, 1)[1])
+    state = jax.eval_shape(lambda: assemble(config, config.task)[1])
     return sum(leaf.size for leaf in jax.tree.leaves(state.weights.parameters))
 
 

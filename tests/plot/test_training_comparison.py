@@ -46,6 +46,13 @@ def test_a_run_without_the_metric_has_no_line_but_its_style():
     ]
 
 
+def test_labels_of_a_task_that_nobody_knows():
+    records = [{"step": 1, "split": "validation", "loss": 3.0, "my_score": 0.5, "top1": 0.25}]
+    figure = plot.training_comparison({"run": records}, metrics=["loss", "my_score", "top1"])
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels == ["validation loss", "my score", "accuracy"]
+
+
 def test_values_that_are_not_finite_are_left_out():
     records = [
         {"step": step, "split": "validation", "loss": value}

@@ -3,7 +3,6 @@ import math
 import sys
 
 import numpy as np
-import pytest
 
 from deqjax.plot import training_history
 from sample_records import make_records
@@ -46,7 +45,7 @@ def test_four_panels_with_labels():
 
 def test_every_metric_has_its_line():
     assert legends(training_history(list(make_records()), title="tiny")) == [
-        ["training", "validation", "bigram baseline"],
+        ["training", "validation", "bigram"],
         ["forward", "backward", "forward, validation"],
         ["forward", "backward", "forward, validation", "tolerance"],
         ["largest sample", "mean", "contraction below 1"],
@@ -67,7 +66,7 @@ def test_explicit_model_has_no_solves():
 
 def test_no_records():
     figure = training_history([], title="nothing yet")
-    assert empty_panels(figure) == LABELS
+    assert empty_panels(figure) == ["loss", *LABELS[1:]]
     assert rendered(figure)
 
 
@@ -110,16 +109,14 @@ def test_no_global_state(monkeypatch):
     assert "matplotlib.pyplot" not in sys.modules
 
 
-@pytest.mark.parametrize(
-    ("speed", "unit"), [("images_per_second", "label"), ("tokens_per_second", "token")]
-)
-def test_nats_are_per_label_or_per_token(speed, unit):
+def test_a_loss_has_no_unit_and_what_stands_beside_it_is_a_line():
     records = [
-        {"step": step, "split": "train", "loss": 1 / step, "tolerance": 1e-3, speed: 10.0}
+        {"step": step, "split": "validation", "loss": 1 / step, "nearest_neighbor_loss": 0.5}
         for step in range(1, 9)
     ]
-    axes = training_history(records, title="run").axes[0]
-    assert axes.get_ylabel() == f"loss (nats per {unit})"
+    figure = training_history(records, title="run")
+    assert figure.axes[0].get_ylabel() == "loss"
+    assert legends(figure)[0] == ["validation", "nearest neighbor"]
 
 
 def with_trouble():

@@ -1,6 +1,7 @@
 """Shared by the training tests: one prepared corpus, and a disk that can be full."""
 
 import contextlib
+import dataclasses
 import resource
 
 import pytest
@@ -18,9 +19,9 @@ def compiled_once():
     """Within it, runs of one configuration share its mapped steps, which hold no state."""
     known = {}
 
-    def with_known_steps(config, devices=None):
-        run = build(config, devices)
-        return run._replace(steps=known.setdefault((config, devices), run.steps))
+    def with_known_steps(config, devices=None, *, kept=None):
+        run = build(config, devices, kept=kept)
+        return dataclasses.replace(run, steps=known.setdefault((config, devices), run.steps))
 
     @contextlib.contextmanager
     def sharing():

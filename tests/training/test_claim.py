@@ -1,4 +1,5 @@
 import errno
+import json
 import re
 import tempfile
 import threading
@@ -9,13 +10,14 @@ from deqjax.training._claim import Claim, Request, claim_free
 from deqjax.training._workdir import Workdir, WorkdirError, read_config
 
 CONFIG = {"steps": 100, "optimizer": {"learning_rate": 0.001, "betas": (0.9, 0.99)}, "tags": {}}
+TASK = {"class": {"module": "mine", "name": "Mine", "file": None}, "kept": {"classes": 3}}
 
 
 def start(path, experiment="stdlib", config=CONFIG, resume=False, **options):
     """Begin a run, which ends at once."""
     request = Request(experiment, config, resume, **options)
     with Claim(Workdir(path), request) as claim:
-        claim.begin()
+        claim.begin(TASK)
     return claim.workdir
 
 
@@ -36,7 +38,9 @@ def refused(*sentences):
 def test_a_run_makes_its_folder(tmp_path):
     workdir = start(tmp_path / "runs" / "one")
     assert workdir.checkpoints.is_dir()
-    assert {path.name for path in workdir.path.iterdir()} == {"config.json", "checkpoints"}
+    made = {path.name for path in workdir.path.iterdir()}
+    assert made == {"config.json", "task.json", "checkpoints"}
+    assert json.loads(workdir.task.read_text()) == TASK
 
 
 def test_a_run_that_never_begins_leaves_nothing_behind(tmp_path):
@@ -56,7 +60,7 @@ def test_what_was_there_before_stays(tmp_path):
 def test_a_folder_in_use_is_refused_whatever_is_asked_for(tmp_path, resume):
     request = Request("stdlib", CONFIG, resume)
     with Claim(Workdir(tmp_path), Request("stdlib", CONFIG)) as claim:
-        claim.begin()
+        claim.begin(TASK)
         before = claim.workdir.config.read_bytes()
         with refused("is in use by process "):
             Claim(Workdir(tmp_path), request)

@@ -1,22 +1,22 @@
 """Scores of one run at different depths, and the table of them."""
 
-import dataclasses
 import math
 from types import SimpleNamespace
 
 import pytest
+from flax import nnx
 
 from deqjax import cli, training
 from deqjax.training import CheckpointError, ConfigError, adopt_model
 from deqjax.training._depths import sweep_depths
-from deqjax.training._language import build_model
 from deqjax.training.devices import _parallel
-from tiny import tiny_config
+from tiny import tiny_config, with_parts
 
 
 def adopted(config, path):
     """A run that holds a fresh model, which costs no training."""
-    return adopt_model(build_model(config.model, seed=1), config, path).path
+    model = config.task.opened(None).model(nnx.Rngs(1))
+    return adopt_model(model, config, path).path
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +26,7 @@ def folder(tmp_path_factory, data_directory):
 
 @pytest.fixture(scope="module")
 def explicit(tmp_path_factory, data_directory):
-    config = tiny_config(data_directory)
-    config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, kind="transformer_xl")
-    )
+    config = with_parts(tiny_config(data_directory), task__network__kind="transformer_xl")
     return adopted(config, tmp_path_factory.mktemp("runs") / "explicit")
 
 
@@ -86,9 +83,9 @@ def test_scores_are_those_that_the_task_has(monkeypatch):
         config=tiny_config("unused"),
         state=SimpleNamespace(evaluated=None),
         steps=SimpleNamespace(replicate=lambda weights: weights),
-        task=SimpleNamespace(evaluate=lambda *given, **options: found),
     )
     monkeypatch.setattr("deqjax.training._depths.load_run", lambda *given: run)
+    monkeypatch.setattr("deqjax.training._depths.evaluate", lambda *given, **options: found)
     (score,) = sweep_depths("anywhere", (2,))
     assert score == (2, 1.0, 0.1, {"perplexity": 3.0, "top1": 0.5})
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import re
+import shutil
 import signal
+import threading
 
 import jax
 import numpy as np
@@ -17,17 +19,18 @@ from deqjax.training import (
     OptimizerConfig,
     read_metrics,
 )
-from deqjax.training._vision import ImageBatches
+from deqjax.training._pipeline import TrainingBatches
 from deqjax.training.devices import DataParallel
 from deqjax.training.devices._interrupts import StopRequest
+from tiny import with_parts
 from tiny_vision import tiny_vision
 
 
 def config(**changes):
     """The quickest run to compile: two records, a checkpoint every second step."""
     base = tiny_vision("resnet", steps=6, guard=GuardConfig(skips=2, rollbacks=1))
-    evaluation = dataclasses.replace(base.evaluation, every=100, final_batches=1)
-    return dataclasses.replace(base, **{"evaluation": evaluation, **changes})
+    base = with_parts(base, evaluation__every=100, evaluation__final_batches=1)
+    return dataclasses.replace(base, **changes)
 
 
 @pytest.fixture(autouse=True)
@@ -42,15 +45,15 @@ def spoil(monkeypatch):
     """Lets the batches of some numbers (from 1) have one image with a pixel that is no number."""
 
     def choose(spoiled):
-        take, count = ImageBatches.__next__, iter(range(1, 1000))
+        take, count = TrainingBatches.__next__, iter(range(1, 1000))
 
         def spoiled_batch(self):
             batch = take(self)
             if spoiled(next(count)):
-                batch.images[3, 0, 0] = np.nan
+                batch.rows.images[3, 0, 0] = np.nan
             return batch
 
-        monkeypatch.setattr(ImageBatches, "__next__", spoiled_batch)
+        monkeypatch.setattr(TrainingBatches, "__next__", spoiled_batch)
 
     return choose
 
@@ -156,6 +159,35 @@ def test_a_state_saved_while_updates_are_left_out_is_not_gone_back_to(tmp_path, 
     assert outcome.step == 6
 
 
+def test_which_signals_stop_a_run_is_an_option(tmp_path, monkeypatch):
+    train, count = DataParallel.train, iter(range(1, 100))
+
+    def interrupted(self, state, batch, **options):
+        if next(count) == 3:
+            signal.raise_signal(signal.SIGUSR2)
+        return train(self, state, batch, **options)
+
+    monkeypatch.setattr(DataParallel, "train", interrupted)
+    guard = GuardConfig(skips=2, rollbacks=1, signals=("SIGUSR2",))
+    outcome, records = run(tmp_path, guard=guard)
+    assert outcome.stopped_by == signal.SIGUSR2
+    assert f"stopped, state {outcome.state_hash}" in of(records, "event")[-1]["event"]
+    assert (outcome.workdir.checkpoints / str(outcome.step)).is_dir()
+
+
+def test_a_listener_that_fails_ends_no_run(tmp_path):
+    calls = []
+
+    def say(line):
+        calls.append(line)
+        raise BrokenPipeError(32, "Broken pipe")
+
+    outcome, records = run(tmp_path, say)
+    assert outcome.step == 6
+    assert len(calls) == 1
+    assert ["Broken pipe" in record["event"] for record in of(records, "event")] == [True]
+
+
 def test_a_full_disk_ends_no_run(tmp_path, monkeypatch):
     save, said = Checkpoints.save, []
 
@@ -211,18 +243,79 @@ def test_a_state_that_cannot_be_saved_in_the_folder_is_saved_elsewhere(tmp_path,
         assert checkpoints.state_hash(6) == outcome.state_hash
 
 
+@pytest.fixture
+def before_step(monkeypatch):
+    """Lets something happen before a step is made."""
+
+    def choose(step, happen):
+        train, count = DataParallel.train, iter(range(1, 100))
+
+        def counted(self, state, batch, **options):
+            if next(count) == step:
+                happen()
+            return train(self, state, batch, **options)
+
+        monkeypatch.setattr(DataParallel, "train", counted)
+
+    return choose
+
+
+def test_a_checkpoints_folder_that_became_a_file_is_told_of_once(
+    tmp_path, before_step, monkeypatch, capfd
+):
+    folder, said = tmp_path / "run" / "checkpoints", []
+
+    def replace():
+        folder.rmdir()
+        folder.write_text("")
+
+    before_step(1, replace)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    outcome, _ = run(tmp_path, said.append, log_every=1)
+    assert outcome.rescued.is_dir()
+    [told] = [line for line in said if "could not be saved" in line]
+    assert "Not a directory" in told
+    assert told.endswith("Training goes on; saving is tried at each record.")
+    # threads that wait for the folder would keep the process from ending for minutes
+    assert not [each for each in threading.enumerate() if "orbax" in type(each).__module__]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_run_folder_that_vanishes_is_made_anew_and_said_so(tmp_path, before_step):
+    folder, said = tmp_path / "run", []
+    before_step(3, lambda: shutil.rmtree(folder))
+    outcome, records = run(tmp_path, said.append, checkpoint_every=100)
+    assert (outcome.step, outcome.rescued) == (6, None)
+    [told] = [line for line in said if "was removed or renamed" in line]
+    assert told.startswith(f"step 4: {folder} was removed")
+    assert [record["step"] for record in of(records, "train")] == [4, 6]
+    assert int(training.load_run(folder).state.step) == 6
+
+
+def test_a_checkpoints_folder_that_vanishes_is_made_anew(tmp_path, before_step):
+    folder, said = tmp_path / "run" / "checkpoints", []
+    before_step(3, lambda: shutil.rmtree(folder))
+    outcome, _ = run(tmp_path, said.append, checkpoint_every=100)
+    assert (outcome.step, outcome.rescued) == (6, None)
+    [told] = [line for line in said if "was removed or renamed" in line]
+    assert told.startswith(f"step 4: {folder} was removed")
+
+
 def test_solves_that_fail_are_warned_of_once(tmp_path):
     said = []
-    solver = dataclasses.replace(
-        tiny_vision().model.solver, tol=1e-9, max_steps=1, method="picard", adjoint="jacobian_free"
+    quick = with_parts(
+        config(steps=4),
+        task__network__kind="resdeq",
+        task__network__solver__tol=1e-9,
+        task__network__solver__max_steps=1,
+        task__network__solver__method="picard",
+        task__network__solver__adjoint="jacobian_free",
+        evaluation__radius_batches=0,
     )
-    model = dataclasses.replace(tiny_vision().model, solver=solver)
-    evaluation = dataclasses.replace(config().evaluation, radius_batches=0)
-    quick = config(model=model, steps=4, evaluation=evaluation)
     training.train(quick, tmp_path / "run", say=said.append)
     warned = [line for line in said if "forward solves stop at the step limit" in line]
     assert len(warned) == 1
-    assert "raise --model.solver.max-steps (now 1) or --penalty.weight" in warned[0]
+    assert "raise --task.network.solver.max-steps (now 1) or --penalty.weight" in warned[0]
 
 
 def test_devices_that_differ_end_the_run(tmp_path, monkeypatch):

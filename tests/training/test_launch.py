@@ -11,7 +11,7 @@ from deqjax.data import DataError
 from deqjax.training._claim import Claim, Request
 from deqjax.training._stored_config import to_dict
 from deqjax.training._workdir import Workdir
-from tiny import tiny_config
+from tiny import tiny_config, with_parts
 from tiny_vision import tiny_vision
 
 
@@ -28,14 +28,18 @@ def here(tmp_path, monkeypatch):
 
 def quick(**changes):
     base = tiny_vision("resnet", steps=2, checkpoint_every=2, log_every=2)
-    evaluation = dataclasses.replace(base.evaluation, every=100, batches=1, final_batches=1)
-    return dataclasses.replace(base, **{"evaluation": evaluation, **changes})
+    base = with_parts(
+        base, evaluation__every=100, evaluation__batches=1, evaluation__final_batches=1
+    )
+    return dataclasses.replace(base, **changes)
 
 
 def without_data(path):
-    config = tiny_config(path)
-    data = dataclasses.replace(config.data, corpus="text_bytes", file=str(path / "absent.txt"))
-    return dataclasses.replace(config, data=data)
+    return with_parts(
+        tiny_config(path),
+        task__text__corpus="text_bytes",
+        task__text__file=str(path / "absent.txt"),
+    )
 
 
 @pytest.mark.parametrize("workdir", [None, "runs/deep/run"])
@@ -65,7 +69,7 @@ def test_runs_without_a_name_get_one_each_and_the_newest_goes_on(here, compiled_
     ):
         second = training.train(config, say=silent)
         assert second.workdir.path.name == f"{config.name}-2"
-        claim.begin()
+        claim.begin({})
         # what may change is written down only once the run goes on
         before = second.workdir.config.read_bytes()
         with pytest.raises(training.ConfigError, match="has finished its 2 steps"):

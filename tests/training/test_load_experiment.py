@@ -4,16 +4,17 @@ import re
 
 import pytest
 
-from deqjax.training import ExperimentError, load_experiment
-from deqjax.training._config import RunConfig
+from deqjax.training import ExperimentError, RunConfig, load_experiment
 
 GOOD = """
 import dataclasses
-from deqjax.training import TrainConfig, PenaltyConfig
+from deqjax.training import RunConfig, PenaltyConfig
+from deqjax.tasks.language import LanguageTask
 
 def config():
-    return TrainConfig(
+    return RunConfig(
         name="good",
+        task=LanguageTask(),
         penalty=PenaltyConfig(weight=0.5),
     )
 """
@@ -40,20 +41,27 @@ def test_a_file_builds_its_configuration(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "line", "said"),
     [
-        ("return TrainConfig(", "return TrainConfig((", 6, "SyntaxError: '(' was never closed."),
-        ("def config():\n    ", "def config():\n", 6, "IndentationError: expected an indented"),
-        ("TrainConfig, Pen", "TrainConfg, Pen", 3, "cannot import name 'TrainConfg'"),
+        ("return RunConfig(", "return RunConfig((", 7, "SyntaxError: '(' was never closed."),
+        ("def config():\n    ", "def config():\n", 7, "IndentationError: expected an indented"),
+        ("RunConfig, Pen", "RunConfg, Pen", 3, "cannot import name 'RunConfg'"),
         (
-            "return TrainConfig",
-            "return TrainConfg",
-            6,
-            "NameError: name 'TrainConfg' is not defined.",
+            "return RunConfig",
+            "return RunConfg",
+            7,
+            "NameError: name 'RunConfg' is not defined.",
         ),
-        ("weight=0.5", "wieght=0.5", 8, "unexpected keyword argument 'wieght'"),
-        ("weight=0.5", "weight='much'", 8, "penalty.weight: input should be a valid number, got"),
-        ('name="good"', 'name="good", steps=2.5', 7, "steps: input should be a valid integer"),
-        ("return TrainConfig(", "1 / 0; return TrainConfig(", 6, "ZeroDivisionError: division"),
-        ("def config", "raise SystemExit(3)\ndef config", 5, "SystemExit: 3."),
+        ("weight=0.5", "wieght=0.5", 10, "unexpected keyword argument 'wieght'"),
+        ("weight=0.5", "weight='much'", 10, "penalty.weight: input should be a valid number, got"),
+        ('name="good"', 'name="good", steps=2.5', 8, "steps: input should be a valid integer"),
+        ("return RunConfig(", "1 / 0; return RunConfig(", 7, "ZeroDivisionError: division"),
+        ("def config", "raise SystemExit(3)\ndef config", 6, "SystemExit: 3."),
+        ("task=LanguageTask(),", "", 7, "missing 1 required positional argument: 'task'"),
+        (
+            "LanguageTask()",
+            "LanguageTask(network='deq')",
+            9,
+            "task.network: input should be an object",
+        ),
         ("import dataclasses", "import dataklasses", 2, "No module named 'dataklasses'."),
     ],
 )

@@ -6,7 +6,7 @@ from deqjax.training._workdir import Workdir, write_config
 
 def begin(path):
     path.mkdir(parents=True)
-    write_config(Workdir(path), "stdlib", {})
+    write_config(Workdir(path), "stdlib", {}, {})
 
 
 def test_next_free_is_the_path_itself_at_first(tmp_path):

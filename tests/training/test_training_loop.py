@@ -6,19 +6,22 @@ import signal
 import jax
 import numpy as np
 import pytest
+from optax.contrib import MuonState
 
 from deqjax import training
+from deqjax.tasks.language import generate_text
 from deqjax.training import (
     CheckpointError,
     Checkpoints,
     ConfigError,
+    OptimizerConfig,
     WorkdirError,
     read_metrics,
 )
 from deqjax.training.devices import DataParallel
 from deqjax.training.devices._interrupts import StopRequest
-from deqjax.training.records._metrics import comparable
-from tiny import tiny_config
+from deqjax.training.records._reading import comparable
+from tiny import tiny_config, with_parts
 
 
 def silent(line):
@@ -28,7 +31,7 @@ def silent(line):
 def run_config(data_directory, **changes):
     """A run that is interrupted in the third step, inside of what its record averages over."""
     config = tiny_config(data_directory, steps=5, log_every=5, checkpoint_every=4, **changes)
-    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, every=4))
+    return with_parts(config, evaluation__every=4)
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +82,10 @@ def test_final_metrics_hold_model_and_bigram(uninterrupted):
     assert 0 < metrics["bigram_bits_per_byte"] < 8
     assert 0 < metrics["bits_per_byte"] < 12
     assert 0 < metrics["spectral_radius"] <= metrics["spectral_radius_max"]
-    assert metrics["tokens_scored"] == 2 * 4 * 8
+    assert metrics["scored"] == 2 * 4 * 8
 
 
-def train_three_steps(config, folder):
+def train_three_steps(config, folder, devices=None):
     """Stop after the third step as if by Ctrl-C in the first."""
     asked = []
 
@@ -102,12 +105,12 @@ def train_three_steps(config, folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deqjax.training._launch.StopRequest", Asked)
         patch.setattr("deqjax.training.devices._parallel.DataParallel.train", counted)
-        stopped = training.train(config, folder, say=silent)
+        stopped = training.train(config, folder, devices=devices, say=silent)
     assert (stopped.step, stopped.stopped_by, stopped.metrics) == (3, signal.SIGINT, None)
 
 
-def go_on(config, folder):
-    resumed = training.train(config, folder, resume=True, say=silent)
+def go_on(config, folder, devices=None):
+    resumed = training.train(config, folder, resume=True, devices=devices, say=silent)
     assert resumed.step == config.steps
     return resumed
 
@@ -140,12 +143,12 @@ def test_a_resumed_run_remembers_its_segments(tmp_path):
     """Streams of characters with memory, the first step of them in the warm-up stage."""
     (tmp_path / "text.txt").write_text("to be or not to be, that is the question: " * 60)
     config = run_config(tmp_path / "datasets", pretrain_steps=1, average_decay=0.9)
-    shape = dataclasses.replace(config.model.shape, memory_length=6)
-    file = str(tmp_path / "text.txt")
-    config = dataclasses.replace(
+    config = with_parts(
         config,
-        model=dataclasses.replace(config.model, shape=shape),
-        data=dataclasses.replace(config.data, corpus="text_characters", file=file, order="streams"),
+        order="given",
+        task__network__shape__memory_length=6,
+        task__text__corpus="text_characters",
+        task__text__file=str(tmp_path / "text.txt"),
     )
     whole = training.train(config, tmp_path / "whole", say=silent)
     train_three_steps(config, tmp_path / "run")
@@ -155,6 +158,27 @@ def test_a_resumed_run_remembers_its_segments(tmp_path):
     assert np.abs(memory.states).max() > 0
     assert 1 < whole.metrics["loss"] < 10
     assert "bits_per_byte" not in whole.metrics
+
+
+def test_a_run_of_muon_goes_on_longer_as_if_it_had_always_been(
+    tmp_path, data_directory, compiled_once
+):
+    """On two devices, from before the decay of its schedule; its momentum is in the checkpoint."""
+    optimizer = OptimizerConfig("muon", "stable_decay", warmup_steps=1, decay_fraction=0.3)
+    short = run_config(data_directory, optimizer=optimizer)
+    long = dataclasses.replace(short, steps=6)
+    devices = tuple(jax.devices()[:2])
+    with compiled_once():
+        whole = training.train(long, tmp_path / "whole", devices=devices, say=silent)
+        train_three_steps(short, tmp_path / "run", devices)
+        assert_same_end(go_on(long, tmp_path / "run", devices), whole)
+    state = training.load_run(tmp_path / "run").state.optimizer
+    (momentum,) = [
+        each.mu
+        for each in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, MuonState))
+        if isinstance(each, MuonState)
+    ]
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(momentum))
 
 
 def without_position(restore, self, state, iterator, step):
@@ -271,10 +295,7 @@ def test_other_experiments_folder_is_refused(data_directory, uninterrupted):
 
 
 def test_explicit_baseline_trains(tmp_path, data_directory):
-    config = tiny_config(data_directory, steps=2)
-    config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, kind="transformer_xl")
-    )
+    config = with_parts(tiny_config(data_directory, steps=2), task__network__kind="transformer_xl")
     outcome = training.train(config, tmp_path / "run", say=silent)
     assert "spectral_radius" not in outcome.metrics
     assert 0 < outcome.metrics["bits_per_byte"] < 12
@@ -302,7 +323,7 @@ def test_evaluate_run_refuses_no_steps(uninterrupted):
 
 def test_generated_text_depends_on_the_seed_alone(uninterrupted):
     def text(seed):
-        pieces = training.generate_text(
+        pieces = generate_text(
             uninterrupted.workdir.path, "def ", count=12, temperature=1.0, seed=seed
         )
         return "".join(pieces)

@@ -23,7 +23,7 @@ def refused(*sentences):
 def test_places():
     workdir = Workdir.at("runs/one")
     assert workdir == Workdir(Path("runs/one"))
-    places = [workdir.config, workdir.metrics, workdir.events, workdir.picture]
+    places = [workdir.config, workdir.task, workdir.metrics, workdir.events, workdir.picture]
     assert {place.parent for place in places} == {workdir.path}
 
 
@@ -55,7 +55,7 @@ def test_names_that_a_folder_can_have(tmp_path, name):
 
 def write(path):
     path.mkdir(parents=True, exist_ok=True)
-    write_config(Workdir(path), "stdlib", CONFIG)
+    write_config(Workdir(path), "stdlib", CONFIG, {"class": "Mine"})
     return Workdir(path)
 
 
@@ -63,6 +63,7 @@ def test_config_is_recorded_with_versions(tmp_path):
     found = json.loads(write(tmp_path).config.read_text())
     assert set(found["versions"]) == {"python", "deqjax", "jax", "flax"}
     assert read_config(tmp_path) == ("stdlib", json.loads(json.dumps(CONFIG)))
+    assert json.loads(Workdir(tmp_path).task.read_text()) == {"class": "Mine"}
 
 
 def test_folder_without_a_run(tmp_path):

@@ -11,18 +11,15 @@ from flax import nnx
 
 from deqjax.adjoints import implicit
 from deqjax.models import SegmentMemory
-from deqjax.models._equilibrium import Equilibrium, iterate
 from deqjax.nn import DEQ, DropoutMask, masked
 from deqjax.solvers import picard
-from deqjax.training._config import PenaltyConfig
-from deqjax.training.step._problem import Forward, Problem
-from deqjax.training.step._state import initial_state, split
-from deqjax.training.step._update import train_step
+from deqjax.training import Batch, Loss, PenaltyConfig
+from deqjax.training.step import Problem, initial_state, split, train_step
 
 OFF = PenaltyConfig(weight=0.0)
 
 
-class Batch(NamedTuple):
+class Rows(NamedTuple):
     """Points to map to three numbers each, of which some count."""
 
     points: Any  # (rows, 2)
@@ -42,83 +39,69 @@ class Cell(nnx.Module):
 
 
 class Model(nnx.Module):
-    def __init__(self, dropout, normalized, rngs):
+    def __init__(self, dropout, normalized, max_steps, rngs):
         self.inject = nnx.Linear(2, 4, rngs=rngs)
         self.norm = nnx.BatchNorm(4, rngs=rngs) if normalized else None
         adjoint = implicit(picard, 1e-6, 8)
-        self.deq = DEQ(Cell(dropout, rngs), solver=picard, adjoint=adjoint, tol=1e-4, max_steps=20)
+        self.deq = DEQ(
+            Cell(dropout, rngs), solver=picard, adjoint=adjoint, tol=1e-4, max_steps=max_steps
+        )
         self.readout = nnx.Linear(4, 3, rngs=rngs)
 
 
-def forward(model, batch, memory, probes, *, max_steps=None, layers=None):
-    u = model.inject(batch.points)
+def loss(model, rows, memory):
+    """A task's loss: the layer is called, and that is all."""
+    u = model.inject(rows.points)
     if model.norm is not None:
         u = model.norm(u)
     u = 0.05 * u
     if memory is not None:
         u += 0.05 * memory.states[:, -1]
-    z, found = iterate(
-        model.deq,
-        u,
-        jnp.zeros_like(u),
-        probe=probes[0] if probes else None,
-        tol=None,
-        max_steps=max_steps,
-        layers=layers,
+    z = model.deq(u).value
+    error = model.readout(z) - rows.answers
+    return Loss(
+        error**2,
+        weights=rows.scored,
+        counts={"near": jnp.abs(error) < 0.5},
+        memory=None if memory is None else memory.extended(z[:, None]),
     )
-    error = jnp.where(batch.scored, model.readout(z) - batch.answers, 0)
-    scored = targets(batch)
-    rows = jnp.any(batch.scored, axis=1)
-    solved = isinstance(found, Equilibrium)
-    return Forward(
-        jnp.sum(error**2) / jnp.maximum(scored, 1),
-        scored,
-        {"near": jnp.sum((jnp.abs(error) < 0.5) & batch.scored)},
-        rows,
-        (found,) if solved else (),
-        None if memory is None else memory.extended(z[:, None]),
-        () if solved else (found,),
-    )
-
-
-def targets(batch):
-    return jnp.sum(batch.scored, dtype=jnp.float32)
 
 
 def batch(seed=0, rows=4):
     rng = np.random.default_rng(seed)
     points, answers = rng.normal(size=(rows, 2)), rng.normal(size=(rows, 3))
-    return Batch(points.astype(np.float32), answers.astype(np.float32), np.ones((rows, 3), bool))
+    scored = np.ones((rows, 3), bool)
+    own = Rows(points.astype(np.float32), answers.astype(np.float32), scored)
+    return Batch(own, np.ones(rows, bool))
 
 
 def spoiled(good, field, value, row=1):
     """The batch with one number of one row replaced."""
-    changed = getattr(good, field).copy()
+    changed = getattr(good.rows, field).copy()
     changed[row, 0] = value
-    return good._replace(**{field: changed})
+    return good._replace(rows=good.rows._replace(**{field: changed}))
 
 
 def unscored(good, row, first=0):
     """The batch without the targets of one row, from the first that is named on."""
-    scored = good.scored.copy()
+    scored = good.rows.scored.copy()
     scored[row, first:] = False
-    return good._replace(scored=scored)
+    return Batch(good.rows._replace(scored=scored), scored.any(axis=1))
 
 
 @functools.cache
-def problem_and_state(*, dropout=0.0, normalized=False, rows=4, optimizer=None, **options):
+def problem_and_state(
+    *, dropout=0.0, normalized=False, max_steps=20, rows=4, optimizer=None, **options
+):
     """A problem, its ``options`` replaced, and the state before its first step."""
-    architecture, weights = split(Model(dropout, normalized, nnx.Rngs(3)))
+    architecture, weights = split(Model(dropout, normalized, max_steps, nnx.Rngs(3)))
     schedule = optax.constant_schedule(0.05)
     problem = Problem(
         architecture,
-        forward,
-        targets,
-        stages=1,
+        loss,
         optimizer=optax.adam(schedule) if optimizer is None else optimizer,
         schedule=schedule,
         penalty=OFF,
-        max_steps=20,
     )._replace(**options)
     memory = SegmentMemory(jnp.zeros((rows, 2, 4)), None, jnp.zeros(rows, jnp.int32))
     averages = problem.average_decay > 0

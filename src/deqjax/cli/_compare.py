@@ -1,12 +1,12 @@
 """``deqjax compare``."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from deqjax.cli._output import tell
 from deqjax.cli._usage import UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Compare:
             raise UsageError("compare needs the folders of runs: deqjax compare runs/*")
         from deqjax.training import compare_runs
 
-        show(compare_runs(*self.folders), self.picture)
+        show(compare_runs(*self.folders, say=tell), self.picture)
         return 0
 
 
@@ -45,7 +45,7 @@ def show(comparison: "Comparison", picture: Path | None) -> None:
     try:
         file = comparison.save_picture(picture)
     except WorkdirError as error:  # somebody else's runs may be compared, too
-        print(f"deqjax: {error}", file=sys.stderr)
+        tell(error)
     comparison.print(Console())
     if file is not None:
         print(f"picture: {file}")

@@ -1,11 +1,12 @@
 """``deqjax inspect``."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+from deqjax.cli._output import tell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +28,12 @@ class Inspect:
         from deqjax.training import Workdir, WorkdirError
         from deqjax.training.report import as_json, inspect_run, print_report, save_run_picture
 
-        report = inspect_run(self.folder)
+        report = inspect_run(self.folder, say=tell)
         picture = None
         try:
             picture = save_run_picture(Workdir(self.folder))
         except WorkdirError as error:  # somebody else's run may be inspected, too
-            print(f"deqjax: {error}", file=sys.stderr)
+            tell(error)
         if self.json:
             print(as_json(report))
             return 0

@@ -1,12 +1,15 @@
 """From the words of a command line to the exit status."""
 
 import importlib.metadata
+import signal
 import sys
 from collections.abc import Sequence
 
-from deqjax.cli._output import OutputError, discard_output, watched_output
+from deqjax.cli._output import OutputError, discard_output, tell, watched_output
 from deqjax.cli._parse import parse
 from deqjax.cli._usage import UsageError
+
+_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,11 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OutputError as error:
         discard_output()
         if not error.closed:
-            print(
-                f"deqjax: error: standard output cannot be written to ({error.strerror}).",
-                file=sys.stderr,
-            )
+            tell(f"error: standard output cannot be written to ({error.strerror}).")
             return 1
+    if status == _INTERRUPTED and arguments is None:
+        # all is said, and Python's exit would answer a further Ctrl-C with a traceback
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     return status
 
 
@@ -44,10 +47,10 @@ def _status(given: Sequence[str]) -> int:
     except UsageError as error:
         sentence, status = f"error: {error}", 2
     except KeyboardInterrupt:
-        sentence, status = "interrupted", 130
+        sentence, status = "interrupted", _INTERRUPTED
     except _expected_errors() as error:
         sentence, status = f"error: {error}", 1
-    print(f"deqjax: {sentence}", file=sys.stderr)
+    tell(sentence)
     return status
 
 

@@ -14,6 +14,7 @@ import tyro
 from deqjax.cli._compare import show
 from deqjax.cli._devices import use_devices
 from deqjax.cli._output import unfailing_output
+from deqjax.cli._second_interrupt import second_interrupt_ends
 from deqjax.cli._usage import UsageError
 
 if TYPE_CHECKING:
@@ -61,12 +62,14 @@ class Sweep:
     def run(self) -> int:
         """Train what has not been trained, then compare."""
         from deqjax import training
+        from deqjax.training.records import Listener
 
         use_devices(self.devices)
         folder = self.workdir or Path("runs") / f"{self.config.name}-sweep"
         training.keep_compiled_programs(folder / "any")
-        with unfailing_output():
-            found = training.sweep(self.runs, folder)
+        listener = Listener(print)
+        with second_interrupt_ends(), unfailing_output(listener.fail):
+            found = training.sweep(self.runs, folder, say=listener)
             if found.stopped_by is not None:
                 print("stopped; the same command goes on.")
                 return 130 if found.stopped_by == signal.SIGINT else 0

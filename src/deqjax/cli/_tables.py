@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from deqjax._scores import class_scores, scores, words_of_score
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -41,41 +43,34 @@ def print_outcome(outcome: "Outcome", config: "RunConfig", file: str) -> None:
 
 
 _ROWS = {
-    "top1": ("accuracy", "{:.2%}"),
-    "top5": ("label among the first five", "{:.2%}"),
-    "mean_iou": ("mean intersection over union", "{:.4f}"),
-    "loss": ("loss", "{:.4f}"),
-    "bits_per_byte": ("bits per byte", "{:.4f}"),
-    "bigram_bits_per_byte": ("bits per byte of a bigram model, same bytes", "{:.4f}"),
-    "perplexity": ("perplexity", "{:.3f}"),
-    "bigram_loss": ("loss of a bigram model, same tokens", "{:.4f}"),
-    "scored": ("scored", "{:,.0f}"),
-    "forward_steps": ("solver steps, mean", "{:.1f}"),
-    "forward_residual": ("residual, mean", "{:.1e}"),
-    "forward_converged": ("samples converged", "{:.1%}"),
-    "forward_diverged": ("samples diverged", "{:.1%}"),
-    "spectral_radius": ("spectral radius, mean", "{:.3f}"),
-    "spectral_radius_max": ("spectral radius, largest", "{:.3f}"),
+    "scored": ("scored", ",.0f"),
+    "forward_steps": ("solver steps, mean", ".1f"),
+    "forward_residual": ("residual, mean", ".1e"),
+    "forward_converged": ("samples converged", ".1%"),
+    "forward_diverged": ("samples diverged", ".1%"),
+    "spectral_radius": ("spectral radius, mean", ".3f"),
+    "spectral_radius_max": ("spectral radius, largest", ".3f"),
 }
-
-_UNTOLD = ("forward_", "backward_", "tolerance")  # what is in the records besides
+"""What the engine measures of any task, below the task's own scores."""
 
 
 def print_scores(title: str, metrics: dict[str, float]) -> None:
     """Print scores as a table."""
+    names = scores(metrics)
     # bytes are told in bits, as everyone compares them
-    rows = [
-        (label, form.format(metrics[name]))
-        for name, (label, form) in _ROWS.items()
-        if name in metrics and not ("bits_per_byte" in metrics and name.endswith("loss"))
-    ]
-    for name, value in metrics.items():
-        if name.startswith("iou/"):
-            shown = "does not occur" if math.isnan(value) else f"{value:.4f}"
-            rows.append((f"  {name.removeprefix('iou/')}", shown))
-        elif name not in _ROWS and not name.startswith(_UNTOLD):  # a task's own score
-            rows.append((name.replace("_", " "), f"{value:.4g}"))
+    first = [] if "bits_per_byte" in metrics or "loss" not in metrics else ["loss"]
+    told = [*first, *names, *(name for name in _ROWS if name in metrics)]
+    rows = [(_words(name)[0], format(metrics[name], _words(name)[1])) for name in told]
+    for name in class_scores(metrics):
+        shown = "does not occur" if math.isnan(metrics[name]) else f"{metrics[name]:.4f}"
+        rows.append((f"  {name.partition('/')[2]}", shown))
     print_pairs(title, ("measured", "value"), rows)
+
+
+def _words(name: str) -> tuple[str, str]:
+    if name == "loss":
+        return "loss", ".4f"
+    return _ROWS[name] if name in _ROWS else words_of_score(name)
 
 
 def print_pairs(title: str, columns: tuple[str, str], rows: Iterable[tuple[str, str]]) -> None:
@@ -96,11 +91,11 @@ def print_depths(title: str, found: "Sequence[DepthScore]") -> None:
 
     table = _table(title)
     names = [*found[0].others, "loss", "forward_residual"]
-    for name in ("solver steps", *(_ROWS[name][0] for name in names)):
+    for name in ("solver steps", *(_words(name)[0] for name in names)):
         table.add_column(name, justify="right")
     for each in found:
         values = each.others | {"loss": each.loss, "forward_residual": each.residual}
-        table.add_row(str(each.depth), *(_ROWS[name][1].format(values[name]) for name in names))
+        table.add_row(str(each.depth), *(format(values[name], _words(name)[1]) for name in names))
     Console().print(table)
 
 

@@ -9,6 +9,7 @@ import tyro
 
 from deqjax.cli._devices import use_devices
 from deqjax.cli._output import unfailing_output
+from deqjax.cli._second_interrupt import second_interrupt_ends
 from deqjax.cli._tables import print_outcome
 from deqjax.cli._usage import UsageError
 
@@ -60,16 +61,23 @@ class Train:
     def run(self) -> int:
         """Train until the end, or until a signal asks for a stop."""
         from deqjax import training
+        from deqjax.training.records import Listener
 
         use_devices(self.devices)
         if self.workdir is None and self.cluster.coordinator is not None:
             raise UsageError("--coordinator needs --workdir, the same folder for all processes.")
-        with unfailing_output():
+        listener = Listener(print)
+        with second_interrupt_ends(), unfailing_output(listener.fail):
             peers = training.join(self.cluster)
             usual = Path("runs") / self.config.name
             training.keep_compiled_programs(usual if self.workdir is None else self.workdir)
             outcome = training.train(
-                self.config, self.workdir, resume=self.resume, peers=peers, profile=self.profile
+                self.config,
+                self.workdir,
+                resume=self.resume,
+                peers=peers,
+                profile=self.profile,
+                say=listener,
             )
             if peers.first:
                 print_outcome(outcome, self.config, str(self.file))

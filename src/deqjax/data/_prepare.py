@@ -80,7 +80,7 @@ def _prepare(builder_class: type[Any], arguments: dict[str, Any], root: Path, ta
     except OSError as error:
         raise DataError(
             f"the data directory {str(root)!r} cannot be written ({error.strerror}): choose "
-            "another one with --data.directory"
+            "another one"
         ) from error
     try:
         builder = builder_class(data_dir=scratch, **arguments)

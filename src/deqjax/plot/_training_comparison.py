@@ -8,14 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deqjax._records import Record, loss_unit
+from deqjax._scores import words_of_score
 from deqjax.plot._style import draw_level, finish, line_style, logarithmic, new_figure
 
 _COLUMNS = 4  # of the legend, at most
 _LABELS = {
-    "bits_per_byte": "validation loss (bits per byte)",
-    "top1": "accuracy (share of images)",
-    "perplexity": "validation perplexity",
-    "mean_iou": "mean intersection over union",
     "forward_steps": "solver steps (mean per sample)",
     "forward_residual": "relative residual (mean)",
     "spectral_radius": "spectral radius (mean)",
@@ -64,11 +61,19 @@ def training_comparison(
         figure.subplots(rows, columns, squeeze=False).ravel(), metrics, strict=True
     ):
         key = name if metric == "loss" else metric
-        label = f"validation loss ({unit})" if metric == "loss" else _LABELS.get(key, key)
+        label = _loss_label(unit) if metric == "loss" else _label(key)
         _draw(axes, chosen, key)
         finish(axes, xlabel="training step", ylabel=label, integer=True)
     _share_legend(figure, list(runs))
     return figure
+
+
+def _loss_label(unit: str) -> str:
+    return f"validation loss ({unit})" if unit else "validation loss"
+
+
+def _label(metric: str) -> str:
+    return _LABELS[metric] if metric in _LABELS else words_of_score(metric)[0]
 
 
 def _share_legend(figure: Figure, runs: Sequence[str]) -> None:

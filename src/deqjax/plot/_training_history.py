@@ -33,12 +33,12 @@ def training_history(records: Sequence[Record], *, title: str = "") -> Figure:
 
     Args:
         records: of `deqjax.training.read_metrics`, each with "step", "split" and metrics. Drawn are
-            "bits_per_byte" or else "loss", "bigram_bits_per_byte" or "bigram_loss" (a baseline, as
-            a line), "forward_steps", "backward_steps", "forward_residual", "backward_residual",
-            "tolerance" (as a line), "spectral_radius" and "spectral_radius_max". Values that are
-            not finite are left out. Marked in the panel of the loss are rollbacks, and the training
-            records with skipped updates or a loss that is not finite; in that of the residual,
-            those with diverged backward solves.
+            "bits_per_byte" or else "loss", what is called NAME_bits_per_byte or NAME_loss beside it
+            (a baseline, as a line at its last value), "forward_steps", "backward_steps",
+            "forward_residual", "backward_residual", "tolerance" (as a line), "spectral_radius" and
+            "spectral_radius_max". Values that are not finite are left out. Marked in the panel of
+            the loss are rollbacks, and the training records with skipped updates or a loss that is
+            not finite; in that of the residual, those with diverged backward solves.
         title: stands above the panels.
 
     Returns:
@@ -57,7 +57,10 @@ def _draw_loss(axes: Axes, records: Sequence[Record]) -> None:
     name, unit = loss_unit([r for r in records if r["split"] in ("train", "validation")])
     _curve(axes, records, "train", name, BLUE, "training")
     _points(axes, records, name, ORANGE, "validation")
-    _line(axes, records, f"bigram_{name}", "bigram baseline")
+    # a bigram model's, or what else a task sets beside the loss
+    for other in {each: None for record in records for each in record}:
+        if other.endswith(f"_{name}"):
+            _line(axes, records, other, other.removesuffix(f"_{name}").replace("_", " "))
     train = [record for record in records if record["split"] == "train"]
     bad = [r for r in train if r.get("skipped", 0) > 0 or not math.isfinite(r.get(name, 0))]
     _marks(axes, bad, "x", GRAY, "skipped or not finite")
@@ -65,7 +68,8 @@ def _draw_loss(axes: Axes, records: Sequence[Record]) -> None:
     for number, step in enumerate(sorted(back)):
         label = "" if number else "rollback"
         axes.axvline(step, color=PINK, linestyle=":", linewidth=1.8, label=label)
-    finish(axes, title="Loss", xlabel="training step", ylabel=f"loss ({unit})", integer=True)
+    label = f"loss ({unit})" if unit else "loss"
+    finish(axes, title="Loss", xlabel="training step", ylabel=label, integer=True)
 
 
 def _draw_steps(axes: Axes, records: Sequence[Record]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -66,7 +67,9 @@ class Claim:
         look(workdir, request)  # before anything is written
         self.workdir, self._request = workdir, request
         self._lock = Lock(workdir.path, say)
+        self._task: Mapping[str, Any] = {}  # known when the run begins
         self._made: list[Path] = []  # the outermost first
+        self._lost: Path | None = None  # what was missing lately
         try:
             self._make(workdir.path)
             self._lock.acquire()
@@ -91,12 +94,40 @@ class Claim:
         Raises:
             WorkdirError: it cannot be written to.
         """
+        self._task = task
         write_config(self.workdir, self._request.experiment, self._request.config, task)
         self._made = []
 
     def check(self) -> None:
         """Raise a WorkdirError if another process has taken the folder over."""
         self._lock.check()
+
+    def renew(self) -> str | None:
+        """Make what somebody has removed of the folder anew: the run needs it to be resumed.
+
+        Returns:
+            A sentence for the user, once; None if nothing is missing.
+        """
+        lost = _lost(self.workdir)
+        again, self._lost = lost == self._lost, lost
+        if lost is None:
+            return None
+        try:
+            self.workdir.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_config(self.workdir, self._request.experiment, self._request.config, self._task)
+        except (OSError, WorkdirError) as error:
+            if again:
+                return None
+            reason = error.strerror if isinstance(error, OSError) else error
+            return (
+                f"{lost} was removed or renamed while the run trains, and cannot be made anew "
+                f"({reason})."
+            )
+        self._lost = None
+        return (
+            f"{lost} was removed or renamed while the run trains; it is made anew, and holds what "
+            "comes from now on."
+        )
 
     def release(self) -> None:
         """Let go of the folder."""
@@ -224,3 +255,22 @@ def _check_run(workdir: Workdir, request: Request) -> dict[str, str]:
             "with its own, or choose another --workdir."
         )
     return changes
+
+
+def _lost(workdir: Workdir) -> Path | None:
+    """What is gone of a run's folder: all of it, a part that a resumed run needs, or nothing."""
+    gone = [place for place in (workdir.config, workdir.checkpoints) if _is_gone(place)]
+    # records and the save under way may have made the folder anew before anybody looks
+    if workdir.config in gone and not saved_steps(workdir.checkpoints):
+        return workdir.path
+    return next(iter(gone), None)
+
+
+def _is_gone(place: Path) -> bool:
+    try:
+        os.lstat(place)
+    except FileNotFoundError:
+        return True
+    except OSError:  # who writes to it will say what is wrong
+        return False
+    return False

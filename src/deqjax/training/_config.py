@@ -102,7 +102,7 @@ _RESUMABLE = (
 
 
 def resumable_changes(config: RunConfig) -> tuple[str, ...]:
-    """Fields that may differ when a run goes on; longer training stretches the learning rate."""
+    """Fields that may differ when a run goes on; more steps stretch the decay of the rate."""
     return (*_RESUMABLE, *(f"task.{name}" for name in config.task.resumable))
 
 

@@ -1,5 +1,6 @@
 """A task's data, opened when they are asked for, whatever kind they are."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -76,13 +77,14 @@ def pipeline_of(rows: Any) -> Pipeline:
         return StreamedRows(rows)
     if isinstance(rows, grain.MapDataset):
         return rows_of_sequence(rows, rows)
-    leaves = jax.tree.leaves(rows)
+    # which is no pytree
+    leaves = [] if isinstance(rows, Iterator) else jax.tree.leaves(rows)
     if not isinstance(rows, list) and leaves and all(map(_is_array, leaves)):
         return rows_of_arrays(rows)
     if hasattr(rows, "__len__") and hasattr(rows, "__getitem__") and not isinstance(rows, dict):
         return rows_of_sequence(rows)
     raise DataError(
-        f"a {type(rows).__name__} is nothing that batches can be made of; return NumPy arrays in a "
+        f"batches cannot be made of this {type(rows).__name__}; return NumPy arrays in a "
         "dictionary, a Grain dataset, or a sequence of rows"
     )
 

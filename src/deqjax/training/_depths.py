@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from deqjax._scores import scores
 from deqjax.training._finished import Which, load_run
 from deqjax.training._options import ConfigError
 from deqjax.training._scoring import evaluate
 from deqjax.training.step import SolveLimits
-
-_UNITS = ("bits_per_byte", "perplexity", "top1", "mean_iou")
 
 
 class DepthScore(NamedTuple):
@@ -17,9 +16,9 @@ class DepthScore(NamedTuple):
 
     Attributes:
         depth: solver steps of every solve.
-        loss: nats per target.
+        loss: mean over all that is scored.
         residual: mean over samples of what the solver reports for the states it returns.
-        others: what the task scores besides, such as "top1".
+        others: what the task scores besides, but for single classes, such as "top1".
     """
 
     depth: int
@@ -56,7 +55,7 @@ def sweep_depths(
             raise ConfigError(f"--depths must be whole numbers of at least 1, got {depth}.")
     run = load_run(workdir, checkpoint)
     weights = run.steps.replicate(run.state.evaluated)
-    scores = []
+    result = []
     for depth in depths:
         found = evaluate(
             run,
@@ -65,6 +64,6 @@ def sweep_depths(
             batches=run.config.evaluation.final_batches,
             limits=SolveLimits(0.0, depth),
         )
-        others = {name: found[name] for name in _UNITS if name in found}
-        scores.append(DepthScore(depth, found["loss"], found["forward_residual"], others))
-    return scores
+        others = {name: found[name] for name in scores(found)}
+        result.append(DepthScore(depth, found["loss"], found["forward_residual"], others))
+    return result

@@ -23,7 +23,7 @@ from deqjax.training._stored_task import kept_by, stored_task
 from deqjax.training._workdir import Workdir, WorkdirError, saved_steps
 from deqjax.training.checkpoints import Checkpoints
 from deqjax.training.devices import PeerError, Peers, StopRequest, Trace
-from deqjax.training.records import MetricsError, Records, has_record
+from deqjax.training.records import MetricsError, Records, as_listener, has_record
 from deqjax.training.report import save_run_picture
 
 _SHOWN_WITHIN = 5.0  # seconds after which a shared file system shows a new file everywhere
@@ -39,7 +39,7 @@ def train(
     profile: bool = False,
     say: Callable[[str], None] = print,
 ) -> Outcome:
-    """Train until ``config.steps``, or until Ctrl-C or SIGTERM, which leave a checkpoint.
+    """Train until ``config.steps``, or until Ctrl-C or another signal, which leave a checkpoint.
 
     Nothing is written before data and model are there. While it trains, the folder is locked.
 
@@ -54,7 +54,8 @@ def train(
         peers: the processes that train together, from [`deqjax.training.join`][].
         devices: local devices to use; None takes all, and those of the other processes.
         profile: write a trace of five steps into the folder.
-        say: receives lines for the user.
+        say: receives lines for the user. If it raises an OSError, the records note that, and it is
+            not called again.
 
     Raises:
         ConfigError, WorkdirError, CheckpointError, ReplicaError, DataError: one sentence each,
@@ -69,7 +70,7 @@ def train(
             "with deqjax.training.join, hand its result in as peers, and leave devices out."
         )
     try:
-        outcome = _train(config, workdir, resume, peers, devices, profile, say)
+        outcome = _train(config, workdir, resume, peers, devices, profile, as_listener(say))
     except BaseException as error:
         if peers.count == 1:
             raise
@@ -256,8 +257,8 @@ def _run(
     resumed = place.step if resume else None
     trace = Trace(folder.profile if profile else None, place.step)
     with (
+        StopRequest(run.config.guard.signals) as request,
         Records(folder, first=peers.first, steps=steps, resumed=resumed, say=say) as records,
-        StopRequest() as request,
     ):
         loop = Loop(
             run,

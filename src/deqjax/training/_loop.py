@@ -11,7 +11,7 @@ from deqjax.training._resuming import Place, restore
 from deqjax.training._run import Run
 from deqjax.training._scoring import evaluate
 from deqjax.training._stored_config import to_dict
-from deqjax.training.checkpoints import CheckpointError, Checkpoints, save_elsewhere
+from deqjax.training.checkpoints import CheckpointError, Checkpoints, Failures, save_elsewhere
 from deqjax.training.devices import (
     Peers,
     ReplicaError,
@@ -87,6 +87,7 @@ class Loop:
         self._latest: dict[str, float] = {}
         self._state_hash: str | None = None
         self._rescued: Path | None = None
+        self._failures = Failures()
         self._stop = 0  # the signal that some process got
         self._waited, self._timed = 0.0, 0
         self._clock = time.perf_counter()
@@ -122,6 +123,8 @@ class Loop:
             if self._skips >= config.guard.skips:
                 self._roll_back()
                 continue
+            if logs or saves or last or self._stop:
+                self._check_folder()
             if logs or last:
                 self._log()
             self._records.show(self._step, self._latest)
@@ -236,21 +239,31 @@ class Loop:
         self._restart_clock()
         return metrics
 
+    def _check_folder(self) -> None:
+        """Make the run's folder anew if somebody has removed it, and tell of that."""
+        lost = None if self._claim is None else self._claim.renew()
+        if lost is not None:
+            self._records.event(self._step, lost)
+
     def _check_save(self) -> None:
         """Find out whether the checkpoint under way has failed."""
         try:
             self._checkpoints.poll()
         except CheckpointError as error:
             self._put_off(error)
+        if self._failures.are_over(self._checkpoints.durable):
+            self._records.event(self._step, "checkpoints can be saved again.")
 
     def _put_off(self, error: CheckpointError) -> None:
         # together with others, all processes must save at the same step: at the next regular one
         if self._peers.count == 1:
             self._overdue = True
         again = "record" if self._peers.count == 1 else "checkpoint"
-        self._records.event(
-            self._step, f"{error} Training goes on; saving is tried at the next {again}."
-        )
+        self._tell_of(error, f"{error} Training goes on; saving is tried at each {again}.")
+
+    def _tell_of(self, error: CheckpointError, sentence: str) -> None:
+        if self._failures.is_new(error, self._checkpoints.durable):
+            self._records.event(self._step, sentence)
 
     def _save(self, score: float | None) -> None:
         # while updates are left out, the state may be the reason: it is no good state yet
@@ -275,13 +288,13 @@ class Loop:
 
     def _try_to_save(self, state: Any) -> Path | None:
         """Where the state lies if it could not be saved in the run's folder."""
-        for attempt in range(3):
+        for pause in (0, 0, 1):  # seconds before each attempt
+            time.sleep(pause)
             try:
                 state_hash = self._write(self._checkpoints, state, None)
                 self._checkpoints.wait()
             except CheckpointError as error:
-                self._records.event(self._step, str(error))
-                time.sleep(attempt)
+                self._tell_of(error, str(error))
                 continue
             if self._step == self._config.steps:
                 self._records.checkpoint(self._step, state_hash)

@@ -1,7 +1,7 @@
 """The parts of a run's configuration, each with the ranges of its numbers."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from annotated_types import Interval
 
@@ -10,6 +10,7 @@ from deqjax._ranges import (
     Natural,
     NotNegative,
     Positive,
+    PositiveShare,
     Rate,
     Share,
     Steps,
@@ -22,28 +23,40 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW or SGD with linear warm-up and cosine decay.
+    """How weights are updated, and how the learning rate goes up and down.
 
     Attributes:
-        kind: "adamw", or "sgd" with momentum.
-        learning_rate: peak.
-        warmup_steps: steps from 0 to the peak.
-        final_fraction: learning rate at the last step, as a fraction of the peak.
-        weight_decay: with adamw decoupled, of matrices and kernels only; with sgd of all
+        kind: "adamw"; "muon" for the matrices of hidden layers with AdamW for embeddings, output
+            heads, norms and biases; or "sgd" with momentum.
+        schedule: what follows the warm-up: "cosine" or "linear" decay until the last step,
+            "constant", "stable_decay" (constant, then a linear decay in the last steps) or
+            "inverse_square_root" (of the step).
+        learning_rate: peak; muon's updates are scaled so that one of AdamW's serves.
+        warmup_steps: steps from 0 to the peak, linearly, of every schedule.
+        final_fraction: learning rate at the last step, as a fraction of the peak; of cosine, linear
+            and stable_decay, which have an end.
+        decay_fraction: share of all steps in which stable_decay decays.
+        weight_decay: with adamw and muon decoupled, of matrices and kernels only; with sgd of all
             parameters and added to the gradient, as published recipes of images mean it.
-        beta2: decay of adamw's second moment.
+        beta2: decay of the second moment of adamw, and of muon's AdamW.
         momentum: of sgd.
-        nesterov: whether sgd's momentum is Nesterov's.
+        muon_momentum: of muon.
+        nesterov: whether the momentum of sgd or muon is Nesterov's.
         clip_norm: largest global norm of the gradient; longer ones are scaled down.
     """
 
-    kind: Literal["adamw", "sgd"] = "adamw"
+    kind: Literal["adamw", "muon", "sgd"] = "adamw"
+    schedule: Literal["cosine", "linear", "constant", "stable_decay", "inverse_square_root"] = (
+        "cosine"
+    )
     learning_rate: NotNegative = 3e-3
     warmup_steps: Natural = 50
     final_fraction: Share = 0.05
+    decay_fraction: PositiveShare = 0.2
     weight_decay: NotNegative = 0.01
     beta2: Rate = 0.999
     momentum: Rate = 0.9
+    muon_momentum: Rate = 0.95
     nesterov: bool = True
     clip_norm: Positive = 1.0
 
@@ -88,6 +101,10 @@ class StepLimitConfig:
     mean: Annotated[float, Interval(ge=0, le=100_000)] = 8.0
 
 
+StopSignal: TypeAlias = Literal["SIGHUP", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU"]
+"""A signal that asks a process to end."""
+
+
 @dataclasses.dataclass(frozen=True)
 class GuardConfig:
     """What happens when something goes wrong; see also ``keep_checkpoints``.
@@ -96,10 +113,15 @@ class GuardConfig:
         skips: updates that may be left out in a row, because loss or gradient is not finite, before
             the run goes back to its last good checkpoint, with the data that come next.
         rollbacks: how often a run may go back before it stops with an error.
+        signals: that end the run as Ctrl-C does, after a checkpoint, but with exit status 0: what
+            comes when the terminal is closed (SIGHUP), when the system ends the process (SIGTERM),
+            and before Slurm takes the machine away (SIGUSR1). One that the parent has the process
+            ignore, as nohup does with SIGHUP, stays ignored.
     """
 
     skips: Count = 10
     rollbacks: Natural = 2
+    signals: tuple[StopSignal, ...] = ("SIGHUP", "SIGTERM", "SIGUSR1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deqjax._core.summary import table
+from deqjax._scores import scores
 from deqjax.training._workdir import Workdir
-
-# scores that a printed outcome names, where the run has them; its metrics hold all
-_TOLD = ("loss", "bits_per_byte", "perplexity", "top1", "mean_iou", "forward_converged")
 
 
 class Outcome(NamedTuple):
@@ -40,9 +38,10 @@ class Outcome(NamedTuple):
             "run": f"{ended} at step {self.step} after {self.seconds:.0f} s",
             "parameters": f"{self.parameters:,}",
         }
-        for name, value in (self.metrics or {}).items():
-            if name in _TOLD:
-                told[name] = f"{value:.4g}"
+        metrics = self.metrics or {}
+        for name in ("loss", *scores(metrics), "forward_converged"):
+            if name in metrics:
+                told[name] = f"{metrics[name]:.4g}"
         rescued = {} if self.rescued is None else {"last state rescued to": str(self.rescued)}
         return told | {"folder": str(self.workdir.path)} | rescued
 

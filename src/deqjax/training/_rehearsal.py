@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from deqjax.nn import reseed
+from deqjax.training._dependence import depend_on
 from deqjax.training._options import ConfigError
 from deqjax.training.devices import AXIS
 from deqjax.training.step import Batch, Loss, Problem, Weights, observed_loss
@@ -43,7 +44,7 @@ def rehearse(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> t
     layers: list[Layer] = []
     _check_rows(batch)
 
-    def followed(weights: Weights, batch: Batch, memory: Any) -> Loss:
+    def followed(weights: Weights, batch: Batch, memory: Any) -> jax.Array | None:
         model = problem.architecture.build(weights, train=True)
         reseed(model, jax.random.key(0))
         before = _others(model)
@@ -54,11 +55,16 @@ def rehearse(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> t
         )
         _check_others(before, _others(model))
         _check_loss(found, len(batch.counted), memory)
-        return Loss(found.losses, found.weights, dict(found.counts), found.memory)
+        return found.weights
 
     # batch normalizations average over the replicas, of which there is one here
     alone = jax.vmap(followed, axis_name=AXIS, axis_size=1, in_axes=None)
-    jax.eval_shape(alone, weights, batch, memory)
+    program = jax.make_jaxpr(alone)(weights, batch, memory)
+    if any(depend_on(program, len(jax.tree.leaves(weights)))):
+        raise ConfigError(
+            "the weights that loss() returns depend on the model; let them depend on the batch "
+            "alone, and multiply the losses by what depends on the model."
+        )
     return tuple(layers)
 
 
@@ -87,24 +93,24 @@ def _check_loss(found: Any, rows: int, memory: Any) -> None:
             "for each row."
         )
     losses = found.losses
-    if losses.ndim < 1 or losses.shape[0] != rows:
+    if np.shape(losses)[:1] != (rows,):
         raise ConfigError(
-            f"loss() returns losses of shape {losses.shape} for {rows} rows; return one number for "
-            "each row (or target in it), not their mean: axis 0 is the rows."
+            f"loss() returns losses of shape {np.shape(losses)} for {rows} rows; return one number "
+            "for each row (or target in it), not their mean: axis 0 is the rows."
         )
     if not jnp.issubdtype(losses.dtype, jnp.floating):
         raise ConfigError(f"loss() returns losses of {losses.dtype}; return floating point.")
     weights = found.weights
-    if weights is not None and weights.shape != losses.shape[: weights.ndim]:
+    if weights is not None and np.shape(weights) != losses.shape[: np.ndim(weights)]:
         raise ConfigError(
-            f"loss() returns weights of shape {weights.shape} for losses of shape {losses.shape}; "
-            "give each row, or each target, one."
+            f"loss() returns weights of shape {np.shape(weights)} for losses of shape "
+            f"{losses.shape}; give each row, or each target, one."
         )
     for name, each in found.counts.items():
-        if each.ndim < 1 or each.shape[0] != rows:
+        if np.shape(each)[:1] != (rows,):
             raise ConfigError(
-                f"loss() returns the count {name!r} of shape {each.shape} for {rows} rows; axis 0 "
-                "of a count is the rows."
+                f"loss() returns the count {name!r} of shape {np.shape(each)} for {rows} rows; "
+                "axis 0 of a count is the rows."
             )
     if (memory is None) != (found.memory is None):
         raise ConfigError(

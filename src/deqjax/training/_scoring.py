@@ -54,7 +54,8 @@ def evaluate(
         if not index:
             layers = run.layers(batch)
             _check_limits(layers, limits)
-            memory = _memory(run, weights, len(batch.counted))
+            memory = run.memory(len(batch.counted))
+            memory = None if memory is None else run.steps.share(memory)
         if layers and index < run.config.evaluation.radius_batches:
             key = jax.random.fold_in(jax.random.key(run.config.seed), index)
             found.radii.append(run.steps.radius(weights, batch, memory, limits, key))
@@ -81,13 +82,6 @@ def _order(run: Run, data: Pipeline, batches: int) -> BatchOrder:
 def _check_limits(layers: tuple[Layer, ...], limits: SolveLimits) -> None:
     if not layers and limits != OWN_LIMITS:
         raise ConfigError("an explicit model solves nothing; drop --max-steps, --tol and --depths.")
-
-
-def _memory(run: Run, weights: Weights, rows: int) -> Any:
-    # of the weights only their dtypes are asked for
-    model = run.steps.problem.architecture.build(weights, train=False)
-    memory = of_task(run.task, lambda: run.task.memory(model, rows))
-    return None if memory is None else run.steps.share(memory)
 
 
 def _counted(batch: Batch) -> Any:

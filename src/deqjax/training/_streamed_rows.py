@@ -54,7 +54,8 @@ class StreamedRows(Pipeline):
         """Batches; after the last whole one the rows begin anew.
 
         Raises:
-            DataError: they shall be shuffled, or prepared by workers, which only the dataset can.
+            DataError: they shall be shuffled, or prepared by workers, which only the dataset can;
+                or there are fewer than a batch has.
         """
         import grain
 
@@ -68,6 +69,12 @@ class StreamedRows(Pipeline):
             raise DataError(
                 f"--workers {order.workers} cannot share a Grain IterDataset; give it workers with "
                 "its own mp_prefetch, or give a MapDataset"
+            )
+        found = sum(1 for _ in itertools.islice(iter(self._dataset), order.batch_size))
+        if found < order.batch_size:  # or their repetition would look for a batch for ever
+            raise DataError(
+                f"--batch_size {order.batch_size} is larger than the {found} training rows; choose "
+                "a smaller one"
             )
         batches = self._dataset.seed(order.seed).batch(order.batch_size, drop_remainder=True)
         shared = functools.partial(_share, index=order.process_index, count=order.process_count)

@@ -17,7 +17,7 @@ from deqjax.training._workdir import (
     read_config,
     saved_steps,
 )
-from deqjax.training.records import read_metrics
+from deqjax.training.records import as_listener, read_metrics
 from deqjax.training.report import Comparison, compare_runs
 
 
@@ -52,7 +52,7 @@ def sweep(
     Args:
         runs: name of the folder -> configuration.
         folder: that holds their folders.
-        say: receives lines for the user.
+        say: receives lines for the user, until it raises an OSError.
 
     Raises:
         ConfigError: a configuration cannot work; nothing has been trained then.
@@ -61,6 +61,7 @@ def sweep(
     """
     if not runs:
         raise ValueError("sweep needs at least one run.")
+    say = as_listener(say)
     for config in runs.values():
         check(config)
     places = {name: Path(folder) / name for name in runs}
@@ -81,7 +82,7 @@ def sweep(
         if stopped_by is not None:
             break
     begun = [place for place in places.values() if holds_run(place)]
-    comparison = compare_runs(*begun) if begun else Comparison(())
+    comparison = compare_runs(*begun, say=say) if begun else Comparison(())
     return Sweep(comparison, tuple(diverged), stopped_by)
 
 

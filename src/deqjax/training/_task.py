@@ -137,6 +137,8 @@ class Task(abc.ABC):
     def baselines(self, batches: Iterable[Any]) -> dict[str, float]:
         """Scores of something else on the very batches of an evaluation, to stand beside them.
 
+        The picture of a run draws one that is called NAME_loss as a line beside the loss.
+
         Args:
             batches: the rows of all processes, on the host.
         """

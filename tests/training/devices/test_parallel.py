@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 
 import jax
@@ -6,27 +5,31 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deqjax.training import ReplicaError
-from deqjax.training._config import PenaltyConfig
-from deqjax.training._language import Batch
+from deqjax.data import Vocabulary
+from deqjax.tasks.language._batches import Segments
+from deqjax.training import Batch, PenaltyConfig, ReplicaError
 from deqjax.training._run import assemble
 from deqjax.training.devices import _parallel
 from deqjax.training.devices._parallel import DataParallel
-from deqjax.training.step._problem import SolveLimits
-from tiny import tiny_config
+from deqjax.training.step import SolveLimits
+from tiny import tiny_config, with_parts
 
 
 def batch(seed=0, rows=4):
     tokens = np.random.default_rng(seed).integers(0, 256, (rows, 9), np.int32)
-    return Batch(tokens, np.zeros(rows, bool))
+    own = Segments(tokens, np.zeros(rows, bool), np.ones((rows, 8), bool))
+    return Batch(own, np.ones(rows, bool))
 
 
 @functools.cache
 def problem_and_state(penalty=0.5, probability=1.0, kind="deq_transformer", memory_length=0):
-    config = tiny_config("unused", steps=10, penalty=PenaltyConfig(penalty, probability))
-    shape = dataclasses.replace(config.model.shape, dropout=0.0, memory_length=memory_length)
-    model = dataclasses.replace(config.model, kind=kind, shape=shape)
-    return assemble(dataclasses.replace(config, model=model), rows=4)
+    config = with_parts(
+        tiny_config("unused", steps=10, penalty=PenaltyConfig(penalty, probability)),
+        task__network__kind=kind,
+        task__network__shape__dropout=0.0,
+        task__network__shape__memory_length=memory_length,
+    )
+    return assemble(config, config.task.opened({"vocabulary": Vocabulary.of_bytes().to_dict()}))
 
 
 @functools.cache
@@ -83,7 +86,7 @@ def test_state_that_is_not_replicated_is_refused():
 
 def test_batch_that_cannot_be_shared_is_refused():
     problem, _ = problem_and_state()
-    with pytest.raises(ReplicaError, match=r"--data.batch_size 6 .* 4 devices"):
+    with pytest.raises(ReplicaError, match=r"--batch_size 6 .* 4 devices"):
         DataParallel(problem, 6)
 
 

@@ -1,6 +1,5 @@
 """The same batch trains the same model on any devices of any processes, and goes on with others."""
 
-import dataclasses
 import os
 import signal
 import socket
@@ -15,7 +14,7 @@ import pytest
 
 from deqjax import training
 from deqjax.training import PenaltyConfig, read_metrics
-from tiny import tiny_config
+from tiny import tiny_config, with_parts
 
 
 def config(tmp_path, steps):
@@ -32,16 +31,18 @@ def config(tmp_path, steps):
             kind="sgd", learning_rate=0.1, warmup_steps=0, final_fraction=1.0
         ),
     )
-    shape = dataclasses.replace(base.model.shape, memory_length=6, dropout=0.0)
-    # what compiles fastest
-    solver = dataclasses.replace(base.model.solver, adjoint="jacobian_free", method="picard")
-    return dataclasses.replace(
+    return with_parts(
         base,
-        model=dataclasses.replace(base.model, shape=shape, solver=solver),
-        data=dataclasses.replace(
-            base.data, corpus="text_characters", file=str(tmp_path / "text.txt"), order="streams"
-        ),
-        evaluation=dataclasses.replace(base.evaluation, every=10**9, radius_batches=0),
+        order="given",
+        task__network__shape__memory_length=6,
+        task__network__shape__dropout=0.0,
+        # what compiles fastest
+        task__network__solver__adjoint="jacobian_free",
+        task__network__solver__method="picard",
+        task__text__corpus="text_characters",
+        task__text__file=str(tmp_path / "text.txt"),
+        evaluation__every=10**9,
+        evaluation__radius_batches=0,
     )
 
 

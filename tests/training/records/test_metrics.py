@@ -7,11 +7,9 @@ import pytest
 
 from deqjax.training._workdir import Workdir
 from deqjax.training.records._metrics import (
-    MetricsError,
     MetricsWriter,
-    comparable,
-    read_metrics,
 )
+from deqjax.training.records._reading import MetricsError, comparable, read_metrics
 
 
 @pytest.fixture
@@ -101,12 +99,6 @@ def test_last_line_cut_off_is_left_out(workdir):
     with workdir.metrics.open("a") as file:
         file.write('{"step": 3, "spl')
     assert [record["step"] for record in read_metrics(workdir.metrics)] == [1, 2]
-
-
-def test_complete_last_line_that_is_damaged_is_named(workdir):
-    workdir.metrics.write_text('{"step": 3, "spl\n')
-    with pytest.raises(MetricsError, match=r"Line 1 of .* is not a record"):
-        read_metrics(workdir.metrics)
 
 
 def write_history(workdir):
@@ -311,24 +303,6 @@ def test_tensorboards_folder_that_is_deleted_comes_back(workdir):
         shutil.rmtree(workdir.events)
         writer.write(1, "train", {"loss": 1.0})
     assert [event.step for event in events(workdir)] == [1]
-
-
-DAMAGED = [
-    "{",
-    "[1]",
-    "3",
-    '{"step": 1}',
-    '{"step": 1, "split": "train", "loss": "x"}',
-    '{"step": 1, "split": "event"}',
-]
-
-
-@pytest.mark.parametrize("line", DAMAGED)
-def test_other_damaged_line_is_named(workdir, line):
-    write_steps(workdir, [1, 2])
-    workdir.metrics.write_text(f"{line}\n{workdir.metrics.read_text()}")
-    with pytest.raises(MetricsError, match=r"Line 1 of .*metrics.jsonl is not a record"):
-        read_metrics(workdir.metrics)
 
 
 def test_no_file_means_no_records(workdir):

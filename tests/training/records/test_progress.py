@@ -80,9 +80,9 @@ def test_time_left_does_not_count_the_compilation(monkeypatch):
     ]
 
 
-def test_a_loss_is_told_in_the_unit_of_the_final_table():
+def test_a_loss_that_is_not_in_bits_has_no_unit():
     [line] = show(False, [10], metrics={"loss": 1.5, "images_per_second": 3.0}).splitlines()
-    assert line == "step 10/10  loss 1.5 nats per label"
+    assert line == "step 10/10  loss 1.5"
 
 
 def test_plain_lines_are_rare_but_the_last_is_shown():
@@ -114,7 +114,20 @@ def test_table_on_a_terminal():
 
 
 def test_table_has_rows_for_what_was_measured_only():
-    assert len(drawn(show(True, [10]))) == 8
+    assert len(drawn(show(True, [10]))) == 9
+
+
+def test_scores_are_shown_by_their_names_and_speed_by_what_is_counted():
+    lines = drawn(show(True, [5, 10]))
+    assert cells(lines, "unknown") == ["1"]
+    metrics = {"loss": 1.0, "f1/cat": 0.5, "graphs_per_second": 1234.0, "steps_per_second": 2.0}
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100, height=40, _environ={})
+    with progress_bar(10, 2, console=console) as bar:
+        bar.update(10, metrics)
+    lines = drawn(file.getvalue())
+    assert cells(lines, "graphs per second") == ["1,234"]
+    assert [line.split()[0] for line in lines[2:]] == ["loss", "graphs"]
 
 
 def test_bar_alone_before_the_first_metrics():
@@ -148,6 +161,14 @@ def test_quiet_shows_nothing():
 @pytest.mark.parametrize("terminal", [False, True])
 def test_display_that_cannot_be_written_to_ends_no_run(terminal):
     show(terminal, [5, 10], file=Broken())
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_first_failure_of_a_display_is_kept(terminal):
+    console = Console(file=Broken(), force_terminal=terminal, width=100, _environ={})
+    with progress_bar(10, console=console) as bar:
+        bar.update(10, {})
+    assert isinstance(bar.failure, OSError)
 
 
 def test_terminal_without_unicode_gets_plain_lines():

@@ -39,7 +39,7 @@ def test_solves_that_stop_at_the_limit_are_told_with_what_to_do(direction):
     found = of({f"{direction}_converged": 0.999 - share, f"{direction}_residual": 0.3})
     assert list(found) == [name]
     limit = {"forward": "max-steps (now 6)", "backward": "backward-max-steps (now 4)"}[direction]
-    assert f"raise --model.solver.{limit} or --penalty.weight (now 0.5)" in found[name]
+    assert f"raise --task.network.solver.{limit} or --penalty.weight (now 0.5)" in found[name]
 
 
 def test_limits_that_are_drawn_at_random_are_no_reason_to_warn():

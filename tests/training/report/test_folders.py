@@ -44,7 +44,7 @@ def test_command_prints_a_line_for_each_run(folder, capsys):
     printed = capsys.readouterr().out
     rows = [" ".join(line.split()) for line in printed.splitlines() if line.startswith("│")]
     assert len(rows) == 3
-    assert rows[0].startswith("│ sweep/seed=1 │ 200 of 400 │ 1.2500 nats per token │ ")
+    assert rows[0].startswith("│ sweep/seed=1 │ 200 of 400 │ 1.2500 │ ")
     assert rows[0].endswith("│ not finished │")
     assert any("│ 400 │ 2.2500 bits per byte │" in row for row in rows)
     assert "config.json is damaged" in printed.splitlines()[-1]

@@ -9,7 +9,7 @@ from sample_records import make_records
 @pytest.mark.parametrize("count", [40, 3000])
 def test_saved_picture_has_the_size_of_a_readme(tmp_path, count):
     workdir = Workdir(tmp_path)
-    write_config(workdir, "tiny", {})
+    write_config(workdir, "tiny", {}, {})
     with MetricsWriter(workdir, None) as writer:
         for record in make_records(count):
             step, split = record.pop("step"), record.pop("split")
@@ -28,7 +28,7 @@ def test_saving_needs_a_run(tmp_path):
 
 def test_full_disk_is_told_in_a_sentence(tmp_path, file_size_limit):
     workdir = Workdir(tmp_path)
-    write_config(workdir, "tiny", {})
+    write_config(workdir, "tiny", {}, {})
     file_size_limit(1000)
     with pytest.raises(WorkdirError, match=r"run.png cannot be written \(File too large\)"):
         save_run_picture(workdir)

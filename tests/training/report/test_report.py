@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import pytest
 from rich.console import Console
@@ -19,17 +20,19 @@ CONFIG = {
     "checkpoint_every": 100,
     "optimizer": {"learning_rate": 0.003, "warmup_steps": 40, "clip_norm": 1.0},
     "penalty": {"weight": 0.3},
-    "data": {"threads": 0},
-    "model": {
-        "kind": "resdeq",
-        "solver": {
-            "method": "anderson",
-            "adjoint": "implicit",
-            "tol": 1e-3,
-            "max_steps": 12,
-            "ridge": 1e-5,
-            "backward_max_steps": 12,
-            "backward_tol": 1e-3,
+    "threads": 0,
+    "task": {
+        "network": {
+            "kind": "resdeq",
+            "solver": {
+                "method": "anderson",
+                "adjoint": "implicit",
+                "tol": 1e-3,
+                "max_steps": 12,
+                "ridge": 1e-5,
+                "backward_max_steps": 12,
+                "backward_tol": 1e-3,
+            },
         },
     },
 }
@@ -59,7 +62,7 @@ EXPLICIT = {"loss": 1.0, "images_per_second": 100.0}
 
 
 def changed(**solver):
-    return CONFIG | {"model": {"solver": CONFIG["model"]["solver"] | solver}}
+    return CONFIG | {"task": {"network": {"solver": CONFIG["task"]["network"]["solver"] | solver}}}
 
 
 def train(late=None, steps=STEPS, **values):
@@ -143,9 +146,72 @@ def test_gravest_comes_first():
 
 def test_remedy_names_the_option_and_its_value():
     [finding] = build_report(TROUBLE["step-limit"], CONFIG).findings
-    assert "--model.solver.max-steps (now 12)" in finding.remedy
+    assert "--task.network.solver.max-steps (now 12)" in finding.remedy
     assert "39%" not in finding.found
     assert "40% of the forward solves stop at the step limit" in finding.found
+
+
+def test_remedy_of_a_users_task_names_the_options_that_it_has():
+    config = CONFIG | {"task": {"width": 3, "deq": {"max_steps": 7, "tol": 0.02}}}
+    records = train(late={"forward_converged": 0.6, "backward_diverged": 0.01})
+    diverging, stopping = build_report(records, config).findings
+    assert "where 0.02 is asked for" in stopping.found
+    assert "raise --task.deq.max-steps (now 7)" in stopping.remedy
+    assert stopping.remedy.endswith("make --task.deq.tol (now 0.02) coarser")
+    assert diverging.remedy.endswith("set the solver of the layer's adjoint to gmres")
+
+
+SETTINGS = CONFIG["task"]["network"]["solver"]
+
+
+@pytest.mark.parametrize(
+    "task", [{}, {"width": 3}, {"max_steps": 9}, {"first": SETTINGS, "second": SETTINGS}]
+)
+def test_remedy_of_a_task_without_options_speaks_of_its_layer(task):
+    records = [*TROUBLE["step-limit"], *validation(1.1, tolerance=0.02)]
+    [finding] = build_report(records, CONFIG | {"task": task}).findings
+    assert finding.found.endswith("at a residual of 8.0e-04 where 0.02 is asked for")
+    assert finding.remedy.startswith("raise the layer's max_steps or --penalty.weight (now 0.3)")
+    assert "--task" not in finding.remedy
+
+
+def test_a_tolerance_that_nothing_tells_is_not_told():
+    [finding] = build_report(TROUBLE["step-limit"], CONFIG | {"task": {}}).findings
+    assert finding.found.endswith("at a residual of 8.0e-04")
+
+
+def test_backward_solves_are_judged_though_nothing_tells_the_adjoint():
+    [finding] = build_report(TROUBLE["backward-step-limit"], CONFIG | {"task": {}}).findings
+    assert finding.name == "backward-step-limit"
+    assert "raise the max_steps of the layer's adjoint" in finding.remedy
+
+
+def test_every_score_of_a_task_has_its_line():
+    records = [*train(), *validation(1.2, f1=0.5, my_score=0.25, **{"iou/road": 0.5})]
+    text = printed(build_report(records, CONFIG))
+    assert re.search(r"\bf1 .* 0\.5 ", text)
+    assert re.search(r"\bmy score .* 0\.25 ", text)
+    assert "road" not in text
+
+
+def test_throughput_is_whatever_a_task_counts():
+    records = [
+        {
+            "step": r["step"],
+            "split": "train",
+            "graphs_per_second": 100.0 if r["step"] < 200 else 9.0,
+        }
+        for r in train()
+    ]
+    report = build_report(records, CONFIG)
+    [finding] = report.findings
+    assert (finding.name, "in graphs per second" in finding.found) == ("slower", True)
+    assert "graphs per second" in printed(report)
+
+
+def test_a_loss_without_a_unit_is_told_without_one():
+    records = [{"step": 100, "split": "validation", "loss": 1.25}]
+    assert "best validation loss: 1.2500, after step 100" in printed(build_report(records, CONFIG))
 
 
 def test_nan_of_a_skipped_update_is_told_as_such_alone():
@@ -273,8 +339,8 @@ def test_values_that_are_not_finite_are_strings_in_json():
 def test_printed_report():
     text = printed(build_report([*validation(1.2, 1.0), *train()], CONFIG, [400]))
     assert "tiny: 400 of 400 (100%) steps done" in text
-    assert "loss, nats per label" in text
-    assert "best validation loss: 1.0000 nats per label, after step 200" in text
+    assert re.search(r"\bloss +│ +1\.0000 │ +1\.0000", text)
+    assert "best validation loss: 1.0000, after step 200" in text
     assert "forward solves in the last quarter of training: 99.0% converged, 0.0% diverged" in text
     assert "checkpoints on disk: 400" in text
     assert text.rstrip().endswith("Nothing is wrong.")
@@ -283,7 +349,7 @@ def test_printed_report():
 def test_printed_finding():
     text = printed(build_report(TROUBLE["waits-for-data"], CONFIG))
     assert "1. The loop waits for data in 20% of its time.\n   It means: " in text
-    assert "   To do: raise --data.threads (now 0)" in text
+    assert "   To do: raise --threads (now 0)" in text
 
 
 def test_newest_events_are_printed_as_they_are():
@@ -303,7 +369,7 @@ def test_narrow_page(width):
 @pytest.fixture
 def run(tmp_path):
     workdir = Workdir(tmp_path)
-    write_config(workdir, "tiny", CONFIG)
+    write_config(workdir, "tiny", CONFIG, {})
     with MetricsWriter(workdir, None) as writer:
         for record in train():
             writer.write(record["step"], "train", TRAIN)

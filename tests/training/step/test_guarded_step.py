@@ -9,7 +9,7 @@ import optax
 import pytest
 import toy
 
-from deqjax.training._config import PenaltyConfig
+from deqjax.training import PenaltyConfig
 from deqjax.training.devices import _parallel
 from deqjax.training.devices._parallel import DataParallel
 
@@ -132,11 +132,11 @@ def on_two_devices():
     problem, state = toy.problem_and_state(average_decay=0.5)
     traces = []
 
-    def forward(*given, **options):
+    def loss(*given):
         traces.append(1)
-        return toy.forward(*given, **options)
+        return toy.loss(*given)
 
-    problem = problem._replace(forward=forward)
+    problem = problem._replace(loss=loss)
     return DataParallel(problem, 4, jax.local_devices()[:2]), state, traces
 
 

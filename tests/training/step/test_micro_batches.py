@@ -8,8 +8,8 @@ import optax
 import pytest
 import toy
 
-from deqjax.training import ConfigError, ReplicaError
-from deqjax.training._config import PenaltyConfig, check
+from deqjax.training import ConfigError, PenaltyConfig, ReplicaError
+from deqjax.training._config import check
 from deqjax.training.devices import _parallel
 from deqjax.training.devices._parallel import DataParallel
 from tiny import tiny_config
@@ -87,7 +87,7 @@ def test_parts_on_two_devices_teach_the_same():
 
 def test_parts_have_dropout_masks_of_their_own():
     rows = [0, 1, 0, 1]  # both parts see the same
-    equal = toy.Batch(*(leaf[rows] for leaf in toy.batch()))
+    equal = jax.tree.map(lambda leaf: leaf[rows], toy.batch())
     (_, after), _ = toy.run([equal], micro_batches=2, dropout=0.5, pretraining=True)
     states = np.asarray(after.memory.states[:, -1])
     assert len(np.unique(states, axis=0)) == len(states)
@@ -111,13 +111,13 @@ def test_a_part_that_is_not_finite_spoils_the_step():
 
 
 def test_a_batch_without_equal_parts_is_refused(tmp_path):
-    sentence = r"--data\.batch_size 4 cannot be worked off in --micro_batches 3 equal parts"
+    sentence = r"--batch_size 4 cannot be worked off in --micro_batches 3 equal parts"
     with pytest.raises(ConfigError, match=sentence):
         check(tiny_config(tmp_path, micro_batches=3))
 
 
 def test_devices_without_equal_parts_are_refused():
     problem, _ = toy.problem_and_state(micro_batches=2, optimizer=DESCENT)
-    sentence = r"--data\.batch_size 6 .* 2 devices in 2 part\(s\) each; choose a multiple of 4"
+    sentence = r"--batch_size 6 .* 2 devices in 2 part\(s\) each; choose a multiple of 4"
     with pytest.raises(ReplicaError, match=sentence):
         DataParallel(problem, 6, jax.local_devices()[:2])

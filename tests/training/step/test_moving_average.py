@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import toy
 
+from deqjax.data import Vocabulary
 from deqjax.training._run import assemble
 from tiny import tiny_config
 
@@ -54,8 +55,15 @@ def test_without_a_decay_there_is_no_average():
     assert after.evaluated is after.weights
 
 
+def beginning(**changes):
+    """The state before the first step of a configuration."""
+    config = tiny_config("unused", **changes)
+    task = config.task.opened({"vocabulary": Vocabulary.of_bytes().to_dict()})
+    return assemble(config, task)[1]
+
+
 def test_a_configuration_with_a_decay_starts_its_average_at_the_weights():
-    _, state = assemble(tiny_config("unused", average_decay=0.9), rows=4)
+    state = beginning(average_decay=0.9)
     assert toy.bits(state.average) == toy.bits(state.weights)
     # a buffer that is in the state twice cannot be given away
     own = {id(leaf) for leaf in jax.tree.leaves(state.weights)}
@@ -63,5 +71,4 @@ def test_a_configuration_with_a_decay_starts_its_average_at_the_weights():
 
 
 def test_a_configuration_without_a_decay_has_no_average():
-    _, state = assemble(tiny_config("unused"), rows=4)
-    assert state.average is None
+    assert beginning().average is None

@@ -9,7 +9,7 @@ import optax
 import pytest
 import toy
 
-from deqjax.training._config import PenaltyConfig, StepLimitConfig
+from deqjax.training import PenaltyConfig, StepLimitConfig
 from deqjax.training.step._problem import ALONE
 from deqjax.training.step._regularization import draw_penalty, draw_step_limit
 from deqjax.training.step._update import train_step
@@ -96,8 +96,8 @@ def test_the_grown_weight_is_that_of_the_gradient():
 
 def limits(*given, most=20):
     problem, _ = toy.problem_and_state()
-    problem = problem._replace(step_limit=StepLimitConfig(*given), max_steps=most)
-    return np.asarray(jax.jit(jax.vmap(lambda key: draw_step_limit(problem, key)))(KEYS))
+    problem = problem._replace(step_limit=StepLimitConfig(*given))
+    return np.asarray(jax.jit(jax.vmap(lambda key: draw_step_limit(problem, key)(most)))(KEYS))
 
 
 def test_uniform_limits_take_every_value_between_their_ends_alike():
@@ -124,25 +124,30 @@ def test_a_fixed_limit_is_the_solvers_own():
     assert draw_step_limit(problem, KEYS[0]) is None
 
 
-def test_a_model_that_solves_nothing_has_no_limit():
+@pytest.mark.parametrize("distribution", ["uniform", "poisson"])
+def test_layers_of_one_step_draw_between_their_own_ends(distribution):
     problem, _ = toy.problem_and_state()
-    problem = problem._replace(step_limit=StepLimitConfig("poisson"), max_steps=None)
-    assert draw_step_limit(problem, KEYS[0]) is None
+    problem = problem._replace(step_limit=StepLimitConfig(distribution, 2, 5.0))
+    both = jax.vmap(lambda key: jnp.stack([draw_step_limit(problem, key)(n) for n in (3, 9)]))
+    few, many = np.asarray(both(KEYS[:500])).T
+    assert (few.min(), few.max()) == (2, 3)
+    assert many.min() == 2
+    assert 8 <= many.max() <= 9
 
 
 @functools.cache
 def steps_at_random_limits():
     """Largest steps of solves that never converge, one for each training step; and traces."""
-    problem, state = toy.problem_and_state()
+    problem, state = toy.problem_and_state(max_steps=5)
     traces = []
 
-    def forward(*given, **options):
+    def loss(*given):
         traces.append(1)
-        return toy.forward(*given, **options)
+        return toy.loss(*given)
 
     penalty = PenaltyConfig(0.1, 0.5, increment=0.1, increment_every=2)
     problem = problem._replace(
-        forward=forward, penalty=penalty, step_limit=StepLimitConfig("poisson", 1, 3.0), max_steps=5
+        loss=loss, penalty=penalty, step_limit=StepLimitConfig("poisson", 1, 3.0)
     )
     step = jax.jit(functools.partial(train_step, problem))
     found, counts = [], []

@@ -7,12 +7,8 @@ from flax import nnx
 from test_parallel import batch, problem_and_state
 
 from deqjax import jacobian_penalty
-from deqjax.training._config import OptimizerConfig, PenaltyConfig
-from deqjax.training._language import Batch
-from deqjax.training.step._evaluation import evaluate_step
-from deqjax.training.step._optimizer import optimizer
-from deqjax.training.step._problem import SolveLimits
-from deqjax.training.step._update import train_step
+from deqjax.training import Batch, OptimizerConfig, PenaltyConfig
+from deqjax.training.step import SolveLimits, evaluate_step, optimizer, train_step
 
 
 @functools.cache
@@ -71,7 +67,7 @@ def test_penalized_training_lowers_the_jacobian():
         state, _ = run(weight, 1.0, steps=9)
         problem, _ = problem_and_state()
         model = problem.architecture.build(state.weights, train=False)
-        equilibrium = model(batch().tokens[:, :-1]).equilibrium
+        equilibrium = model(batch().rows.tokens[:, :-1]).equilibrium
         norms.append(
             float(
                 jacobian_penalty(
@@ -114,7 +110,7 @@ def test_a_step_of_the_warm_up_stage_solves_nothing_and_learns():
     assert np.isnan(metrics["backward_steps"])
     model = problem.architecture.build(state.weights, train=False)
     expected = model.negative_log_likelihood(
-        model(batch().tokens[:, :-1], layers=3).states, batch().tokens[:, 1:]
+        model(batch().rows.tokens[:, :-1], layers=3).states, batch().rows.tokens[:, 1:]
     )
     np.testing.assert_allclose(metrics["loss"], expected.mean(), rtol=1e-5)
     assert int(after.step) == 1
@@ -125,12 +121,15 @@ def test_only_scored_targets_count():
     whole = batch()
     scored = np.ones((4, 8), bool)
     scored[:, 3:] = False
-    changed = whole.tokens.copy()
+    changed = whole.rows.tokens.copy()
     changed[:, 4:] = 0  # only targets from the fourth on, and inputs that earlier ones cannot see
     limits = SolveLimits(1e-6, 30)
     one, other = (
-        evaluate_step(problem, state.weights, Batch(t, whole.fresh, scored), None, limits)
-        for t in (whole.tokens, changed)
+        evaluate_step(problem, state.weights, Batch(rows, whole.counted), None, limits)
+        for rows in (
+            whole.rows._replace(tokens=tokens, scored=scored)
+            for tokens in (whole.rows.tokens, changed)
+        )
     )
     assert one[0]["scored"] == 12
     np.testing.assert_allclose(one[0]["loss"], other[0]["loss"], rtol=1e-3)
@@ -148,7 +147,8 @@ def test_fresh_rows_forget_and_the_others_remember():
     first, second = batch(0), batch(1)
     _, memory = step(first, state.memory)
     remembered, _ = step(second, memory)
-    fresh, _ = step(second._replace(fresh=np.ones(4, bool)), memory)
+    anew = Batch(second.rows._replace(fresh=np.ones(4, bool)), second.counted)
+    fresh, _ = step(anew, memory)
     alone, _ = step(second, state.memory)
     np.testing.assert_allclose(fresh["loss"], alone["loss"], rtol=1e-5)
     assert abs(remembered["loss"] - alone["loss"]) > 1e-5

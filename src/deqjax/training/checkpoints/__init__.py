@@ -6,6 +6,7 @@ what a state means, how it is updated, or which devices hold it.
 
 from deqjax.training.checkpoints._checkpoints import Checkpoints
 from deqjax.training.checkpoints._damage import DamagedCheckpointError
+from deqjax.training.checkpoints._failures import Failures
 from deqjax.training.checkpoints._rescue import save_elsewhere
 from deqjax.training.checkpoints._stored_state import CheckpointError
 
@@ -13,5 +14,6 @@ __all__ = [
     "CheckpointError",
     "Checkpoints",
     "DamagedCheckpointError",
+    "Failures",
     "save_elsewhere",
 ]

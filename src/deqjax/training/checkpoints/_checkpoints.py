@@ -5,7 +5,6 @@ step have a checksum of their own here.
 """
 
 import json
-import logging
 import math
 import os
 import threading
@@ -26,7 +25,8 @@ from deqjax.training.checkpoints._damage import (
 )
 from deqjax.training.checkpoints._digests import digest_of_json, digests_of_leaves
 from deqjax.training.checkpoints._listing import list_files, read_through, verify_files
-from deqjax.training.checkpoints._orbax_manager import META, STATE, NotFromOrbax, open_manager
+from deqjax.training.checkpoints._orbax_manager import META, STATE, open_manager
+from deqjax.training.checkpoints._quiet import Silence
 from deqjax.training.checkpoints._retention import Retention, best
 from deqjax.training.checkpoints._stored_state import (
     CheckpointError,
@@ -71,19 +71,19 @@ class Checkpoints:
             raise CheckpointError(f"keep={keep} would keep no checkpoint at all; use 1 or more.")
         self.directory = Path(directory).absolute()
         self._read_only = read_only
-        self._quiet = NotFromOrbax()
+        self._silence = Silence()
         self._durable: int | None = None  # newest step that this object knows to be on disk
         self._pending: int | None = None  # step whose asynchronous save is under way
         self._announced: dict[int, dict[str, Any]] = {}  # what a step under way will say of itself
         self._listing: threading.Thread | None = None  # writes the checksums of a step's files
-        logging.getLogger("absl").addFilter(self._quiet)
+        self._silence.begin()
         try:
             if not read_only:
                 self.directory.mkdir(parents=True, exist_ok=True)
             retention = Retention(keep, keep_best, self._contents)
             self.manager = open_manager(self.directory, retention, read_only)
         except OSError as error:
-            logging.getLogger("absl").removeFilter(self._quiet)
+            self._silence.end()
             raise CheckpointError(
                 f"Checkpoints cannot be kept in {self.directory} ({error.strerror}); "
                 "choose another folder."
@@ -92,6 +92,11 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The steps on disk, oldest first, in whatever condition; one under way does not count."""
         return [step for step in saved_steps(self.directory) if step != self._pending]
+
+    @property
+    def durable(self) -> int | None:
+        """The newest step that this object has seen on disk, None before the first."""
+        return self._durable
 
     def latest_step(self) -> int | None:
         """The newest of `steps`, or None."""
@@ -315,7 +320,7 @@ class Checkpoints:
         finally:
             self._finish_listing()
             self.manager.close()
-            logging.getLogger("absl").removeFilter(self._quiet)
+            self._silence.end()
 
     def __enter__(self) -> Self:
         return self

@@ -1,7 +1,5 @@
 """Orbax's manager of checkpoints, as one process of a run uses it."""
 
-import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,9 @@ def open_manager(directory: Path, retention: Retention, read_only: bool) -> Any:
         options["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
             primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"deqjax{own}"
         )
+    # In the foreground: where a folder cannot be made, threads would wait 300 s for its background
+    # task, keep the process from ending, and print a traceback each.
+    options["async_options"] = ocp.options.AsyncOptions(create_directories_asynchronously=False)
     return ocp.CheckpointManager(
         directory,
         # Named handlers: without them a fresh manager cannot read a step's metadata.
@@ -38,11 +39,3 @@ def open_manager(directory: Path, retention: Retention, read_only: bool) -> Any:
             **options,
         ),
     )
-
-
-class NotFromOrbax(logging.Filter):
-    """Drops what Orbax logs: its failures reach us as exceptions, and in one sentence."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record comes from elsewhere."""
-        return f"{os.sep}orbax{os.sep}" not in record.pathname

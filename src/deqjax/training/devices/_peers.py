@@ -142,7 +142,7 @@ class Peers:
         """
         if self._store is None:
             return
-        sys.stdout.flush()
+        print(end="", flush=True)  # standard output may be closed
         sys.stderr.flush()
         left = f"{_PREFIX}/left/"
         if self.first:

@@ -3,24 +3,17 @@
 import contextlib
 import json
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from deqjax.training._workdir import Workdir
 from deqjax.training.records import _event_file
 from deqjax.training.records._appended_file import AppendedFile
+from deqjax.training.records._reading import TEXTS, MetricsError, parse, unreadable
 
 Split = Literal["train", "validation"]
-_TEXTS = ("state_hash", "event")  # the only values of a record that are no numbers
-_RESERVED = ("step", "split", *_TEXTS)
-_MEASUREMENT = re.compile(r".*_per_second|data_wait|.*_memory_gib")
-
-
-class MetricsError(ValueError):
-    """A record of metrics cannot be written or read."""
+_RESERVED = ("step", "split", *TEXTS)
 
 
 class MetricsWriter:
@@ -37,11 +30,12 @@ class MetricsWriter:
         workdir: the run's folder.
         resume_step: the step of the checkpoint the run goes on from: records of later steps,
             written after that checkpoint and about to be made again, are dropped, but for events,
-            which are history. None for a new run, which drops all.
+            which are history. None for a new run, which drops all. Damaged records are dropped,
+            and told of.
         say: receives sentences for the user.
 
     Raises:
-        MetricsError: if a record already there is damaged, or the file cannot be read.
+        MetricsError: if the file is there and cannot be read.
     """
 
     def __init__(
@@ -135,8 +129,10 @@ class MetricsWriter:
         try:
             content = self._lines.content()
         except OSError as error:
-            raise _unreadable(self._lines.path, error) from error
-        records = _parse(content, self._lines.path) if step is not None else []
+            raise unreadable(self._lines.path, error) from error
+        records, left_out = parse(content, self._lines.path) if step is not None else ([], "")
+        if left_out:
+            self._tell(left_out)
         kept = [r for r in records if r["split"] == "event" or r["step"] <= (step or 0)]
         wanted = b"".join(map(_line, kept))
         if wanted != content or not content:
@@ -162,77 +158,6 @@ class MetricsWriter:
     def _tell(self, sentence: str) -> None:
         with contextlib.suppress(OSError):  # a log on the same full disk
             self._say(sentence)
-
-
-def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`, oldest first; none if there is no such file yet.
-
-    A last line that was cut off, by a crash or because a run is just writing it, is left out.
-
-    Returns:
-        One dict a record: "step" (int), "split" (str: "train", "validation", "checkpoint" or
-        "event") and the metrics (floats), "state_hash" (str) or "event" (str).
-
-    Raises:
-        MetricsError: if any other line is not a record, or the file cannot be read.
-    """
-    file = Path(path)
-    try:
-        content = file.read_bytes() if file.exists() else b""
-    except OSError as error:
-        raise _unreadable(file, error) from error
-    return _parse(content, file)
-
-
-def comparable(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The records as two equal runs must both write them.
-
-    Leaves out what measures the machine (names that end in "_per_second" or "_memory_gib", and
-    "data_wait") and the events, since a run that was interrupted has other ones.
-
-    Args:
-        records: of `read_metrics`.
-    """
-    return [
-        {name: value for name, value in record.items() if not _MEASUREMENT.fullmatch(name)}
-        for record in records
-        if record["split"] != "event"
-    ]
-
-
-def _parse(content: bytes, file: Path) -> list[dict[str, Any]]:
-    lines = content.splitlines()
-    complete = len(lines) if content.endswith(b"\n") else len(lines) - 1
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(_record(json.loads(line)))
-        except (ValueError, TypeError, LookupError) as error:
-            if number <= complete:
-                raise MetricsError(
-                    f"Line {number} of {file} is not a record of metrics ({line[:40]!r}); "
-                    "remove that line."
-                ) from error
-    return records
-
-
-def _record(found: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {"step": int(found["step"]), "split": str(found["split"])}
-    if values["split"] == "event" and "event" not in found:
-        raise LookupError("an event without its sentence")
-    for name, value in found.items():
-        if name in _TEXTS:
-            values[name] = str(value)
-        elif name not in values:
-            values[name] = float(value)
-    return values
-
-
-def _unreadable(path: Path, error: OSError) -> MetricsError:
-    return MetricsError(
-        f"{path} cannot be read ({error.strerror or error}); put its permissions right, or move "
-        "it away."
-    )
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

@@ -31,7 +31,12 @@ class ProgressBar:
 
     This one shows nothing. A display that cannot be written to, such as a log on a full disk or a
     terminal that is gone, is no reason to end a run: nothing here raises an OSError.
+
+    Attributes:
+        failure: why it could not be written to for the first time, or None.
     """
+
+    failure: OSError | None = None
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows the number of finished steps and the newest metrics of training, {} for none."""
@@ -49,6 +54,13 @@ class ProgressBar:
         trace: TracebackType | None,
     ) -> None:
         pass
+
+    @contextlib.contextmanager
+    def _noting_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failure = self.failure or error
 
 
 def progress_bar(
@@ -104,7 +116,7 @@ class _PlainLines(ProgressBar):
         self._print(step, "validation", *_short(metrics))
 
     def _print(self, step: int, *parts: str) -> None:
-        with contextlib.suppress(OSError):
+        with self._noting_failures():
             line = "  ".join([f"step {step}/{self._total}", *parts])
             print(line, file=self._console.file, flush=True)
 
@@ -143,7 +155,7 @@ class _LiveTable(ProgressBar):
         self._draw()
 
     def __enter__(self) -> Self:
-        with contextlib.suppress(OSError):
+        with self._noting_failures():
             self._live.start(refresh=True)
         return self
 
@@ -153,11 +165,11 @@ class _LiveTable(ProgressBar):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with contextlib.suppress(OSError):
+        with self._noting_failures():
             self._live.stop()  # draws a last time
 
     def _draw(self) -> None:
-        with contextlib.suppress(OSError):
+        with self._noting_failures():
             self._live.refresh()
         self._drawn = time.monotonic()
 
@@ -254,7 +266,7 @@ def _shortened(row: Row) -> Row:
 
 def _short(metrics: Mapping[str, float]) -> list[str]:
     name, unit = loss_unit([metrics])
-    loss = [f"loss {float(metrics[name]):.4g} {unit}"] if name in metrics else []
+    loss = [f"loss {float(metrics[name]):.4g} {unit}".rstrip()] if name in metrics else []
     others = [f"{word} {float(metrics[n]):.4g}" for n, word in _SHOWN.items() if n in metrics]
     return loss + others
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from deqjax._records import loss_unit
+from deqjax._scores import scores, throughput, words_of_score
 
 Values = Mapping[str, Any]
 """Metrics by name, of a record of `read_metrics` or on their way to one."""
@@ -33,10 +34,6 @@ class Row(NamedTuple):
 
 
 QUANTITIES = (
-    Quantity("perplexity", {"perplexity": ""}, ".4g"),
-    Quantity("accuracy", {"top1": ""}, ".2%"),
-    Quantity("label among the first five", {"top5": ""}, ".2%"),
-    Quantity("mean intersection over union", {"mean_iou": ""}, ".4f"),
     Quantity("steps forward", {"forward_steps": "mean", "forward_steps_max": "largest"}, ".3g"),
     Quantity("steps backward", {"backward_steps": "mean", "backward_steps_max": "largest"}, ".3g"),
     Quantity("residual", {"forward_residual": "forward", "backward_residual": "backward"}, ".1e"),
@@ -51,12 +48,10 @@ QUANTITIES = (
     Quantity("gradient norm", {"gradient_norm": ""}, ".3g"),
     Quantity("learning rate", {"learning_rate": ""}, ".3g"),
     Quantity("updates skipped", {"skipped": ""}, ".0f"),
-    Quantity("tokens per second", {"tokens_per_second": ""}, ",.0f"),
-    Quantity("images per second", {"images_per_second": ""}, ",.0f"),
     Quantity("waiting for data", {"data_wait": ""}, ".1%"),
     Quantity("memory, GiB", {"host_memory_gib": "host", "device_memory_gib": "device"}, ".3g"),
 )
-"""The lines of a table, in this order, below the loss."""
+"""What the engine measures of any task: lines of a table, in this order, below the task's own."""
 
 
 def rows(training: Values, validation: Values) -> list[Row]:
@@ -68,13 +63,39 @@ def rows(training: Values, validation: Values) -> list[Row]:
     if not measured:
         return []
     name, unit = loss_unit(measured)
-    loss = Quantity(f"loss, {unit}", {name: ""}, ".4f")
-    return [row for q in (loss, *QUANTITIES) if (row := _row(q, training, validation))]
+    loss = Quantity(f"loss, {unit}" if unit else "loss", {name: ""}, ".4f")
+    # what was validated has more of them, and they are in its order
+    names = [*validation, *training]
+    own = [_score(each) for each in scores(names, loss=name)]
+    speed = throughput(names)
+    speeds = [] if speed is None else [_speed(speed)]
+    lines = (loss, *own, *QUANTITIES, *speeds)
+    return [row for line in lines if (row := _row(line, training, validation))]
+
+
+def words_of(name: str) -> tuple[str, str]:
+    """What a metric is called on its own, and the form of its values."""
+    for quantity in QUANTITIES:
+        if name in quantity.parts:
+            word = quantity.parts[name]
+            return f"{quantity.label}, {word}" if word else quantity.label, quantity.form
+    if name.endswith("_per_second"):
+        return _speed(name).label, _speed(name).form
+    return words_of_score(name)
 
 
 def written(value: float, form: str) -> str:
     """A value in its form; "nan", "inf" or "-inf" if it is not finite."""
     return format(value, form) if math.isfinite(value) else str(value)
+
+
+def _score(name: str) -> Quantity:
+    label, form = words_of_score(name)
+    return Quantity(label, {name: ""}, form)
+
+
+def _speed(name: str) -> Quantity:
+    return Quantity(name.replace("_", " "), {name: ""}, ",.0f")
 
 
 def _row(quantity: Quantity, training: Values, validation: Values) -> Row | None:

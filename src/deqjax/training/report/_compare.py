@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from deqjax._records import Record
+from deqjax._scores import scores
 from deqjax.training._workdir import (
     Workdir,
     WorkdirError,
@@ -17,12 +18,11 @@ from deqjax.training._workdir import (
     saved_steps,
     write_atomically,
 )
-from deqjax.training.records import read_metrics, written
+from deqjax.training.records import read_metrics, words_of, written
 from deqjax.training.report._figures import Figures, measure
 from deqjax.training.report._finding import Options
 from deqjax.training.report._folders import progress, run_folders
 from deqjax.training.report._grid import Grid
-from deqjax.training.report._text import words_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,18 +31,9 @@ if TYPE_CHECKING:
 MOST_OPTIONS = 6
 """Options that differ which have a column; the names of more follow below."""
 
-SCORES = (
-    "perplexity",
-    "top1",
-    "mean_iou",
-    "forward_steps",
-    "forward_residual",
-    "spectral_radius",
-)
-"""Metrics of the last evaluation that have a column, where a run has them."""
-
-PANELS = ("forward_steps", "forward_residual", "spectral_radius")
-"""Metrics of the picture besides the loss, where a run has them."""
+SOLVES = ("forward_steps", "forward_residual", "spectral_radius")
+"""Metrics of solves that have a column behind the scores and a panel of the picture, where a run
+has them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +89,7 @@ class Comparison:
         measured = {name for run in self.runs for record in run.records for name in record}
         return training_comparison(
             {run.name: run.records for run in self.runs},
-            metrics=("loss", *(name for name in PANELS if name in measured)),
+            metrics=("loss", *(name for name in SOLVES if name in measured)),
         )
 
     def save_picture(self, file: Path | str | None = None) -> Path:
@@ -149,11 +140,14 @@ class Comparison:
         yield "steps", lambda run: progress(run.figures)
         figures = [run.figures for run in self.runs]
         units = {each.unit for each in figures if each.train or each.validation}
-        unit = f", {next(iter(units))}" if len(units) == 1 else ""
+        unit = f", {next(iter(units))}" if len(units) == 1 and any(units) else ""
         yield f"last loss{unit}", lambda run: _last_loss(run, with_unit=not unit)
         yield f"best loss{unit}", lambda run: _best_loss(run, with_unit=not unit)
-        measured = {name for run in self.runs for name in _last(run)}
-        for metric in SCORES:
+        measured = dict.fromkeys(name for run in self.runs for name in _last(run))
+        # where all compare the same one it has its columns
+        losses = {each.loss for each in figures}
+        loss = losses.pop() if len(losses) == 1 else "loss"
+        for metric in (*scores(measured, loss), *SOLVES):
             if metric in measured:
                 label, form = words_of(metric)
                 yield label, functools.partial(_score, name=metric, form=form)
@@ -161,17 +155,18 @@ class Comparison:
             yield "time a step", _time
 
 
-def compare_runs(*folders: Path | str) -> Comparison:
+def compare_runs(*folders: Path | str, say: Callable[[str], None] | None = None) -> Comparison:
     """Compare runs, finished or under way, by what they have recorded.
 
     Nothing is built or compiled. Of a folder that holds several runs, all of them are compared.
 
     Args:
         folders: of the runs.
+        say: is told of damaged records, which are left out.
 
     Raises:
         WorkdirError: a folder does not exist, or there is no run in any of them.
-        MetricsError: the records of a run are damaged.
+        MetricsError: the records of a run cannot be read.
     """
     found: dict[Path, None] = {}
     for folder in map(Path, folders):
@@ -183,12 +178,14 @@ def compare_runs(*folders: Path | str) -> Comparison:
         named = ", ".join(map(str, folders)) or "no folder"
         raise WorkdirError(f"there is no run to compare in {named}; name the folders of runs.")
     names = _names(list(found))
-    return Comparison(tuple(_compared(name, path) for name, path in zip(names, found, strict=True)))
+    return Comparison(
+        tuple(_compared(name, path, say) for name, path in zip(names, found, strict=True))
+    )
 
 
-def _compared(name: str, folder: Path) -> ComparedRun:
+def _compared(name: str, folder: Path, say: Callable[[str], None] | None) -> ComparedRun:
     places = Workdir(folder)
-    config, records = read_config(folder)[1], tuple(read_metrics(places.metrics))
+    config, records = read_config(folder)[1], tuple(read_metrics(places.metrics, say=say))
     figures = measure(records, config, saved_steps(places.checkpoints))
     return ComparedRun(name, folder, config, records, figures)
 
@@ -219,7 +216,7 @@ def _best_loss(run: ComparedRun, *, with_unit: bool) -> str:
 
 
 def _loss(value: float, run: ComparedRun, with_unit: bool) -> str:
-    return f"{written(value, '.4f')}{f' {run.figures.unit}' if with_unit else ''}"
+    return run.figures.loss_of(value) if with_unit else written(value, ".4f")
 
 
 def _score(run: ComparedRun, name: str, form: str) -> str:

@@ -7,6 +7,8 @@ from statistics import fmean, median
 from typing import Any
 
 from deqjax._records import Record, is_rollback, loss_unit
+from deqjax._scores import throughput
+from deqjax.training.records import written
 
 TRENDS = (
     "forward_residual",
@@ -15,11 +17,9 @@ TRENDS = (
     "backward_steps",
     "gradient_norm",
     "penalty",
-    "tokens_per_second",
-    "images_per_second",
     "host_memory_gib",
 )
-"""The metrics of training whose way through the run is told."""
+"""The metrics of training whose way through the run is told, besides the throughput."""
 
 LEAST_RECORDS = 8
 """Records after the warm-up that a trend needs: two in a quarter."""
@@ -84,7 +84,8 @@ class Figures:
         steps: finished ones, by the last record.
         planned: steps of the whole run; None if the config does not say.
         loss: the metric that is the run's loss: "bits_per_byte" or "loss".
-        unit: of the loss.
+        unit: of the loss, "" if it has none.
+        throughput: the metric that is what the task counts each second; None without one.
         solves: whether anything tells of a forward solve; it does not for an explicit model.
         train: the last record of training.
         validation: the last record of validation.
@@ -108,6 +109,7 @@ class Figures:
     planned: int | None
     loss: str
     unit: str
+    throughput: str | None
     solves: bool
     train: Measured | None
     validation: Measured | None
@@ -124,6 +126,10 @@ class Figures:
     state_hash: StateHash | None
     checkpoints: tuple[int, ...] | None
 
+    def loss_of(self, value: float, form: str = ".4f") -> str:
+        """A loss as it is written, with its unit."""
+        return f"{written(value, form)} {self.unit}".rstrip()
+
 
 def measure(
     records: Sequence[Record], config: Mapping[str, Any], checkpoints: Sequence[int] | None
@@ -134,6 +140,8 @@ def measure(
     happened = [record for record in records if record["split"] == "event"]
     settled = _after_warm_up(train, config)
     name, unit = loss_unit([*train, *validation])
+    speed = throughput(each for record in train for each in record)
+    trends = TRENDS if speed is None else (*TRENDS, speed)
     known = None if checkpoints is None else tuple(sorted(checkpoints))
     return Figures(
         experiment=str(config.get("name", "run")),
@@ -141,13 +149,14 @@ def measure(
         planned=config.get("steps"),
         loss=name,
         unit=unit,
+        throughput=speed,
         solves=any("forward_steps" in record for record in records),
         train=_measured(train),
         validation=_measured(validation),
         best=_extreme(validation, name, largest=False),
         late=_means(_last_quarter(settled or train)),
         late_validation=_means(_last_quarter(validation)),
-        trends={name: trend for name in TRENDS if (trend := _trend(settled, name)) is not None},
+        trends={name: trend for name in trends if (trend := _trend(settled, name)) is not None},
         largest_radius=_extreme(validation, "spectral_radius_max"),
         backward_diverged=_extreme(train, "backward_diverged"),
         skipped=round(sum(each["skipped"] for each in train if _finite(each, "skipped"))),

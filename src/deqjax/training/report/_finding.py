@@ -1,14 +1,15 @@
 """What a finding about a run says, and the options that its remedy names."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from deqjax.training.report._figures import Figures, Trend
 
 ON_RESUME = (
-    "Learning rate, clip norm, penalty, tolerances, step limits and ridge may be changed with "
-    "--resume; another solver, adjoint or model needs a new run."
+    "Learning rate, clip norm and penalty may be changed with --resume, and so may tolerances, "
+    "step limits and ridge if they are options of the task; another solver, adjoint or model needs "
+    "a new run."
 )
 """How remedies are followed."""
 
@@ -30,14 +31,54 @@ class Finding:
     remedy: str
 
 
+_SETTINGS = frozenset(
+    (
+        "method",
+        "tol",
+        "max_steps",
+        "damping",
+        "ridge",
+        "adjoint",
+        "backward_method",
+        "backward_tol",
+        "backward_max_steps",
+    )
+)
+"""Fields of solver settings, of which remedies speak."""
+
+_ARGUMENTS = {
+    "tol": "the layer's tol",
+    "max_steps": "the layer's max_steps",
+    "damping": "the damping of the layer's solver",
+    "adjoint": "the layer's adjoint",
+    "backward_method": "the solver of the layer's adjoint",
+    "backward_tol": "the tol of the layer's adjoint",
+    "backward_max_steps": "the max_steps of the layer's adjoint",
+}
+"""What they are where a task has none, and its layers are built in code."""
+
+
 class Options:
     """A stored config, by the names of the command line."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
+        found = list(_settings(config.get("task"), "task"))
+        # of several nobody knows which one a finding is about
+        self._solver = found[0] if len(found) == 1 else None
+
+    def solver(self, field: str) -> Any:
+        """The value of a field of the task's solver settings; None if it is not known."""
+        return None if self._solver is None else self.get(f"{self._solver}.{field}")
+
+    def of_solver(self, field: str) -> str:
+        """A field of the task's solver settings as an option, or as an argument of its layers."""
+        if self._solver is None:
+            return _ARGUMENTS[field]
+        return self.now(f"{self._solver}.{field}")
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value of an option such as "model.solver.tol"."""
+        """The value of an option such as "penalty.weight"."""
         found: Any = self._config
         for part in name.split("."):
             if not isinstance(found, Mapping) or part not in found:
@@ -64,12 +105,21 @@ class Options:
     @property
     def careful_solver(self) -> str:
         """Smaller steps of the forward solver; "" if it has nothing to set for that."""
-        match self.get("model.solver.method"):
+        match self.solver("method"):
             case "anderson":
-                return f"raise {self.now('model.solver.ridge')}"
+                return f"raise {self.of_solver('ridge')}"
             case "picard" | "reversible":
-                return f"lower {self.now('model.solver.damping')}"
+                return f"lower {self.of_solver('damping')}"
         return ""
+
+
+def _settings(values: Any, path: str) -> Iterator[str]:
+    """Where in a task there are solver settings."""
+    if isinstance(values, Mapping):
+        if values.keys() >= _SETTINGS:
+            yield path
+        for name, value in values.items():
+            yield from _settings(value, f"{path}.{name}")
 
 
 def calmer(figures: Figures, options: Options) -> str:

@@ -23,7 +23,7 @@ class ListedRun(NamedTuple):
         folder: of the run.
         figures: what its records add up to; None if they cannot be read.
         changed: when it was last written to.
-        problem: a sentence that says why it cannot be read, or "".
+        problem: a sentence that says why it, or which of its records, cannot be read, or "".
         running: whether a process is known to have it: of other hosts none is.
     """
 
@@ -60,7 +60,7 @@ class RunList(Sequence[ListedRun]):
         return len(self._runs)
 
     def print(self, console: "Console") -> None:
-        """Print the table, and a sentence for each run that cannot be read."""
+        """Print the table, and a sentence for each run that cannot be read, or not all of it."""
         if not self._runs:
             console.print(repr(self), markup=False, highlight=False, soft_wrap=True)
             return
@@ -115,12 +115,14 @@ def _listed(folder: Path) -> ListedRun:
     files = [file for file in (places.metrics, places.config) if file.exists()]
     written = max((file.stat().st_mtime for file in files), default=folder.stat().st_mtime)
     changed = datetime.datetime.fromtimestamp(written)
+    left_out: list[str] = []
     try:
         config = read_config(folder)[1]
-        figures = measure(read_metrics(places.metrics), config, saved_steps(places.checkpoints))
+        records = read_metrics(places.metrics, say=left_out.append)
+        figures = measure(records, config, saved_steps(places.checkpoints))
     except (WorkdirError, MetricsError) as error:
         return ListedRun(folder, None, changed, str(error), _running(folder))
-    return ListedRun(folder, figures, changed, "", _running(folder))
+    return ListedRun(folder, figures, changed, "".join(left_out), _running(folder))
 
 
 def _running(folder: Path) -> bool:
@@ -138,7 +140,7 @@ def _row(run: ListedRun, top: Path) -> tuple[str, ...]:
     if found is None:
         return (name, "", "", changed, "cannot be read")
     loss = found.validation.values.get(found.loss) if found.validation else None
-    told = "" if loss is None else f"{loss:.4f} {found.unit}"
+    told = "" if loss is None else found.loss_of(loss)
     state = "running" if run.running else "finished" if run.finished else "not finished"
     return (name, progress(found), told, changed, state)
 

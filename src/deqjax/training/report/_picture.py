@@ -14,7 +14,7 @@ def save_run_picture(workdir: Workdir) -> Path:
 
     Raises:
         WorkdirError: if the folder holds no run, or cannot be written to.
-        MetricsError: if its metrics are damaged.
+        MetricsError: if its metrics cannot be read.
     """
     from deqjax.plot import training_history  # matplotlib is slow to import
 

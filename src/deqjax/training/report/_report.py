@@ -77,13 +77,18 @@ def build_report(
     return Report(figures, tuple(found for rule in RULES for found in rule(figures, options)))
 
 
-def inspect_run(path: Path | str) -> Report:
+def inspect_run(path: Path | str, *, say: Callable[[str], None] | None = None) -> Report:
     """Judges the run in a folder, finished or under way.
+
+    Args:
+        path: the folder.
+        say: is told of damaged records, which are left out.
 
     Raises:
         WorkdirError: if the folder holds no run.
-        MetricsError: if its metrics are damaged.
+        MetricsError: if its metrics cannot be read.
     """
     _, config = read_config(path)
     folder = Workdir.at(path)
-    return build_report(read_metrics(folder.metrics), config, saved_steps(folder.checkpoints))
+    records = read_metrics(folder.metrics, say=say)
+    return build_report(records, config, saved_steps(folder.checkpoints))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from deqjax.training.records import words_of
 from deqjax.training.report._figures import Figures
 from deqjax.training.report._finding import Finding, Options, calmer, way
 
@@ -96,12 +97,12 @@ def waits(figures: Figures, options: Options) -> Iterator[Finding]:
     """The training loop waits for its batches."""
     share = figures.late.get("data_wait", 0.0)
     if share >= WAITING:
-        threads = options.get("data.threads") is not None
+        threads = options.get("threads") is not None
         yield Finding(
             "waits-for-data",
             f"the loop waits for data in {share:.0%} of its time",
             "the accelerator is idle meanwhile",
-            (f"raise {options.now('data.threads')}, " if threads else "")
+            (f"raise {options.now('threads')}, " if threads else "")
             + "put the data on a faster disk, or prepare it in the size that is trained on",
         )
 
@@ -109,15 +110,16 @@ def waits(figures: Figures, options: Options) -> Iterator[Finding]:
 def slower(figures: Figures, options: Options) -> Iterator[Finding]:
     """Throughput has fallen."""
     del options
-    for name in ("tokens_per_second", "images_per_second"):
-        trend = figures.trends.get(name)
-        if trend is not None and trend.growth <= SLOWER:
-            yield Finding(
-                "slower",
-                f"the run has become slower: {way(trend, ',.0f')}, in {name.replace('_', ' ')}",
-                "solves take more steps, or something else uses the machine",
-                "compare with the steps of a solve, the wait for data and the machine's load",
-            )
+    name = figures.throughput or ""
+    trend = figures.trends.get(name)
+    if trend is not None and trend.growth <= SLOWER:
+        label, form = words_of(name)
+        yield Finding(
+            "slower",
+            f"the run has become slower: {way(trend, form)}, in {label}",
+            "solves take more steps, or something else uses the machine",
+            "compare with the steps of a solve, the wait for data and the machine's load",
+        )
 
 
 def memory_grows(figures: Figures, options: Options) -> Iterator[Finding]:

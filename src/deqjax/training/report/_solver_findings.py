@@ -50,8 +50,8 @@ def backward_diverges(figures: Figures, options: Options) -> Iterator[Finding]:
             f"{share:.1%} of the backward solves diverge lately (at most {most.value:.1%}, at "
             f"step {most.step})",
             "the gradient of these samples is wrong, while the loss looks as always",
-            f"{options.penalty}, {options.slower_learning}, or solve backward with "
-            "--model.solver.backward-method gmres",
+            f"{options.penalty}, {options.slower_learning}, or set "
+            f"{options.of_solver('backward_method')} to gmres",
         )
 
 
@@ -65,12 +65,13 @@ def step_limit(figures: Figures, options: Options) -> Iterator[Finding]:
     share = 1 - late["forward_converged"] - late.get("forward_diverged", 0.0)
     if share < UNFINISHED:
         return
-    residual, tol = late.get("forward_residual", math.nan), options.get("model.solver.tol")
-    of_steps = options.get("model.solver.adjoint") in ("reversible", "unrolled", "phantom")
+    residual, tol = late.get("forward_residual", math.nan), _tolerance(figures, options)
+    asked = "" if tol is None else f" where {tol:g} is asked for"
+    of_steps = options.solver("adjoint") in ("reversible", "unrolled", "phantom")
     yield Finding(
         "step-limit",
         f"{share:.0%} of the forward solves stop at the step limit before the tolerance, at a "
-        f"residual of {residual:.1e} where {tol} is asked for",
+        f"residual of {residual:.1e}{asked}",
         "what they return is not the equilibrium"
         + (
             "; the gradient is that of the steps taken, but other limits will score differently"
@@ -78,32 +79,33 @@ def step_limit(figures: Figures, options: Options) -> Iterator[Finding]:
             else ", and the gradient, which assumes it, is off by about the residual, by more the "
             "closer the spectral radius is to 1"
         ),
-        f"raise {options.now('model.solver.max_steps')} or {options.now('penalty.weight')}, or "
-        "accept a coarser --model.solver.tol",
+        f"raise {options.of_solver('max_steps')} or {options.now('penalty.weight')}, or make "
+        f"{options.of_solver('tol')} coarser",
     )
 
 
 def backward_step_limit(figures: Figures, options: Options) -> Iterator[Finding]:
     """Backward solves of the implicit adjoint end before their tolerance."""
-    if options.get("model.solver.adjoint") != "implicit":
+    if options.solver("adjoint") not in ("implicit", None):
         return
     late = figures.late
     share = 1 - late.get("backward_converged", 1.0) - late.get("backward_diverged", 0.0)
     if share >= UNFINISHED:
-        residual, tol = late.get("backward_residual", math.nan), "model.solver.backward_tol"
+        residual, tol = late.get("backward_residual", math.nan), options.solver("backward_tol")
+        asked = "" if tol is None else f" where {tol:g} is asked for"
         yield Finding(
             "backward-step-limit",
             f"{share:.0%} of the backward solves stop at the step limit before the tolerance, at "
-            f"a residual of {residual:.1e} where {options.get(tol)} is asked for",
+            f"a residual of {residual:.1e}{asked}",
             "the gradient is biased by about that residual",
-            f"raise {options.now('model.solver.backward_max_steps')} or "
-            f"{options.now('penalty.weight')}, or accept a coarser --model.solver.backward-tol",
+            f"raise {options.of_solver('backward_max_steps')} or {options.now('penalty.weight')}, "
+            f"or make {options.of_solver('backward_tol')} coarser",
         )
 
 
 def precision_lost(figures: Figures, options: Options) -> Iterator[Finding]:
     """The reversible adjoint does not come back to where the solve began."""
-    if options.get("model.solver.adjoint") != "reversible":
+    if options.solver("adjoint") != "reversible":
         return
     lost = 1 - figures.late.get("backward_converged", 1.0)
     if lost >= PRECISION_LOST:
@@ -111,22 +113,22 @@ def precision_lost(figures: Figures, options: Options) -> Iterator[Finding]:
         yield Finding(
             "precision-lost",
             f"{lost:.0%} of the reversible backward passes miss their tolerance "
-            f"({residual:.1e}, asked for is {options.get('model.solver.backward_tol')})",
+            f"({residual:.1e}, asked for is {options.solver('backward_tol')})",
             "undoing the steps enlarged rounding errors, so that the gradient is inexact",
-            f"lower {options.now('model.solver.max_steps')} or "
-            f"{options.now('model.solver.damping')}, or use --model.solver.adjoint implicit",
+            f"lower {options.of_solver('max_steps')} or {options.of_solver('damping')}, or set "
+            f"{options.of_solver('adjoint')} to implicit",
         )
 
 
 def residual_grows(figures: Figures, options: Options) -> Iterator[Finding]:
     """Forward solves become less accurate."""
-    trend, tol = figures.trends.get("forward_residual"), options.get("model.solver.tol", 0.0)
-    if trend is not None and trend.growth >= RESIDUAL_GROWTH and trend.late > tol:
+    trend, tol = figures.trends.get("forward_residual"), _tolerance(figures, options)
+    if trend is not None and trend.growth >= RESIDUAL_GROWTH and trend.late > (tol or 0.0):
         yield Finding(
             "residual-grows",
             f"the forward residual grows: {way(trend, '.1e')}",
             "the layer contracts less and less; untreated, this ends in solves that fail",
-            f"{options.penalty}, raise {options.now('model.solver.max_steps')}, or "
+            f"{options.penalty}, raise {options.of_solver('max_steps')}, or "
             f"{options.slower_learning}",
         )
 
@@ -156,6 +158,12 @@ def no_contraction(figures: Figures, options: Options) -> Iterator[Finding]:
             "find it, in more steps, and gradients become large and ill-conditioned",
             options.penalty,
         )
+
+
+def _tolerance(figures: Figures, options: Options) -> float | None:
+    """What forward solves are asked for; None if nothing tells."""
+    set_: float | None = options.solver("tol")
+    return figures.late_validation.get("tolerance") if set_ is None else set_
 
 
 OF_ONE_RECORD = (

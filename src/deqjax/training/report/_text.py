@@ -5,8 +5,8 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from deqjax.training.records import QUANTITIES, rows, written
-from deqjax.training.report._figures import TRENDS, Figures, Trend
+from deqjax.training.records import rows, words_of, written
+from deqjax.training.report._figures import Figures, Trend
 from deqjax.training.report._finding import ON_RESUME, Finding
 from deqjax.training.report._report import Report
 
@@ -84,10 +84,9 @@ def _values(figures: Figures) -> "Table":
 
 def _trends(figures: Figures) -> "Table":
     table = _table("trend", "first quarter", "last quarter", "change")
-    for name in TRENDS:
-        if name in figures.trends:
-            label, form = words_of(name)
-            table.add_row(label, *_cells(figures.trends[name], form))
+    for name, trend in figures.trends.items():
+        label, form = words_of(name)
+        table.add_row(label, *_cells(trend, form))
     return table
 
 
@@ -96,20 +95,11 @@ def _cells(trend: Trend, form: str) -> tuple[str, str, str]:
     return written(trend.early, form), written(trend.late, form), change
 
 
-def words_of(name: str) -> tuple[str, str]:
-    """What a metric is called on its own, and the form of its values."""
-    [quantity] = [quantity for quantity in QUANTITIES if name in quantity.parts]
-    word = quantity.parts[name]
-    return f"{quantity.label}, {word}" if word else quantity.label, quantity.form
-
-
 def _sentences(figures: Figures) -> list[str]:
     found = []
     if figures.best is not None:
         best = figures.best
-        found.append(
-            f"best validation loss: {best.value:.4f} {figures.unit}, after step {best.step}"
-        )
+        found.append(f"best validation loss: {figures.loss_of(best.value)}, after step {best.step}")
     found += _of_solves(figures)
     if figures.skipped or "skipped" in figures.late:
         found.append(f"updates skipped: {figures.skipped}")

@@ -8,7 +8,7 @@ them are handed in.
 from deqjax.training.step._evaluation import evaluate_step, radius_step
 from deqjax.training.step._forward import Forward, forward, observed_loss
 from deqjax.training.step._loss import Batch, Loss
-from deqjax.training.step._optimizer import learning_rate, optimizer
+from deqjax.training.step._optimizer import optimizer
 from deqjax.training.step._problem import (
     OWN_LIMITS,
     Metrics,
@@ -16,6 +16,7 @@ from deqjax.training.step._problem import (
     Replicas,
     SolveLimits,
 )
+from deqjax.training.step._schedule import learning_rate
 from deqjax.training.step._solve_metrics import is_largest
 from deqjax.training.step._state import Architecture, TrainState, Weights, initial_state, split
 from deqjax.training.step._update import Control, train_step

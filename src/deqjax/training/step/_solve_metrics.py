@@ -31,18 +31,21 @@ def forward_metrics(found: Forward) -> Metrics:
 
 
 def backward_metrics(reports: Sequence[BackwardStats]) -> Metrics:
-    """NaN where no backward solve ran; the caller's records drop it."""
+    """Of the layers whose backward solves ran; NaN where none did, and the records drop it."""
     if not reports:
         return {}
     steps, residual, status = (jnp.concatenate(leaves) for leaves in zip(*reports, strict=True))
-    ran = jnp.any(status != Status.NOT_RUN)
+    # a layer without a backward solve, such as a Jacobian-free one, has none that could converge
+    ran = jnp.concatenate(
+        [jnp.full(x.status.shape, jnp.any(x.status != Status.NOT_RUN)) for x in reports]
+    )
     metrics = {
-        "backward_steps": jnp.mean(steps),
-        "backward_steps_max": jnp.max(steps),
-        "backward_residual": jnp.mean(residual),
-        **_shares("backward", status, jnp.ones(status.shape, bool)),
+        "backward_steps": masked_mean(steps, ran),
+        "backward_steps_max": jnp.max(jnp.where(ran, steps, 0)),
+        "backward_residual": masked_mean(residual, ran),
+        **_shares("backward", status, ran),
     }
-    return {name: jnp.where(ran, value, math.nan) for name, value in metrics.items()}
+    return {name: jnp.where(jnp.any(ran), each, math.nan) for name, each in metrics.items()}
 
 
 def counted_samples(counted: jax.Array, samples: int) -> jax.Array:
