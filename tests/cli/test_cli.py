@@ -279,3 +279,21 @@ def test_ctrl_c_leaves_a_checkpoint_that_resume_continues(tmp_path, data_options
     assert f"resuming after step {stopped}" in resumed.stdout
     last = json.loads(records.read_text().splitlines()[-1])
     assert last["step"] == stopped + 2
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--task.network.solver.damping", "nan"], 1, "--task.network.solver.damping must be a"),
+        (["--task.network.solver.dampin", "1"], 2, "did you mean --task.network.solver.damping?"),
+        (["--task.netwrk.kind", "x"], 2, "did you mean --task.network.kind?"),
+    ],
+)
+def test_nested_options_are_named_whole(capsys, words, status, said):
+    assert said in error_of(capsys, "train", EXPERIMENT, *words, status=status)
+
+
+def test_a_wrong_choice_is_named_with_its_option(capsys):
+    assert cli.main(["train", EXPERIMENT, "--task.network.kind", "x"]) == 2
+    printed = capsys.readouterr()
+    assert "--task.network.kind" in printed.err + printed.out

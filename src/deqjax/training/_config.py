@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from typing import Annotated, Any, Literal, cast
 
 from annotated_types import Interval
@@ -132,6 +133,7 @@ def check(config: RunConfig) -> None:
         ConfigError: a sentence for each value that its field does not allow, or one for some that
             do not go together.
     """
+    _check_is_dataclass(type(config.task))
     try:
         check_fields(config, "--")
     except FieldError as error:
@@ -147,3 +149,12 @@ def check(config: RunConfig) -> None:
         raise
     except ValueError as error:
         raise ConfigError(f"--task: {error}") from error
+
+
+def _check_is_dataclass(kind: type[Task]) -> None:
+    own = [name for name in inspect.get_annotations(kind) if not name.startswith("__")]
+    if own and "__dataclass_fields__" not in vars(kind):
+        raise ConfigError(
+            f"the fields of {kind.__name__} ({', '.join(own)}) would be no options of the run: put "
+            "@dataclasses.dataclass(frozen=True) above the class."
+        )

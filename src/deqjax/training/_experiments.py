@@ -3,15 +3,18 @@
 import ast
 import difflib
 import importlib.util
+import inspect
 import os
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pydantic
+import pydantic_core
 
 from deqjax.training._config import RunConfig
 from deqjax.training._sentences import ExperimentError, at, first_of, translated
+from deqjax.training._task import Task
 
 
 def load_experiment(path: Path | str) -> RunConfig:
@@ -66,9 +69,33 @@ def import_file(file: Path) -> ModuleType:
 
 def _check_types(file: Path, config: RunConfig) -> None:
     """Raise an ExperimentError for a value that is not of its field's type, which Python takes."""
+    if not isinstance(config.task, Task):
+        raise ExperimentError(
+            f"{at(file, _line_of(file, 'task'))}: task is no deqjax.training.Task, but "
+            f"{config.task!r}; make one, as in task=MyTask()."
+        )
+    kind = type(config.task)
+    for name, value in vars(kind).items():
+        plain = isinstance(value, bool | int | float | str) and not name.startswith("_")
+        if plain and name not in inspect.get_annotations(kind):
+            raise ExperimentError(
+                f"{at(file, _set_on(file, name))}: {name} of {kind.__name__} has no type, so it is "
+                f"no field; write {name}: {type(value).__name__} = {value!r}."
+            )
     own = config.typed()
-    adapter = pydantic.TypeAdapter(type(own))
-    values = adapter.dump_json(own, warnings=False)
+    try:
+        adapter = pydantic.TypeAdapter(type(own))
+        values = adapter.dump_json(own, warnings=False)
+    except (
+        pydantic.errors.PydanticSchemaGenerationError,
+        pydantic_core.PydanticSerializationError,
+    ) as error:
+        wrong = str(error).splitlines()[0].rstrip(".")
+        raise ExperimentError(
+            f"{at(file, _set_on(file, kind.__name__))}: a field of {kind.__name__} has a type that "
+            f"cannot be stored with a run ({wrong}); use numbers, texts, tuples, and dataclasses "
+            "of them."
+        ) from error
     try:
         adapter.validate_json(values, strict=True)
     except pydantic.ValidationError as error:
@@ -84,6 +111,18 @@ def _line_of(file: Path, name: str) -> int | None:
         return given[0]
     made = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "config"]
     return made[0].lineno if made else None
+
+
+def _set_on(file: Path, name: str) -> int | None:
+    """The first line that defines a class, or sets a variable, of this name."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return node.lineno
+        if isinstance(node, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == name for target in node.targets
+        ):
+            return node.lineno
+    return None
 
 
 def _missing(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""A text that is edited after a run was trained on it: a token stands for what it stood for."""
+"""A text that is edited after the training: what a token stands for stays what it was."""
 
 import dataclasses
 import shutil
