@@ -2,7 +2,9 @@
 
 import dataclasses
 import re
+import shutil
 import signal
+import threading
 
 import jax
 import numpy as np
@@ -239,6 +241,64 @@ def test_a_state_that_cannot_be_saved_in_the_folder_is_saved_elsewhere(tmp_path,
         assert checkpoints.steps() == [6]
         assert outcome.rescued.name == "6"
         assert checkpoints.state_hash(6) == outcome.state_hash
+
+
+@pytest.fixture
+def before_step(monkeypatch):
+    """Lets something happen before a step is made."""
+
+    def choose(step, happen):
+        train, count = DataParallel.train, iter(range(1, 100))
+
+        def counted(self, state, batch, **options):
+            if next(count) == step:
+                happen()
+            return train(self, state, batch, **options)
+
+        monkeypatch.setattr(DataParallel, "train", counted)
+
+    return choose
+
+
+def test_a_checkpoints_folder_that_became_a_file_is_told_of_once(
+    tmp_path, before_step, monkeypatch, capfd
+):
+    folder, said = tmp_path / "run" / "checkpoints", []
+
+    def replace():
+        folder.rmdir()
+        folder.write_text("")
+
+    before_step(1, replace)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    outcome, _ = run(tmp_path, said.append, log_every=1)
+    assert outcome.rescued.is_dir()
+    [told] = [line for line in said if "could not be saved" in line]
+    assert "Not a directory" in told
+    assert told.endswith("Training goes on; saving is tried at each record.")
+    # threads that wait for the folder would keep the process from ending for minutes
+    assert not [each for each in threading.enumerate() if "orbax" in type(each).__module__]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_run_folder_that_vanishes_is_made_anew_and_said_so(tmp_path, before_step):
+    folder, said = tmp_path / "run", []
+    before_step(3, lambda: shutil.rmtree(folder))
+    outcome, records = run(tmp_path, said.append, checkpoint_every=100)
+    assert (outcome.step, outcome.rescued) == (6, None)
+    [told] = [line for line in said if "was removed or renamed" in line]
+    assert told.startswith(f"step 4: {folder} was removed")
+    assert [record["step"] for record in of(records, "train")] == [4, 6]
+    assert int(training.load_run(folder).state.step) == 6
+
+
+def test_a_checkpoints_folder_that_vanishes_is_made_anew(tmp_path, before_step):
+    folder, said = tmp_path / "run" / "checkpoints", []
+    before_step(3, lambda: shutil.rmtree(folder))
+    outcome, _ = run(tmp_path, said.append, checkpoint_every=100)
+    assert (outcome.step, outcome.rescued) == (6, None)
+    [told] = [line for line in said if "was removed or renamed" in line]
+    assert told.startswith(f"step 4: {folder} was removed")
 
 
 def test_solves_that_fail_are_warned_of_once(tmp_path):

@@ -18,6 +18,7 @@ from deqjax.training._workdir import (
     differences,
     holds_run,
     read_config,
+    refuse_another_version,
     saved_steps,
     unwritable,
     write_config,
@@ -241,6 +242,7 @@ def _check_run(workdir: Workdir, request: Request) -> dict[str, str]:
                 "choose another --workdir."
             )
         return {}
+    refuse_another_version(workdir)
     changes = differences(old, request.config)
     refused = [
         f"{name}: {change}"

@@ -259,11 +259,11 @@ class Loop:
         if self._peers.count == 1:
             self._overdue = True
         again = "record" if self._peers.count == 1 else "checkpoint"
-        self._tell_of(error, f" Training goes on; saving is tried at each {again}.")
+        self._tell_of(error, f"{error} Training goes on; saving is tried at each {again}.")
 
-    def _tell_of(self, error: CheckpointError, then: str = "") -> None:
+    def _tell_of(self, error: CheckpointError, sentence: str) -> None:
         if self._failures.is_new(error, self._checkpoints.durable):
-            self._records.event(self._step, f"{error}{then}")
+            self._records.event(self._step, sentence)
 
     def _save(self, score: float | None) -> None:
         # while updates are left out, the state may be the reason: it is no good state yet
@@ -294,7 +294,7 @@ class Loop:
                 state_hash = self._write(self._checkpoints, state, None)
                 self._checkpoints.wait()
             except CheckpointError as error:
-                self._tell_of(error)
+                self._tell_of(error, str(error))
                 continue
             if self._step == self._config.steps:
                 self._records.checkpoint(self._step, state_hash)

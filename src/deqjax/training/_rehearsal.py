@@ -93,24 +93,24 @@ def _check_loss(found: Any, rows: int, memory: Any) -> None:
             "for each row."
         )
     losses = found.losses
-    if losses.ndim < 1 or losses.shape[0] != rows:
+    if np.shape(losses)[:1] != (rows,):
         raise ConfigError(
-            f"loss() returns losses of shape {losses.shape} for {rows} rows; return one number for "
-            "each row (or target in it), not their mean: axis 0 is the rows."
+            f"loss() returns losses of shape {np.shape(losses)} for {rows} rows; return one number "
+            "for each row (or target in it), not their mean: axis 0 is the rows."
         )
     if not jnp.issubdtype(losses.dtype, jnp.floating):
         raise ConfigError(f"loss() returns losses of {losses.dtype}; return floating point.")
     weights = found.weights
-    if weights is not None and weights.shape != losses.shape[: weights.ndim]:
+    if weights is not None and np.shape(weights) != losses.shape[: np.ndim(weights)]:
         raise ConfigError(
-            f"loss() returns weights of shape {weights.shape} for losses of shape {losses.shape}; "
-            "give each row, or each target, one."
+            f"loss() returns weights of shape {np.shape(weights)} for losses of shape "
+            f"{losses.shape}; give each row, or each target, one."
         )
     for name, each in found.counts.items():
-        if each.ndim < 1 or each.shape[0] != rows:
+        if np.shape(each)[:1] != (rows,):
             raise ConfigError(
-                f"loss() returns the count {name!r} of shape {each.shape} for {rows} rows; axis 0 "
-                "of a count is the rows."
+                f"loss() returns the count {name!r} of shape {np.shape(each)} for {rows} rows; "
+                "axis 0 of a count is the rows."
             )
     if (memory is None) != (found.memory is None):
         raise ConfigError(

@@ -11,9 +11,7 @@ from typing import Any
 from deqjax.training._experiments import import_file
 from deqjax.training._sentences import translated
 from deqjax.training._task import Task
-from deqjax.training._workdir import Workdir, WorkdirError
-
-_ANOTHER = "use the version of deqjax that wrote it, or train anew."
+from deqjax.training._workdir import Workdir, WorkdirError, refuse_another_version
 
 
 def stored_task(task: Task, opened: Task) -> dict[str, Any]:
@@ -81,14 +79,10 @@ def _imported(path: Path | str, module: str, name: str, file: str | None) -> Any
 
 
 def _read(path: Path | str) -> dict[str, Any]:
+    refuse_another_version(Workdir.at(path))
     file = Workdir.at(path).task
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise WorkdirError(
-            f"the run in {path} was written by another version of deqjax (it has no {file.name}); "
-            f"{_ANOTHER}"
-        ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise WorkdirError(f"{file} cannot be read ({error}); put it right.") from error
     match found:

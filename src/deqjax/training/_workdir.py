@@ -157,6 +157,15 @@ def holds_run(path: Path) -> bool:
     return Workdir(path).config.exists() or bool(saved_steps(Workdir(path).checkpoints))
 
 
+def refuse_another_version(workdir: Workdir) -> None:
+    """Raise a WorkdirError for a run from before runs kept their task."""
+    if not workdir.task.exists():
+        raise WorkdirError(
+            f"the run in {workdir.path} was written by another version of deqjax (it has no "
+            f"{_TASK}); use the version of deqjax that wrote it, or train anew."
+        )
+
+
 def unwritable(path: Path, error: OSError) -> WorkdirError:
     """What is said of a folder that nothing can be written to."""
     return WorkdirError(

@@ -148,7 +148,12 @@ def _own_text(
                 vocabulary = Vocabulary.of_words(splits["train"], limit)
             case _:
                 vocabulary = Vocabulary.of_bytes()
-    tokens = {split: vocabulary.encode(part) for split, part in splits.items()}
+    try:
+        tokens = {split: vocabulary.encode(part) for split, part in splits.items()}
+    except DataError as error:  # it was not counted here
+        raise DataError(f"the text has changed since its vocabulary was counted: {error}") from (
+            error
+        )
     return Corpus(**tokens, vocabulary=vocabulary)
 
 

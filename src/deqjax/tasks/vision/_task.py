@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 
 from deqjax import data
-from deqjax.data import ImageSet
+from deqjax.data import DataError, ImageSet
 from deqjax.models import MDEQ, ImageModel, ResDEQ, ResNet
 from deqjax.nn import resize_bilinear
 from deqjax.tasks._solver import check_solver
@@ -174,8 +174,18 @@ class OpenedVisionTask(VisionTask):
 
     @functools.cached_property
     def found(self) -> ImageSet:
-        """The images, with the classes numbered as this task has them."""
-        return load_images(self.images, self.class_names)
+        """The images, with the classes numbered as this task has them.
+
+        Raises:
+            DataError: they are missing or damaged, or were others when the run began.
+        """
+        found = load_images(self.images, self.class_names)
+        if found.shape[-1] != self.channels:
+            raise DataError(
+                f"the images have changed since the run began: they had {self.channels} "
+                f"channel(s), and have {found.shape[-1]} now; give it those that it was trained on"
+            )
+        return found
 
     def keeps(self) -> Mapping[str, Any]:
         """The classes' names, in the order of their numbers, and the images' channels."""

@@ -4,12 +4,13 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 _lock = threading.Lock()
 _silences: list["Silence"] = []  # those that hold
-_earlier: Any = None  # the hook for exceptions that nobody catches, as it was before them
+_hooks: list[tuple[Any, Any]] = []  # of exceptions that nobody can catch: ours, and the one before
 
 
 class Silence:
@@ -20,11 +21,12 @@ class Silence:
 
     def begin(self) -> None:
         """From here on the failures reach us as exceptions alone."""
-        global _earlier
         logging.getLogger("absl").addFilter(self._filter)
         with _lock:
             if not _silences:
-                _earlier, sys.excepthook = sys.excepthook, _hook
+                earlier = sys.unraisablehook
+                _hooks[:] = [(_hook(earlier), earlier)]
+                sys.unraisablehook = _hooks[0][0]
             _silences.append(self)
 
     def end(self) -> None:
@@ -32,8 +34,9 @@ class Silence:
         logging.getLogger("absl").removeFilter(self._filter)
         with _lock:
             _silences.remove(self)
-            if not _silences and sys.excepthook is _hook:
-                sys.excepthook = _earlier
+            own, earlier = _hooks[0]
+            if not _silences and sys.unraisablehook is own:  # else somebody calls it from theirs
+                sys.unraisablehook = earlier
 
 
 class _NotFromOrbax(logging.Filter):
@@ -44,12 +47,15 @@ class _NotFromOrbax(logging.Filter):
         return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
-def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if not _is_late_answer(error, trace):
-        _earlier(kind, error, trace)
+def _hook(earlier: Callable[[Any], object]) -> Callable[[Any], None]:
+    def hook(unraisable: Any) -> None:
+        if not _is_late_answer(unraisable.exc_value, unraisable.exc_traceback):
+            earlier(unraisable)
+
+    return hook
 
 
-def _is_late_answer(error: BaseException, trace: TracebackType | None) -> bool:
+def _is_late_answer(error: BaseException | None, trace: TracebackType | None) -> bool:
     """Whether a write of TensorStore has ended after its save has failed.
 
     The first write that fails ends the save and closes its event loop. Each other one then calls
@@ -60,5 +66,4 @@ def _is_late_answer(error: BaseException, trace: TracebackType | None) -> bool:
         and str(error) == "Event loop is closed"
         and trace is not None
         and trace.tb_frame.f_code.co_name == "call_soon_threadsafe"  # nobody of Python's called it
-        and trace.tb_frame.f_back is None
     )

@@ -1,0 +1,117 @@
+"""What is printed of a save that has failed already."""
+
+import asyncio
+import functools
+import logging
+import sys
+import threading
+import types
+
+import pytest
+
+from deqjax.training.checkpoints import CheckpointError, Checkpoints, Failures
+from deqjax.training.checkpoints._quiet import Silence
+
+
+@pytest.fixture
+def printed(monkeypatch):
+    """What nobody could catch, and was printed."""
+    found = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda each: found.append(each.exc_value))
+    return found
+
+
+@pytest.fixture
+def silence():
+    quiet = Silence()
+    quiet.begin()
+    yield quiet
+    quiet.end()
+
+
+def unraisable(action):
+    """What the interpreter does with an error of something that C++ has called."""
+    try:
+        action()
+    except Exception as error:
+        trace = error.__traceback__.tb_next  # without this function's own frame
+        sys.unraisablehook(types.SimpleNamespace(exc_value=error, exc_traceback=trace))
+
+
+def closed_loop():
+    loop = asyncio.new_event_loop()
+    loop.close()
+    return loop
+
+
+def test_a_late_answer_to_a_closed_loop_is_dropped(printed, silence):
+    unraisable(functools.partial(closed_loop().call_soon_threadsafe, print))
+    assert printed == []
+
+
+def test_other_errors_are_printed(printed, silence):
+    unraisable(lambda: closed_loop().call_soon_threadsafe(print))
+    unraisable(functools.partial(closed_loop().call_soon, print))
+    unraisable(lambda: 1 / 0)
+    assert [type(error) for error in printed] == [RuntimeError, RuntimeError, ZeroDivisionError]
+
+
+def test_a_hook_of_somebody_else_in_between_stays(printed, monkeypatch):
+    one, two = Silence(), Silence()
+    one.begin()
+    inner = sys.unraisablehook
+
+    def outer(each):
+        inner(each)
+
+    monkeypatch.setattr(sys, "unraisablehook", outer)
+    one.end()
+    assert sys.unraisablehook is outer
+    two.begin()
+    unraisable(lambda: 1 / 0)
+    two.end()
+    assert len(printed) == 1
+    assert sys.unraisablehook is outer
+
+
+def test_the_hook_is_put_back_after_the_last(printed):
+    before = sys.unraisablehook
+    one, two = Silence(), Silence()
+    one.begin()
+    two.begin()
+    one.end()
+    assert sys.unraisablehook is not before
+    two.end()
+    assert sys.unraisablehook is before
+    assert not [each for each in logging.getLogger("absl").filters if "orbax" in str(each).lower()]
+
+
+def test_a_folder_that_became_a_file_raises_at_once_and_leaves_no_threads(tmp_path, caplog):
+    """Where Orbax made folders in the background its threads waited for them for minutes."""
+    folder = tmp_path / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
+        folder.rmdir()
+        folder.write_text("")
+        with pytest.raises(CheckpointError, match="Step 1 could not be saved"):
+            checkpoints.save(1, {}, None, {})
+        assert not [each for each in threading.enumerate() if "orbax" in type(each).__module__]
+        folder.unlink()
+    assert caplog.records == []
+
+
+def test_a_reason_is_told_of_once_until_a_save_succeeds():
+    failures = Failures()
+    full = [CheckpointError(f"Step {step} could not be saved (disk full).") for step in (5, 10)]
+    assert failures.is_new(full[0], None)
+    assert not failures.is_new(full[1], None)
+    assert failures.is_new(CheckpointError("Step 10 could not be saved (read-only)."), None)
+    assert not failures.are_over(None)
+    assert failures.are_over(15)
+    assert not failures.are_over(15)
+    assert failures.is_new(full[0], 15)
+
+
+def test_going_back_to_an_older_step_is_no_success():
+    failures = Failures()
+    assert failures.is_new(CheckpointError("full"), 4)
+    assert not failures.are_over(2)
