@@ -1,7 +1,9 @@
 """Fails a strict build if a public name has no docstring or no place in the API pages.
 
-Public is what a package's ``__all__`` names, and the methods and attributes of such a class that
-have no underscore in front. An attribute may be described in its class's "Attributes" section.
+Public is what the ``__all__`` of a package names that has a heading on an API page, as in
+``# small {#small}``, and of one that lies in no other; further packages are rooms for the modules
+around them. Of a public class it is the methods and attributes that have no underscore in front. An
+attribute may be described in its class's "Attributes" section.
 """
 
 import logging
@@ -44,9 +46,8 @@ def on_env(env: object, config: MkDocsConfig, files: Files) -> None:
 def faults(source: Path, packages: list[str], anchors: set[str]) -> Iterator[str]:
     """One sentence for each public name that is not described."""
     for package in packages:
-        exports = dict(
-            _exports(griffe.load(package, search_paths=[source], docstring_parser="google"))
-        )
+        loaded = griffe.load(package, search_paths=[source], docstring_parser="google")
+        exports = dict(_exports(loaded, anchors | {package}))
         # a name that several packages export is described once, under any of its paths
         described = {found.path for path, found in exports.items() if path in anchors}
         for path, found in exports.items():
@@ -58,14 +59,14 @@ def faults(source: Path, packages: list[str], anchors: set[str]) -> Iterator[str
                 yield from (f"{path}.{name} has no docstring." for name in undocumented(found))
 
 
-def _exports(module: griffe.Object) -> Iterator[tuple[str, griffe.Object]]:
+def _exports(module: griffe.Object, public: set[str]) -> Iterator[tuple[str, griffe.Object]]:
     """Public path -> what is defined there or elsewhere."""
-    for export in module.exports or ():
+    for export in (module.exports or ()) if module.path in public else ():
         member = module.members[str(export)]
         yield f"{module.path}.{export}", member.final_target if member.is_alias else member
     for inner in module.modules.values():
         if not inner.is_alias:
-            yield from _exports(inner)
+            yield from _exports(inner, public)
 
 
 def undocumented(found: griffe.Object) -> Iterator[str]:

@@ -74,6 +74,15 @@ def wrong(x: float) -> None:
         y: not an argument.
     """
 '''
+ROOM = '''
+"""A package inside of a package."""
+
+__all__ = ["{name}"]
+
+
+def {name}() -> None:
+    """On no page."""
+'''
 PAGE = """# Small
 
 [A section](#links), [a page](inner/page.md#there), ![a picture](../experiments/picture.png),
@@ -88,6 +97,8 @@ PAGE = """# Small
 FAULTS = """
 [gone](gone.md), [no anchor](inner/page.md#nowhere), [`small.nothing`][],
 [file](../experiments/x.py)
+
+## Open {#small.open}
 
 ::: small.silent
 ::: small.Undescribed
@@ -132,6 +143,8 @@ def build(folder, page, names, monkeypatch, parts=PARTS):
             names=", ".join(names), exports=", ".join(f'"{name}"' for name in names)
         ),
         "src/small/_parts.py": parts,
+        "src/small/room/__init__.py": ROOM.format(name="inside"),
+        "src/small/open/__init__.py": ROOM.format(name="outside"),
         "docs/index.md": page,
         "docs/inner/page.md": "# Page\n\n## There\n\n[back](../index.md#links)\n",
         "docs/style.css": "",
@@ -235,6 +248,7 @@ FOUND = {
     "docstring_of_a_method": "small.Undescribed.shrink has no docstring.",
     "docstring_of_an_attribute": "small.Undescribed.width has no docstring.",
     "name_on_no_page": "small.homeless is on no page of the API reference",
+    "name_of_a_public_package": "small.open.outside is on no page of the API reference",
     "argument": "Parameter 'y' does not appear in the function signature",
     "type_of_the_argument": "No type or annotation for parameter 'y'",
 }

@@ -95,6 +95,7 @@ class Observation:
 
     Attributes:
         solves: one [`deqjax.nn.ObservedSolve`][] for each call of a layer.
+        ended: whether the model is observed no more.
     """
 
     def __init__(

@@ -37,6 +37,7 @@ class LanguageTask(Task):
     Attributes:
         network: which network is trained.
         text: what it is trained on.
+        resumable: what may differ when a run goes on.
     """
 
     network: LanguageNetwork = dataclasses.field(default_factory=LanguageNetwork)

@@ -31,6 +31,7 @@ class VisionTask(Task):
     Attributes:
         network: which network is trained.
         images: what it is trained on.
+        resumable: what may differ when a run goes on.
     """
 
     network: ImageNetwork = dataclasses.field(default_factory=ImageNetwork)
