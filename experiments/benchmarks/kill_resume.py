@@ -43,7 +43,7 @@ from children import (
 from deqjax.training import read_metrics
 from deqjax.training._workdir import Workdir, holds_run
 from deqjax.training.checkpoints._checkpoints import Checkpoints
-from deqjax.training.records._metrics import comparable
+from deqjax.training.records._reading import comparable
 from spoiled_run import FORGOTTEN
 from timing import RESULTS, environment, save
 from tiny_runs import image_run, text_run, write_text
