@@ -1,18 +1,19 @@
 """Kills runs at random moments, lets them go on, and compares them with one that nobody disturbed.
 
-Command:   python experiments/benchmarks/kill_resume.py [--kills 10 4] [--mutant all|none|data|...]
-           [--steps 600] [--devices 2] [--seed 0] [--out FOLDER]
+Command:   python experiments/benchmarks/kill_resume.py [--kills 10 4 2] [--steps 600]
+           [--mutant all|none|data|...] [--devices 2] [--seed 0] [--out FOLDER]
 Hardware:  two CPU cores, no GPU
 Time:      about five minutes, most of them starts of Python
 Expected:  every run that was killed is equal to the undisturbed one, and every mutant is noticed
            (experiments/results/kill_resume.json); exit status 0 says so
 
 Each run is the real command line in a process of its own: text in streams, with a memory, dropout,
-a penalty, AdamW and a moving average; and digits, augmented at random, with batch normalizations.
-It is killed with SIGKILL: while it starts, between two saves, and while a checkpoint is being
-saved; each time it is started again with --resume. Equal means: the hash of the whole last state,
-the checkpoint of every step gone on from, the position in the data, and every record of
-metrics.jsonl that does not measure the machine, all bit for bit.
+a penalty, AdamW and a moving average; digits, augmented at random, with batch normalizations; and
+the experiments of one's own: NNX, Linen, a graph. It is killed with SIGKILL: while it starts,
+between two saves, and while a checkpoint is being saved; each time it is started again with
+--resume. Equal means: the hash of the whole last state, the checkpoint of every step gone on from,
+the position in the data, and every record of metrics.jsonl that does not measure the machine, all
+bit for bit.
 
 A mutant goes on from the same folder as the last honest start, but forgets something on the way:
 where it was in the data, the optimizer's state, or the key of dropout and probes. If its end were
@@ -46,9 +47,11 @@ from deqjax.training.checkpoints._checkpoints import Checkpoints
 from deqjax.training.records._reading import comparable
 from spoiled_run import FORGOTTEN
 from timing import RESULTS, environment, save
-from tiny_runs import image_run, text_run, write_text
+from tiny_runs import image_run, own_run, text_run, write_text
 
 LIMIT = 900.0  # seconds of any process
+WHAT = ("TEXT", "IMAGES", "OWN")
+OWN = ("spirals", "linen_digits", "graph")  # one way to write a task each
 When = Literal["starting", "training", "saving"]
 
 
@@ -321,7 +324,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, compare, print, write; 0 if all is as expected."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, nargs=2, default=(10, 4), metavar=("TEXT", "IMAGES"))
+    parser.add_argument("--kills", type=int, nargs=3, default=(10, 4, 2), metavar=WHAT)
     parser.add_argument("--mutant", choices=("all", "none", *FORGOTTEN), default="all")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--devices", type=int, default=1, help="virtual devices of the CPU")
@@ -339,9 +342,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = {
             "text": text_run(options.steps, folder, text),
             "images": image_run(options.steps),
+            **{name: own_run(name, options.steps) for name in OWN},
         }
+        text_kills, image_kills, own_kills = options.kills
+        counts = [text_kills, image_kills, *[own_kills] * len(OWN)]
         rows = []
-        for (name, words), kills in zip(runs.items(), options.kills, strict=True):
+        for (name, words), kills in zip(runs.items(), counts, strict=True):
             if kills:
                 chosen = mutants if name == "text" else ()
                 rows += judge(name, words, kills, chosen, options, folder, console.print)

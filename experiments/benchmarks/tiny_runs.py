@@ -1,4 +1,4 @@
-"""Two of the experiments at sizes that train in seconds, as options of the command line."""
+"""Experiments at sizes that train in seconds, as options of the command line."""
 
 import random
 from pathlib import Path
@@ -41,6 +41,7 @@ _IMAGES = {
     "task.images.augmentation.padding": 1,
     "threads": 2,
 }
+_OWN = {"penalty.probability": 0.5, "batch-size": 8, "task.width": 8}
 
 
 def text_run(steps: int, folder: Path, file: Path | str) -> list[str]:
@@ -60,6 +61,12 @@ def image_run(steps: int) -> list[str]:
     """The same for digits, augmented in threads, and a model with batch normalizations."""
     options = {"steps": steps, **_RHYTHM, **_SOLVER, **_IMAGES}
     return [str(EXPERIMENTS / "vision" / "digits.py"), *as_words(options)]
+
+
+def own_run(name: str, steps: int) -> list[str]:
+    """The same for an experiment of one's own: its model, its rows, its optimizer."""
+    options = {"steps": steps, **_RHYTHM, **_OWN}
+    return [str(EXPERIMENTS / "own" / f"{name}.py"), *as_words(options)]
 
 
 def write_text(file: Path, seed: int) -> None:

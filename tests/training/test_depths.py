@@ -55,7 +55,8 @@ def test_each_depth_scores_as_an_evaluation_with_this_limit(sweep, folder):
         assert alone["forward_steps"] == score.depth
         assert score.loss == alone["loss"]
         assert score.residual == alone["forward_residual"]
-        assert score.others == {"bits_per_byte": alone["bits_per_byte"]}
+        names = ("bits_per_byte", "bigram_bits_per_byte")
+        assert score.others == {name: alone[name] for name in names}
 
 
 def test_deeper_is_nearer_to_the_fixed_point(sweep):
@@ -87,7 +88,7 @@ def test_scores_are_those_that_the_task_has(monkeypatch):
     monkeypatch.setattr("deqjax.training._depths.load_run", lambda *given: run)
     monkeypatch.setattr("deqjax.training._depths.evaluate", lambda *given, **options: found)
     (score,) = sweep_depths("anywhere", (2,))
-    assert score == (2, 1.0, 0.1, {"perplexity": 3.0, "top1": 0.5})
+    assert score == (2, 1.0, 0.1, {"perplexity": 3.0, "top1": 0.5, "top5": 0.9})
 
 
 @pytest.mark.parametrize("depths", [(4, 0), (-1,), (2.5,)])
@@ -102,7 +103,7 @@ def test_no_depths_are_refused(tmp_path):
 
 
 def test_an_explicit_model_is_refused(explicit):
-    with pytest.raises(ConfigError, match="an explicit model solves nothing; drop .* --depths"):
+    with pytest.raises(ConfigError, match=r"solves nothing; drop .* and --depths"):
         sweep_depths(explicit)
 
 
@@ -117,7 +118,7 @@ def test_the_command_prints_a_row_for_each_depth(sweep, folder, capsys):
         [str(score.depth), *(f"{value:.4f}" for value in score.others.values())]
         for score in sweep[0][:2]
     ]
-    assert [row[:2] for row in rows] == expected
+    assert [row[: len(cells)] for row, cells in zip(rows, expected, strict=True)] == expected
     for row, score in zip(rows, sweep[0], strict=False):
         assert math.isclose(float(row[-1]), score.residual, rel_tol=0.05)
 

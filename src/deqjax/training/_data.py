@@ -55,7 +55,7 @@ class Data:
             if found is None:
                 return None
             try:
-                self._opened[name] = pipeline_of(found)
+                self._opened[name] = of_task(self._task, lambda: pipeline_of(found))
             except DataError as error:
                 raise DataError(f"the {name} data of {type(self._task).__name__}: {error}") from (
                     error

@@ -20,6 +20,7 @@ from deqjax.training._run import Run, build
 from deqjax.training._run_names import RUNS, newest_run
 from deqjax.training._stored_config import to_dict
 from deqjax.training._stored_task import kept_by, stored_task
+from deqjax.training._task_errors import of_task
 from deqjax.training._workdir import Workdir, WorkdirError, saved_steps
 from deqjax.training.checkpoints import Checkpoints
 from deqjax.training.devices import PeerError, Peers, StopRequest, Trace
@@ -208,7 +209,8 @@ def _tried(run: Run) -> Run:
     Raises:
         ConfigError: it does not.
     """
-    config, layers = run.config, run.layers(run.batches.peek())
+    config = run.config
+    layers = run.layers(of_task(run.task, run.batches.peek))
     if config.pretrain_steps and not layers:
         raise ConfigError(
             f"--pretrain_steps {config.pretrain_steps} warms up an equilibrium model; this one has "

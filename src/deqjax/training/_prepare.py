@@ -1,5 +1,7 @@
 """A look at what a run would train on, before there is a run."""
 
+import functools
+
 from deqjax.training._config import RunConfig, check
 from deqjax.training._data import SPLITS, Data
 from deqjax.training._pipeline import BatchOrder, Pipeline
@@ -29,7 +31,7 @@ def prepare(config: RunConfig) -> dict[str, str | None]:
     for name in SPLITS:
         rows = data.find(name) if name == "test" else data.split(name)
         if rows is not None:
-            _try(rows, name, order)
+            of_task(config.task, functools.partial(_try, rows, name, order))
         found[name] = None if rows is None else rows.describe()
     return found
 
