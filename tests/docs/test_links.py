@@ -46,9 +46,18 @@ def test_options_that_are_named_exist(capsys):
 
 
 def _help(capsys):
-    for file in ("stdlib_lm.py", "vision/digits.py"):
+    for file in ("stdlib_lm.py", "vision/digits.py", "own/spirals.py"):
         assert cli.main(["train", str(ROOT / "experiments" / file), "--help"]) == 0
-    for command in ("sweep", "runs", "compare", "evaluate", "inspect", "generate", "convert"):
+    for command in (
+        "prepare",
+        "sweep",
+        "runs",
+        "compare",
+        "evaluate",
+        "inspect",
+        "generate",
+        "convert",
+    ):
         assert cli.main([command, "--help"]) == 0
     return capsys.readouterr().out
 
