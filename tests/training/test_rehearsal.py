@@ -157,6 +157,26 @@ def test_weights_that_depend_on_the_model_are_refused(inside):
         rehearsed(loss)
 
 
+def test_weights_that_are_drawn_at_random_are_refused():
+    def loss(model, rows, memory):
+        found = squares(model, rows, memory)
+        drawn = jax.random.bernoulli(model.dropout.rngs(), 0.5, found.losses.shape)
+        return found._replace(weights=drawn)
+
+    with pytest.raises(ConfigError, match="or on what it draws at random"):
+        rehearsed(loss)
+
+
+@pytest.mark.parametrize("name", ["loss", "scored", "forward_steps", "spectral_radius_max"])
+def test_a_count_does_not_hide_what_the_engine_records(name):
+    def loss(model, rows, memory):
+        found = squares(model, rows, memory)
+        return found._replace(counts={name: found.losses > 0})
+
+    with pytest.raises(ConfigError, match=f"a count '{name}', which is the name of something"):
+        rehearsed(loss)
+
+
 def test_what_a_model_changes_and_nobody_keeps_is_named():
     def loss(model, rows, memory):
         model.calls.set_value(model.calls.get_value() + 1)

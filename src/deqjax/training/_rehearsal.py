@@ -13,6 +13,10 @@ from deqjax.training._options import ConfigError
 from deqjax.training.devices import AXIS
 from deqjax.training.step import Batch, Loss, Problem, Weights, observed_loss
 
+_TAKEN = ("loss", "penalty", "scored", "tolerance", "gradient_norm", "learning_rate", "skipped")
+_TAKEN_STARTS = ("forward_", "backward_", "spectral_radius")
+"""Names of the engine's own metrics, which a count would hide."""
+
 
 class Layer(NamedTuple):
     """An equilibrium layer's solve in a pass over a batch.
@@ -44,9 +48,9 @@ def rehearse(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> t
     layers: list[Layer] = []
     _check_rows(batch)
 
-    def followed(weights: Weights, batch: Batch, memory: Any) -> jax.Array | None:
+    def followed(weights: Weights, key: jax.Array, batch: Batch, memory: Any) -> jax.Array | None:
         model = problem.architecture.build(weights, train=True)
-        reseed(model, jax.random.key(0))
+        reseed(model, key)
         before = _others(model)
         found, solves = observed_loss(problem, model, batch, memory, layers=1)
         layers.extend(
@@ -59,11 +63,13 @@ def rehearse(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> t
 
     # batch normalizations average over the replicas, of which there is one here
     alone = jax.vmap(followed, axis_name=AXIS, axis_size=1, in_axes=None)
-    program = jax.make_jaxpr(alone)(weights, batch, memory)
-    if any(depend_on(program, len(jax.tree.leaves(weights)))):
+    program = jax.make_jaxpr(alone)(weights, jax.random.key(0), batch, memory)
+    # their sum is known before the pass, which draws other numbers
+    if any(depend_on(program, len(jax.tree.leaves(weights)) + 1)):
         raise ConfigError(
-            "the weights that loss() returns depend on the model; let them depend on the batch "
-            "alone, and multiply the losses by what depends on the model."
+            "the weights that loss() returns depend on the model, or on what it draws at random; "
+            "let them depend on the batch alone, and multiply the losses by what depends on the "
+            "model."
         )
     return tuple(layers)
 
@@ -107,6 +113,11 @@ def _check_loss(found: Any, rows: int, memory: Any) -> None:
             f"{losses.shape}; give each row, or each target, one."
         )
     for name, each in found.counts.items():
+        if name in _TAKEN or name.startswith(_TAKEN_STARTS):
+            raise ConfigError(
+                f"loss() returns a count {name!r}, which is the name of something that the engine "
+                "records; choose another one."
+            )
         if np.shape(each)[:1] != (rows,):
             raise ConfigError(
                 f"loss() returns the count {name!r} of shape {np.shape(each)} for {rows} rows; "

@@ -26,7 +26,7 @@ def evaluate_step(
     """Loss and solver statistics on one batch, without dropout.
 
     Returns:
-        Metrics, the same on every replica, with "scored", the number of targets that the loss
+        Metrics, the same on every replica, with "scored", the sum of the weights that the loss
         averages over, and "rows", the number that the solver's statistics average over, both of
         all replicas; the counts of all replicas; and the memory that its rows hand on.
     """
@@ -39,7 +39,8 @@ def evaluate_step(
         else replicas.total(value * rows) / jnp.maximum(all_["rows"], 1)
         for name, value in forward_metrics(found).items()
     }
-    metrics["loss"] = replicas.total(found.loss * found.weight) / jnp.maximum(all_["scored"], 1)
+    scored = jnp.where(all_["scored"] > 0, all_["scored"], 1)  # which may be less than 1
+    metrics["loss"] = replicas.total(found.loss * found.weight) / scored
     return metrics | all_, replicas.total(found.counts), found.memory
 
 

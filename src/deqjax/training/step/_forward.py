@@ -7,6 +7,7 @@ import jax
 from deqjax.nn import ObservedSolve, observe
 from deqjax.training.step._loss import Batch, Loss, sums
 from deqjax.training.step._problem import Metrics, Problem
+from deqjax.training.step._state import Weights
 
 
 class Forward(NamedTuple):
@@ -53,20 +54,23 @@ def observed_loss(
     return found, tuple(seen.solves)
 
 
-class Survey(NamedTuple):
-    """What is known of a batch before the model is solved for it.
+def weight_of(problem: Problem, model: Any, batch: Batch, memory: Any) -> jax.Array:
+    """() float32, the sum of the weights of what counts in a batch, before the model is solved.
 
-    Attributes:
-        weight: () float32, sum of the weights of what counts in it.
-        samples: of each solve to come.
+    Follows the loss with each layer applied once; what that computes, the compiler leaves out.
     """
-
-    weight: jax.Array
-    samples: tuple[int, ...]
+    return forward(problem, model, batch, memory, layers=1).weight
 
 
-def survey(problem: Problem, model: Any, batch: Batch, memory: Any) -> Survey:
-    """Follow the loss with each layer applied once; what that computes, the compiler leaves out."""
-    found = forward(problem, model, batch, memory, layers=1)
-    samples = tuple(each.solution.stats.status.shape[0] for each in found.solves)
-    return Survey(found.weight, samples)
+def samples_of(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> tuple[int, ...]:
+    """How many samples each solve of a training pass over a batch has; computes nothing."""
+    samples: list[int] = []
+
+    def followed(batch: Batch, memory: Any) -> None:
+        # in training mode: a model may solve more often there than in evaluation
+        model = problem.architecture.build(weights, train=True)
+        _, solves = observed_loss(problem, model, batch, memory, layers=1)
+        samples.extend(each.solution.stats.status.shape[0] for each in solves)
+
+    jax.eval_shape(followed, batch, memory)
+    return tuple(samples)

@@ -11,7 +11,7 @@ from jax import lax
 from deqjax import backward_probe
 from deqjax.adjoints import BackwardStats
 from deqjax.nn import reseed
-from deqjax.training.step._forward import Survey, forward, survey
+from deqjax.training.step._forward import forward, samples_of, weight_of
 from deqjax.training.step._loss import Batch
 from deqjax.training.step._problem import ALONE, Metrics, Problem, Replicas
 from deqjax.training.step._regularization import (
@@ -138,10 +138,13 @@ def _work_off(
     """The gradient of all of a replica's rows, one micro-batch after the other."""
     parts = problem.micro_batches
     # the mean over all replicas' weights, however many of them each replica has
-    known = _survey(problem, state.weights, batch, state.memory)
-    targets = jnp.maximum(replicas.mean(known.weight), 1e-9)
+    # in evaluation mode: nothing is averaged over replicas that is then left out
+    model = problem.architecture.build(state.weights, train=False)
+    weight = weight_of(problem, model, batch, state.memory)
+    targets = jnp.maximum(replicas.mean(weight), 1e-9)
     if parts == 1:
-        own = draws._replace(samples=known.samples)
+        samples = samples_of(problem, state.weights, batch, state.memory)
+        own = draws._replace(samples=samples)
         return _differentiate(problem, state.weights, batch, state.memory, own, targets)
 
     def split(leaf: jax.Array) -> jax.Array:
@@ -156,7 +159,7 @@ def _work_off(
             penalty=draws.penalty._replace(weight=draws.penalty.weight / parts),
             dropout_key=jax.random.fold_in(draws.dropout_key, index),
             penalty_key=jax.random.fold_in(draws.penalty_key, index),
-            samples=_survey(problem, state.weights, rows, memory).samples,
+            samples=samples_of(problem, state.weights, rows, memory),
         )
         weights = state.weights._replace(statistics=statistics)
         found = _differentiate(problem, weights, rows, memory, own, targets)
@@ -175,12 +178,6 @@ def _work_off(
     rejoined = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), memory)
     added = {name: values.sum() for name, values in shares.items()}
     return _Found(gradient, added, joined, statistics, rejoined)
-
-
-def _survey(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> Survey:
-    # in evaluation mode: nothing is averaged over replicas that is then left out
-    model = problem.architecture.build(weights, train=False)
-    return survey(problem, model, batch, memory)
 
 
 def _differentiate(
