@@ -6,9 +6,11 @@ import importlib.util
 import inspect
 import os
 import sys
+import zlib
 from pathlib import Path
 from types import ModuleType
 
+import cloudpickle
 import pydantic
 import pydantic_core
 
@@ -54,17 +56,28 @@ def import_file(file: Path) -> ModuleType:
     Raises:
         ExperimentError: its name does not end in .py.
     """
-    spec = importlib.util.spec_from_file_location(f"deqjax_experiment_{file.stem}", file)
+    # others of the same name may lie in other folders
+    place = zlib.crc32(os.path.abspath(file).encode())
+    spec = importlib.util.spec_from_file_location(
+        f"deqjax_experiment_{file.stem}_{place:08x}", file
+    )
     if spec is None or spec.loader is None:
         raise ExperimentError(f"{file} is not a Python file; its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
     # dataclasses look their module up here while the file runs
     sys.modules[spec.name] = module
-    beside = os.path.abspath(file.parent)
-    if beside not in sys.path:
-        sys.path.append(beside)  # last, so that it hides nothing that is installed
+    # processes that prepare batches find no such module: what they need of it goes along
+    cloudpickle.register_pickle_by_value(module)
+    import_from(file.parent)
     spec.loader.exec_module(module)
     return module
+
+
+def import_from(folder: Path) -> None:
+    """Let modules that lie in a folder be imported."""
+    found = os.path.abspath(folder)
+    if found not in sys.path:
+        sys.path.append(found)  # last, so that it hides nothing that is installed
 
 
 def _check_types(file: Path, config: RunConfig) -> None:

@@ -101,6 +101,15 @@ def test_state_is_copied_before_save_returns(tmp_path):
     assert found["w"].min() == 1
 
 
+def test_a_folder_may_be_named_by_way_of_another_one(tmp_path):
+    (tmp_path / "here").mkdir()
+    around = tmp_path / "here" / ".." / "there"
+    with Checkpoints(around) as checkpoints:
+        checkpoints.save(1, {"w": np.ones(2)}, None, {})
+    step, state, _ = restore(around, {"w": np.zeros(2)})
+    assert (step, state["w"].tolist()) == (1, [1, 1])
+
+
 def test_keeps_the_newest(tmp_path):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step in (1, 2, 3):

@@ -69,7 +69,9 @@ class Checkpoints:
     ) -> None:
         if keep < 1:
             raise CheckpointError(f"keep={keep} would keep no checkpoint at all; use 1 or more.")
-        self.directory = Path(directory).absolute()
+        # Orbax saves below a path with "..", and then cannot read it
+        given = Path(directory).absolute()
+        self.directory = given.resolve() if ".." in given.parts else given
         self._read_only = read_only
         self._silence = Silence()
         self._durable: int | None = None  # newest step that this object knows to be on disk
