@@ -1,5 +1,7 @@
 """Observing the equilibrium layers of somebody else's model."""
 
+import functools
+
 import flax.linen
 import jax
 import jax.numpy as jnp
@@ -171,6 +173,19 @@ def test_a_warm_up_serves_every_form_of_layer(options):
     shown = shown[0] if "has_aux" in options else shown
     following = expected / 2 + 1 + (3 if "numbered" in options else 0)
     np.testing.assert_allclose(shown, jnp.full((4, 3), following))
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_a_warm_up_shows_what_the_solver_is_asked_to(coupled):
+    shown = functools.partial(picard, trajectory=(1, 2, 9), trace=4)
+    deq = DEQ(lambda z, u: 0.5 * z + u, solver=shown, coupled=coupled)
+    u = jnp.ones((4, 3))
+    solved = jax.eval_shape(deq, u)
+    with observe(deq, layers=3):
+        applied = deq(u)
+    assert applied.trajectory.shape == solved.trajectory.shape
+    assert applied.stats.trace.shape == solved.stats.trace.shape
+    np.testing.assert_allclose(applied.trajectory[:, 0, 0], [1.0, 1.5, 1.75])
 
 
 def test_a_warm_up_without_layers_is_a_sentence():

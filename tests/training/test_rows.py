@@ -204,6 +204,20 @@ def test_rows_that_differ_in_form_are_refused(rows):
         stack(rows)
 
 
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        (lambda rows: rows.repeat(), r"no end, .* leave repeat\(\) out"),
+        (lambda rows: rows.filter(lambda row: row["x"] > 2), "row 0 is None; leave rows out"),
+    ],
+    ids=["repeated", "filtered"],
+)
+def test_numbers_that_name_no_rows_are_refused(made, sentence):
+    dataset = made(grain.MapDataset.source(LIST))
+    with pytest.raises(DataError, match=sentence):
+        rows_of_sequence(dataset, dataset)
+
+
 def one_number_changed(row):
     arrays = {name: values.copy() for name, values in ARRAYS.items()}
     arrays["y"][row, 1] += 1e-9

@@ -60,6 +60,9 @@ class Layer(Protocol):
     """What an equilibrium layer has, be it NNX's or Linen's."""
 
     @property
+    def solver(self) -> Callable[..., Solution]: ...
+
+    @property
     def max_steps(self) -> Scalar: ...
 
     @property
@@ -287,10 +290,20 @@ def _applied(
     inward, _ = take_form(z, **form)
     none = jnp.zeros(batch_size(inward), jnp.int32)
     aux = None
+    states = [z]
     for number in range(layers):
         step = {"step": jnp.int32(number)} if layer.numbered else {}
         z = f(z, u, **step)
         if layer.has_aux:
             z, aux = z
-    stats = Stats(none, none.astype(jnp.float32), none, jnp.int32(layers), None)
-    return Solution(z, stats, aux=aux)
+        states.append(z)
+    # what a model looks at in a solution must be there now, too
+    asked = getattr(layer.solver, "keywords", {})
+    unmeasured = none.astype(jnp.float32)
+    length = asked.get("trace")
+    trace = jnp.full((length, *none.shape), jnp.nan) if length else None
+    steps = asked.get("trajectory")
+    chosen = [states[min(step, layers)] for step in steps or ()]
+    trajectory = jax.tree.map(lambda *each: jnp.stack(each), *chosen) if chosen else None
+    stats = Stats(none, unmeasured, none, jnp.int32(layers), trace)
+    return Solution(z, stats, trajectory, aux=aux)

@@ -15,6 +15,9 @@ from deqjax.training.step import Batch
 _HASHED = 256
 """Rows of a sequence that its fingerprint reads; of arrays it reads all."""
 
+_ENDLESS = 2**40
+"""As many rows as nobody has: what Grain repeats without end says that it has 2^63."""
+
 Take = Callable[[np.ndarray], Any]
 """Numbers of rows, (rows,) -> the rows, stacked."""
 
@@ -114,12 +117,27 @@ def rows_of_arrays(arrays: Any) -> NumberedRows:
 
 
 def rows_of_sequence(rows: Any, dataset: Any = None) -> NumberedRows:
-    """Rows of what has a length and can be indexed."""
+    """Rows of what has a length and can be indexed.
+
+    Raises:
+        DataError: they are without end, or some numbers have no row.
+    """
     count = len(rows)
+    if count >= _ENDLESS:
+        raise DataError(
+            "these rows have no end, and every epoch and evaluation needs one; leave repeat() out, "
+            "the engine begins anew by itself"
+        )
     digest = hashlib.sha256()
     read = np.unique(np.linspace(0, max(count - 1, 0), min(count, _HASHED)).astype(int))
     for number in read.tolist():
-        for path, leaf in jax.tree.leaves_with_path(rows[number]):
+        row = rows[number]
+        if row is None:
+            raise DataError(
+                f"row {number} is None; leave rows out before a dataset is made of them, or give "
+                "a Grain IterDataset, which may have a filter"
+            )
+        for path, leaf in jax.tree.leaves_with_path(row):
             value = np.asarray(leaf)
             digest.update(f"{jax.tree_util.keystr(path)}{value.dtype}{value.shape}".encode())
             digest.update(value.tobytes())
