@@ -91,7 +91,7 @@ def failing():
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        (None, "^Given has no test data$"),
+        (None, "^there are no test data; choose another split$"),
         (
             (row for row in LIST),
             "^the test data of Given: batches cannot be made of this generator; return",

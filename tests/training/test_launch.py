@@ -4,7 +4,9 @@ import dataclasses
 import json
 
 import jax
+import numpy as np
 import pytest
+from flax import nnx
 
 from deqjax import training
 from deqjax.data import DataError
@@ -46,6 +48,35 @@ def without_data(path):
 def test_missing_data_leave_nothing_behind(here, tmp_path, workdir):
     with pytest.raises(DataError, match=r"absent.txt"):
         training.train(without_data(tmp_path), workdir, say=silent)
+    assert list(here.iterdir()) == []
+
+
+@dataclasses.dataclass(frozen=True)
+class Unevaluated(training.Task):
+    """Rows that train, and others that do not go with the model to evaluate."""
+
+    rows: int | None = None
+
+    def model(self, rngs):
+        return nnx.Linear(2, 1, rngs=rngs)
+
+    def data(self, split):
+        if split == "train":
+            return {"x": np.ones((8, 2), np.float32)}
+        return None if self.rows is None else {"x": np.ones((8, self.rows), np.float32)}
+
+    def loss(self, model, batch):
+        return training.Loss(model(batch["x"])[:, 0] ** 2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [(None, "returns nothing; return rows"), (3, r"test_launch\.py, line \d+")],
+)
+def test_what_cannot_be_evaluated_is_said_before_anything_is_trained(here, rows, sentence):
+    config = training.RunConfig("own", task=Unevaluated(rows), batch_size=8, steps=4)
+    with pytest.raises((DataError, training.ExperimentError), match=sentence):
+        training.train(config, say=silent)
     assert list(here.iterdir()) == []
 
 

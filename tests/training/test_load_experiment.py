@@ -1,10 +1,14 @@
 """Whatever is wrong in an experiment's file is one sentence that says where."""
 
 import re
+import subprocess
+import sys
 
+import cloudpickle
 import pytest
 
 from deqjax.training import ExperimentError, RunConfig, load_experiment
+from deqjax.training._experiments import import_file
 
 GOOD = """
 import dataclasses
@@ -36,6 +40,21 @@ def test_a_file_builds_its_configuration(tmp_path):
     config = load_experiment(tmp_path / "good.py")
     assert isinstance(config, RunConfig)
     assert config.penalty.weight == 0.5
+
+
+def test_another_process_gets_what_a_file_defines(tmp_path):
+    """As processes that prepare batches do, which have never read the file."""
+    file = tmp_path / "rows.py"
+    file.write_text(f"{GOOD}\nclass Rows:\n    def __len__(self):\n        return 7\n")
+    rows = sys.modules[import_file(file).__name__].Rows()
+    script = "import pickle, sys; print(len(pickle.loads(sys.stdin.buffer.read())))"
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        input=cloudpickle.dumps(rows),
+        capture_output=True,
+        check=True,
+    )
+    assert found.stdout == b"7\n"
 
 
 @pytest.mark.parametrize(

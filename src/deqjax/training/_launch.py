@@ -18,6 +18,7 @@ from deqjax.training._outcome import Outcome
 from deqjax.training._resuming import Place, beginning, restore
 from deqjax.training._run import Run, build
 from deqjax.training._run_names import RUNS, newest_run
+from deqjax.training._scoring import try_evaluation
 from deqjax.training._stored_config import to_dict
 from deqjax.training._stored_task import kept_by, stored_task
 from deqjax.training._task_errors import of_task
@@ -26,6 +27,7 @@ from deqjax.training.checkpoints import Checkpoints
 from deqjax.training.devices import PeerError, Peers, StopRequest, Trace
 from deqjax.training.records import MetricsError, Records, as_listener, has_record
 from deqjax.training.report import save_run_picture
+from deqjax.training.step import Batch
 
 _SHOWN_WITHIN = 5.0  # seconds after which a shared file system shows a new file everywhere
 
@@ -204,13 +206,20 @@ def _build(
 
 
 def _tried(run: Run) -> Run:
-    """The run, after a look whether its configuration goes with the layers of its model.
+    """The run, after a look whether its configuration and data go with its model.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: they do not.
+        DataError: there is nothing to train on, or to evaluate.
+        ExperimentError: the task fails.
     """
+
+    def first() -> Batch:
+        return run.batches.peek()  # already making them may fail
+
     config = run.config
-    layers = run.layers(of_task(run.task, run.batches.peek))
+    layers = run.layers(of_task(run.task, first))
+    try_evaluation(run, "validation")
     if config.pretrain_steps and not layers:
         raise ConfigError(
             f"--pretrain_steps {config.pretrain_steps} warms up an equilibrium model; this one has "

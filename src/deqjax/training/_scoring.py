@@ -73,6 +73,22 @@ def evaluate(
     return result | of_task(task, lambda: task.baselines(rows))
 
 
+def try_evaluation(run: Run, split: str) -> None:
+    """Follow an evaluation's first batch without computing: what is wrong is said before training.
+
+    Raises:
+        ConfigError, DataError, ExperimentError: as `evaluate`.
+    """
+
+    def first() -> Batch | None:
+        data = run.data.split(split)
+        return next(iter(data.evaluate(_order(run, data, 1))), None)
+
+    batch = of_task(run.task, first)
+    if batch is not None:
+        run.layers(batch)
+
+
 def _order(run: Run, data: Pipeline, batches: int) -> BatchOrder:
     devices = run.steps.devices * jax.process_count()
     rows = data.evaluation_rows(run.config.batch_size, devices)
