@@ -17,6 +17,7 @@ from deqjax.models import (
     DEQTransformerLM,
     DEQTrellisNetLM,
     LanguageModel,
+    LanguageShape,
     SegmentMemory,
     TransformerXL,
 )
@@ -124,14 +125,26 @@ class LanguageTask(Task):
 
     def adopt(self, model: nnx.Module) -> Self:
         """The task with the kind and the sizes of a language model that was built elsewhere."""
-        if not isinstance(model, DEQTransformerLM | TransformerXL):
-            raise ConfigError(
-                f"a run of text trains a language model, not a {type(model).__name__}; give a "
-                "recipe of images."
-            )
-        own = dataclasses.replace(self.network, kind="deq_transformer", shape=model.shape)
-        if isinstance(model, TransformerXL):
-            own = dataclasses.replace(own, kind="transformer_xl", depth=len(model.layers))
+        own = self.network
+        match model:
+            case DEQTransformerLM():
+                own = dataclasses.replace(own, kind="deq_transformer", shape=model.shape)
+            case TransformerXL():
+                layers = len(model.layers)
+                own = dataclasses.replace(
+                    own, kind="transformer_xl", depth=layers, shape=model.shape
+                )
+            case DEQTrellisNetLM():
+                # its shape may lack those of attention, for which it has no use
+                names = (each.name for each in dataclasses.fields(LanguageShape))
+                sizes: dict[str, Any] = {name: getattr(model.shape, name) for name in names}
+                shape = dataclasses.replace(own.shape, **sizes)
+                own = dataclasses.replace(own, kind="deq_trellisnet", shape=shape)
+            case _:
+                raise ConfigError(
+                    f"a run of text trains a language model, not a {type(model).__name__}; give a "
+                    "recipe of images."
+                )
         return dataclasses.replace(self, network=own)
 
 
