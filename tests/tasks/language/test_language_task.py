@@ -21,7 +21,6 @@ from deqjax.models import (
 )
 from deqjax.tasks.language import LanguageNetwork, LanguageTask, Text
 from deqjax.tasks.language._batches import Segments
-from deqjax.tasks.language._task import OpenedLanguageTask
 from deqjax.training import BatchOrder, ConfigError
 from tiny import with_parts
 
@@ -45,7 +44,7 @@ def opened(task):
 
 
 def of(vocabulary):
-    return OpenedLanguageTask(network=TASK.network, vocabulary=vocabulary)
+    return TASK.opened({"vocabulary": vocabulary.to_dict()})
 
 
 # fields that go together
@@ -288,3 +287,12 @@ def test_a_bigram_model_needs_few_tokens():
     many = of(Vocabulary.of_characters("".join(map(chr, range(300)))))
     assert many.bigram is None
     assert many.baselines(iter([])) == {}
+
+
+def test_a_task_built_on_it_stays_what_it_is(task):
+    class Halved(LanguageTask):
+        def in_units(self, loss):
+            return {"loss": loss / 2}
+
+    opened = Halved(task.network, task.text).opened(None)
+    assert opened.in_units(3.0) == {"loss": 1.5}
