@@ -12,14 +12,7 @@ CONFIG = {
 
 
 def validation(step, loss, **others):
-    return {
-        "step": step,
-        "split": "validation",
-        "loss": loss,
-        "bigram_loss": 3.0,
-        "scored": 9.0,
-        **others,
-    }
+    return {"step": step, "split": "validation", "loss": loss, "scored": 9.0, **others}
 
 
 def training(step, **others):

@@ -92,6 +92,28 @@ def test_a_wrong_configuration_leaves_nothing_behind(here):
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("base", "changes", "sentence"),
+    [
+        (
+            quick,
+            {"pretrain_steps": 5},
+            "--pretrain_steps 5 warms up an equilibrium model; this one has no equilibrium layer",
+        ),
+        (
+            tiny_vision,
+            {"step_limit__least": 5},
+            "--step_limit.least 5 is above the step limit 4 of the layer",
+        ),
+    ],
+    ids=["pretrain", "least"],
+)
+def test_options_that_the_model_has_no_use_for_leave_nothing_behind(here, base, changes, sentence):
+    with pytest.raises(training.ConfigError, match=sentence):
+        training.train(with_parts(base(), **changes), say=silent)
+    assert list(here.iterdir()) == []
+
+
 def test_runs_without_a_name_get_one_each_and_the_newest_goes_on(here, compiled_once):
     config = quick()
     with (

@@ -164,7 +164,7 @@ def test_a_killed_worker_is_a_clear_error(killed):
     assert sentence.strip() == (
         "a worker process that prepares batches was killed (signal 9; 9 often means that memory "
         "ran out): resume from the last checkpoint; if it happens again, make room in memory or "
-        "begin a run with fewer --data.workers"
+        "begin a run with fewer --workers"
     )
 
 

@@ -1,5 +1,6 @@
 """The task of predicting the next token of a text."""
 
+import copy
 import dataclasses
 import functools
 import math
@@ -17,6 +18,7 @@ from deqjax.models import (
     DEQTransformerLM,
     DEQTrellisNetLM,
     LanguageModel,
+    LanguageShape,
     SegmentMemory,
     TransformerXL,
 )
@@ -67,22 +69,38 @@ class LanguageTask(Task):
             )
         check_solver(self.network.solver)
 
-    def opened(self, kept: Mapping[str, Any] | None) -> "OpenedLanguageTask":
+    def opened(self, kept: Mapping[str, Any] | None) -> Self:
         """The task with its vocabulary: counted, or the one that a run has kept.
 
         Raises:
             DataError: the corpus is missing or damaged.
             ConfigError: the network knows fewer tokens than there are.
         """
-        fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(LanguageTask)}
-        if kept is not None:
-            vocabulary = Vocabulary.from_dict(kept["vocabulary"])
-            return OpenedLanguageTask(**fields, vocabulary=vocabulary)
-        corpus = load_corpus(self.text)
-        opened = OpenedLanguageTask(**fields, vocabulary=corpus.vocabulary)
-        # what has been read need not be read again; `cached_property` keeps its value here
-        opened.__dict__["corpus"] = corpus
+        opened = copy.copy(self)
+        if kept is not None:  # the text is read when it is first asked for
+            opened.__dict__.pop("corpus", None)
+            opened.__dict__["vocabulary"] = Vocabulary.from_dict(kept["vocabulary"])
+        object.__setattr__(opened, "network", _counted(self.network, opened.vocabulary))
         return opened
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What tokens stand for."""
+        return self.corpus.vocabulary
+
+    @functools.cached_property
+    def corpus(self) -> Corpus:
+        """The text, in tokens of the vocabulary."""
+        return load_corpus(self.text, self.__dict__.get("vocabulary"))
+
+    @functools.cached_property
+    def bigram(self) -> NDArray[np.float64] | None:
+        """Bigram log2-probabilities (256, 256) of the training split; None above 256 tokens."""
+        return data.fit_bigram(self.corpus.train) if self.vocabulary.size <= 256 else None
+
+    def keeps(self) -> Mapping[str, Any]:
+        """The vocabulary."""
+        return {"vocabulary": self.vocabulary.to_dict()}
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """The network, freshly initialized.
@@ -103,8 +121,16 @@ class LanguageTask(Task):
             raise ConfigError(f"--task.network: {error}") from error
 
     def data(self, split: str) -> TextRows | None:
-        """Not known before the text is opened."""
-        return self.opened(None).data(split)
+        """A split of the text; a text of one's own has none for tests."""
+        shape, tokens = self.network.shape, getattr(self.corpus, split)
+        if not tokens.size and split == "test":
+            return None
+        return TextRows(
+            tokens,
+            length=shape.length,
+            kind=self.vocabulary.kind,
+            ordered=bool(shape.memory_length),
+        )
 
     def memory(self, model: LanguageModel, rows: int) -> SegmentMemory | None:
         """Empty, where the network has one."""
@@ -124,64 +150,27 @@ class LanguageTask(Task):
 
     def adopt(self, model: nnx.Module) -> Self:
         """The task with the kind and the sizes of a language model that was built elsewhere."""
-        if not isinstance(model, DEQTransformerLM | TransformerXL):
-            raise ConfigError(
-                f"a run of text trains a language model, not a {type(model).__name__}; give a "
-                "recipe of images."
-            )
-        own = dataclasses.replace(self.network, kind="deq_transformer", shape=model.shape)
-        if isinstance(model, TransformerXL):
-            own = dataclasses.replace(own, kind="transformer_xl", depth=len(model.layers))
+        own = self.network
+        match model:
+            case DEQTransformerLM():
+                own = dataclasses.replace(own, kind="deq_transformer", shape=model.shape)
+            case TransformerXL():
+                layers = len(model.layers)
+                own = dataclasses.replace(
+                    own, kind="transformer_xl", depth=layers, shape=model.shape
+                )
+            case DEQTrellisNetLM():
+                # its shape may lack those of attention, for which it has no use
+                names = (each.name for each in dataclasses.fields(LanguageShape))
+                sizes: dict[str, Any] = {name: getattr(model.shape, name) for name in names}
+                shape = dataclasses.replace(own.shape, **sizes)
+                own = dataclasses.replace(own, kind="deq_trellisnet", shape=shape)
+            case _:
+                raise ConfigError(
+                    f"a run of text trains a language model, not a {type(model).__name__}; give a "
+                    "recipe of images."
+                )
         return dataclasses.replace(self, network=own)
-
-
-@dataclasses.dataclass(frozen=True)
-class OpenedLanguageTask(LanguageTask):
-    """The task with its vocabulary; the text is read when it is first asked for.
-
-    Attributes:
-        vocabulary: what tokens stand for.
-    """
-
-    vocabulary: Vocabulary = dataclasses.field(default_factory=Vocabulary.of_bytes)
-
-    def __post_init__(self) -> None:
-        shape, known = self.network.shape, self.vocabulary.size
-        if shape.vocabulary is None:
-            counted = dataclasses.replace(shape, vocabulary=known)
-            object.__setattr__(self, "network", dataclasses.replace(self.network, shape=counted))
-        elif shape.vocabulary < known:
-            raise ConfigError(
-                f"--task.network.shape.vocabulary must be at least {known} for the "
-                f"{self.vocabulary.kind} of this corpus, got {shape.vocabulary}; leave it out, and "
-                "it is counted."
-            )
-
-    @functools.cached_property
-    def corpus(self) -> Corpus:
-        """The text, in tokens of the vocabulary."""
-        return load_corpus(self.text, self.vocabulary)
-
-    @functools.cached_property
-    def bigram(self) -> NDArray[np.float64] | None:
-        """Bigram log2-probabilities (256, 256) of the training split; None above 256 tokens."""
-        return data.fit_bigram(self.corpus.train) if self.vocabulary.size <= 256 else None
-
-    def keeps(self) -> Mapping[str, Any]:
-        """The vocabulary."""
-        return {"vocabulary": self.vocabulary.to_dict()}
-
-    def data(self, split: str) -> TextRows | None:
-        """A split of the text; a text of one's own has none for tests."""
-        shape, tokens = self.network.shape, getattr(self.corpus, split)
-        if not tokens.size and split == "test":
-            return None
-        return TextRows(
-            tokens,
-            length=shape.length,
-            kind=self.vocabulary.kind,
-            ordered=bool(shape.memory_length),
-        )
 
     def in_units(self, loss: float) -> dict[str, float]:
         """Nats per token, and bits per byte, or perplexity of words."""
@@ -199,6 +188,19 @@ class OpenedLanguageTask(LanguageTask):
             return {}
         nats = bigram_nats(self.bigram, iter(batches))
         return {f"bigram_{name}": value for name, value in self.in_units(nats).items()}
+
+
+def _counted(network: LanguageNetwork, vocabulary: Vocabulary) -> LanguageNetwork:
+    """The network with as many tokens as there are, unless it says how many."""
+    shape, known = network.shape, vocabulary.size
+    if shape.vocabulary is None:
+        return dataclasses.replace(network, shape=dataclasses.replace(shape, vocabulary=known))
+    if shape.vocabulary < known:
+        raise ConfigError(
+            f"--task.network.shape.vocabulary must be at least {known} for the {vocabulary.kind} "
+            f"of this corpus, got {shape.vocabulary}; leave it out, and it is counted."
+        )
+    return network
 
 
 def load_corpus(text: Text, vocabulary: Vocabulary | None = None) -> Corpus:

@@ -10,7 +10,7 @@ from flax import nnx
 
 from deqjax import data
 from deqjax.nn import observe, resize_bilinear
-from deqjax.tasks.vision._task import OpenedVisionTask
+from deqjax.tasks.vision._task import VisionTask
 from deqjax.training import BatchOrder, ConfigError, Which, load_run, solve_limits
 
 
@@ -46,7 +46,7 @@ def write_overlays(
 
     limits = solve_limits(max_steps=max_steps, tol=tol)
     run = load_run(workdir, checkpoint)
-    if not isinstance(run.task, OpenedVisionTask) or not run.task.network.segments:
+    if not isinstance(run.task, VisionTask) or not run.task.network.segments:
         raise ConfigError(f"{workdir} holds no model that segments images; leave --overlays out.")
     images, (graph, state) = run.task.found, nnx.split(run.model)
 

@@ -1,9 +1,10 @@
 """The task of telling what images, or their pixels, show."""
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,18 @@ from deqjax.tasks.vision._batches import ImageRows, LabelledImages
 from deqjax.tasks.vision._config import ImageNetwork, Images
 from deqjax.tasks.vision._scores import confusion, hits, intersections
 from deqjax.training import ConfigError, Loss, Task
+
+
+class Kept(NamedTuple):
+    """What a network depends on in its images.
+
+    Attributes:
+        class_names: in the order of their numbers.
+        channels: of the images.
+    """
+
+    class_names: tuple[str, ...]
+    channels: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,22 +77,46 @@ class VisionTask(Task):
             )
         check_solver(self.network.solver)
 
-    def opened(self, kept: Mapping[str, Any] | None) -> "OpenedVisionTask":
+    def opened(self, kept: Mapping[str, Any] | None) -> Self:
         """The task with its classes: counted, or those that a run has kept.
 
         Raises:
             DataError: the images are missing or damaged.
             ConfigError: the network does not take them.
         """
-        fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(VisionTask)}
-        if kept is not None:
-            names, channels = tuple(kept["classes"]), kept["channels"]
-            return OpenedVisionTask(**fields, class_names=names, channels=channels)
-        found = load_images(self.images)
-        opened = OpenedVisionTask(**fields, class_names=found.class_names, channels=found.shape[-1])
-        # what has been read need not be read again; `cached_property` keeps its value here
-        opened.__dict__["found"] = found
+        opened = copy.copy(self)
+        if kept is not None:  # the images are looked for when they are first asked for
+            opened.__dict__.pop("found", None)
+            opened.__dict__["kept"] = Kept(tuple(kept["classes"]), kept["channels"])
+        object.__setattr__(opened, "network", _counted(self, opened.kept))
         return opened
+
+    @functools.cached_property
+    def kept(self) -> Kept:
+        """What the network depends on in the images."""
+        return Kept(self.found.class_names, self.found.shape[-1])
+
+    @functools.cached_property
+    def found(self) -> ImageSet:
+        """The images, with the classes numbered as this task has them.
+
+        Raises:
+            DataError: they are missing or damaged, or were others when the run began.
+        """
+        before: Kept | None = self.__dict__.get("kept")
+        if before is None:
+            return load_images(self.images)
+        found = load_images(self.images, before.class_names)
+        if found.shape[-1] != before.channels:
+            raise DataError(
+                f"the images have changed since the run began: they had {before.channels} "
+                f"channel(s), and have {found.shape[-1]} now; give it those that it was trained on"
+            )
+        return found
+
+    def keeps(self) -> Mapping[str, Any]:
+        """The classes' names, in the order of their numbers, and the images' channels."""
+        return {"classes": list(self.kept.class_names), "channels": self.kept.channels}
 
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """The network, freshly initialized.
@@ -100,8 +137,22 @@ class VisionTask(Task):
             raise ConfigError(f"--task.network: {error}") from error
 
     def data(self, split: str) -> ImageRows:
-        """A split of the images."""
-        return self.opened(None).data(split)
+        """A split of the images.
+
+        Raises:
+            ConfigError: their size is none that the network can take.
+        """
+        augmentation = self.images.augmentation
+        for height, width in {
+            augmentation.training_size(self.found.shape[:2]),
+            augmentation.evaluation_size(self.found.shape[:2]),
+        }:
+            try:
+                if height is not None and width is not None:
+                    self.network.shape.check_size(height, width)
+            except ValueError as error:
+                raise ConfigError(f"--task.images: {error}") from error
+        return ImageRows(self.found, split, augmentation)
 
     def loss(self, model: ImageModel, batch: LabelledImages) -> Loss:
         """Classify the images of a batch, or their pixels."""
@@ -143,77 +194,28 @@ class VisionTask(Task):
         own = dataclasses.replace(self.network, kind="mdeq", mdeq=shape)
         return dataclasses.replace(self, network=own)
 
-
-@dataclasses.dataclass(frozen=True)
-class OpenedVisionTask(VisionTask):
-    """The task with its classes; the images are looked for when they are first asked for.
-
-    Attributes:
-        class_names: in the order of their numbers.
-        channels: of the images.
-    """
-
-    class_names: tuple[str, ...] = ()
-    channels: int = 3
-
-    def __post_init__(self) -> None:
-        counted = self.network.counted(len(self.class_names), self.channels)
-        object.__setattr__(self, "network", counted)
-        shape = counted.shape
-        if shape.input_channels != self.channels:
-            raise ConfigError(
-                f"--task.images.name {self.images.name} has {self.channels} channel(s), but the "
-                f"model takes {shape.input_channels}; leave input_channels out, and they are "
-                "counted."
-            )
-        if shape.classes != len(self.class_names):
-            raise ConfigError(
-                f"--task.images.name {self.images.name} has {len(self.class_names)} classes, but "
-                f"the model tells {shape.classes} apart; leave classes out, and they are counted."
-            )
-
-    @functools.cached_property
-    def found(self) -> ImageSet:
-        """The images, with the classes numbered as this task has them.
-
-        Raises:
-            DataError: they are missing or damaged, or were others when the run began.
-        """
-        found = load_images(self.images, self.class_names)
-        if found.shape[-1] != self.channels:
-            raise DataError(
-                f"the images have changed since the run began: they had {self.channels} "
-                f"channel(s), and have {found.shape[-1]} now; give it those that it was trained on"
-            )
-        return found
-
-    def keeps(self) -> Mapping[str, Any]:
-        """The classes' names, in the order of their numbers, and the images' channels."""
-        return {"classes": list(self.class_names), "channels": self.channels}
-
-    def data(self, split: str) -> ImageRows:
-        """A split of the images.
-
-        Raises:
-            ConfigError: their size is none that the network can take.
-        """
-        augmentation = self.images.augmentation
-        for height, width in {
-            augmentation.training_size(self.found.shape[:2]),
-            augmentation.evaluation_size(self.found.shape[:2]),
-        }:
-            try:
-                if height is not None and width is not None:
-                    self.network.shape.check_size(height, width)
-            except ValueError as error:
-                raise ConfigError(f"--task.images: {error}") from error
-        return ImageRows(self.found, split, augmentation)
-
     def scores(self, counts: Mapping[str, np.ndarray], weight: float) -> dict[str, float]:
         """Accuracies, or intersections over unions."""
         if "confusion" in counts:
-            return intersections(counts["confusion"], self.class_names)
+            return intersections(counts["confusion"], self.kept.class_names)
         return {name: float(counts[name]) / weight for name in ("top1", "top5")}
+
+
+def _counted(task: VisionTask, kept: Kept) -> ImageNetwork:
+    """The network with as many classes and channels as there are, unless it says how many."""
+    network, name, classes = task.network, task.images.name, len(kept.class_names)
+    counted = network.counted(classes, kept.channels)
+    if counted.shape.input_channels != kept.channels:
+        raise ConfigError(
+            f"--task.images.name {name} has {kept.channels} channel(s), but the model takes "
+            f"{counted.shape.input_channels}; leave input_channels out, and they are counted."
+        )
+    if counted.shape.classes != classes:
+        raise ConfigError(
+            f"--task.images.name {name} has {classes} classes, but the model tells "
+            f"{counted.shape.classes} apart; leave classes out, and they are counted."
+        )
+    return counted
 
 
 def load_images(images: Images, class_names: tuple[str, ...] | None = None) -> ImageSet:

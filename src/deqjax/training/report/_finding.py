@@ -8,8 +8,8 @@ from deqjax.training.report._figures import Figures, Trend
 
 ON_RESUME = (
     "Learning rate, clip norm and penalty may be changed with --resume, and so may tolerances, "
-    "step limits and ridge if they are options of the task; another solver, adjoint or model needs "
-    "a new run."
+    "step limits and ridge if they are options of the task; another solver, adjoint or model "
+    "needs a new run."
 )
 """How remedies are followed."""
 
@@ -31,31 +31,20 @@ class Finding:
     remedy: str
 
 
-_SETTINGS = frozenset(
-    (
-        "method",
-        "tol",
-        "max_steps",
-        "damping",
-        "ridge",
-        "adjoint",
-        "backward_method",
-        "backward_tol",
-        "backward_max_steps",
-    )
-)
-"""Fields of solver settings, of which remedies speak."""
+_SETTINGS = frozenset({"tol", "max_steps"})
+"""Fields by which solver settings are known in a task, whatever it calls them."""
 
 _ARGUMENTS = {
     "tol": "the layer's tol",
     "max_steps": "the layer's max_steps",
+    "ridge": "the ridge of the layer's solver",
     "damping": "the damping of the layer's solver",
     "adjoint": "the layer's adjoint",
     "backward_method": "the solver of the layer's adjoint",
     "backward_tol": "the tol of the layer's adjoint",
     "backward_max_steps": "the max_steps of the layer's adjoint",
 }
-"""What they are where a task has none, and its layers are built in code."""
+"""What settings are called where a task has no option for them: its layers are built in code."""
 
 
 class Options:
@@ -73,7 +62,7 @@ class Options:
 
     def of_solver(self, field: str) -> str:
         """A field of the task's solver settings as an option, or as an argument of its layers."""
-        if self._solver is None:
+        if self._solver is None or field not in self.get(self._solver):
             return _ARGUMENTS[field]
         return self.now(f"{self._solver}.{field}")
 
