@@ -63,14 +63,14 @@ def evaluate_run(
     max_steps: int | None = None,
     tol: float | None = None,
 ) -> dict[str, float]:
-    """Score a run on a split; see [`deqjax.training.Task`][].
+    """Score a run on a split, at most on `evaluation.final_batches` batches of it.
 
     Args:
         workdir: the run's folder.
         split: "validation" or "test".
         checkpoint: which one; see [`load_run`][deqjax.training.load_run].
-        max_steps: forward steps at most, instead of the run's.
-        tol: relative tolerance, instead of the run's.
+        max_steps: forward steps at most, instead of each layer's own.
+        tol: relative tolerance, instead of each layer's own.
 
     Raises:
         WorkdirError, ConfigError, CheckpointError, DataError: there is no readable run, or a
