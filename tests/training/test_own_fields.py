@@ -1,8 +1,23 @@
 """Fields of a task of one's own that cannot work are told with file and line."""
 
+import dataclasses
+from typing import ClassVar
+
 import pytest
 
-from deqjax.training import ExperimentError, load_experiment
+from deqjax.training import ConfigError, ExperimentError, RunConfig, Task, load_experiment
+from deqjax.training._config import check
+from deqjax.training._stored_config import from_dict, to_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny(Task):
+    """A task of which nothing but the fields is asked for."""
+
+    def model(self, rngs): ...
+    def data(self, split): ...
+    def loss(self, model, batch): ...
+
 
 MINE = """import dataclasses
 from collections.abc import Callable
@@ -39,3 +54,38 @@ def test_a_field_that_cannot_work_is_told(tmp_path, old, new, line, said):
         load_experiment(file)
     assert str(caught.value).startswith(f"{file}, line {line}: ")
     assert "\n" not in str(caught.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Several(Tiny):
+    names: frozenset[str] = frozenset("fedcba")
+
+
+def test_a_set_is_stored_in_one_order():
+    # each process has another order of its own
+    config = RunConfig("several", task=Several())
+    values = to_dict(config)
+    assert values["task"]["names"] == ["a", "b", "c", "d", "e", "f"]
+    assert from_dict(values, Several) == config
+
+
+class Middle(Tiny):
+    scale: float = 2.0
+
+
+class Constant(Tiny):
+    resumable: ClassVar[tuple[str, ...]] = ("width",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Last(Middle):
+    more: int = 1
+
+
+def test_a_class_between_that_is_no_dataclass_is_told():
+    with pytest.raises(ConfigError, match=r"fields of Middle \(scale\) would be no options"):
+        check(RunConfig("last", task=Last()))
+
+
+def test_constants_of_the_class_make_no_options():
+    check(RunConfig("constant", task=Constant()))

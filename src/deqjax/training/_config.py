@@ -151,10 +151,17 @@ def check(config: RunConfig) -> None:
         raise ConfigError(f"--task: {error}") from error
 
 
-def _check_is_dataclass(kind: type[Task]) -> None:
-    own = [name for name in inspect.get_annotations(kind) if not name.startswith("__")]
-    if own and "__dataclass_fields__" not in vars(kind):
-        raise ConfigError(
-            f"the fields of {kind.__name__} ({', '.join(own)}) would be no options of the run: put "
-            "@dataclasses.dataclass(frozen=True) above the class."
-        )
+def _check_is_dataclass(task: type[Task]) -> None:
+    for kind in task.__mro__:
+        if not issubclass(kind, Task) or "__dataclass_fields__" in vars(kind):
+            continue
+        own = [
+            name
+            for name, hint in inspect.get_annotations(kind).items()
+            if not name.startswith("__") and "ClassVar" not in str(hint)
+        ]
+        if own:
+            raise ConfigError(
+                f"the fields of {kind.__name__} ({', '.join(own)}) would be no options of the run: "
+                "put @dataclasses.dataclass(frozen=True) above the class."
+            )

@@ -116,7 +116,8 @@ class Task(abc.ABC):
         """What the rows of a first batch remember, leaves (rows, ...); None for no memory.
 
         With one, ``loss`` takes it as its third argument and returns the one that its rows hand on
-        to the same rows of the next batch.
+        to the same rows of the next batch. Zeros must be an empty one: that is what follows a step
+        that was left out, or going back to a checkpoint after some.
         """
         del model, rows
         return None

@@ -24,11 +24,12 @@ class Loss(NamedTuple):
 
     Attributes:
         losses: (rows, ...) float, one number for each row or for each target in it.
-        weights: what each of them weighs, of the same shape or of the beginning of it; None is 1.
-            Depend on the batch alone, not on the model.
+        weights: what each of them weighs, not negative, of the same shape or of the beginning of
+            it; None is 1. Depend on the batch alone, not on the model nor on what it draws.
         counts: what evaluation adds up beside them. One of the losses' shape is weighted as they
             are, and divided by the sum of the weights; another has the rows as axis 0, is summed
-            over them, and left to the task's ``scores``.
+            over them, and left to the task's ``scores``: that of a row with several losses, such
+            as whether all of it is right, is to be divided by the rows there.
         memory: what the rows hand on to the next batch, for a task with a memory.
     """
 
