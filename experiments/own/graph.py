@@ -1,4 +1,10 @@
-"""A regression on a graph, whose nodes are one coupled state, with Muon."""
+"""A regression on a graph, whose nodes are one coupled state, with Muon.
+
+Command:   deqjax train experiments/own/graph.py
+Hardware:  two CPU cores, no GPU
+Time:      under a minute
+Expected:  validation loss below 0.25 at 21 solver steps
+"""
 
 import dataclasses
 

@@ -1,4 +1,10 @@
-"""A Linen model with an equilibrium layer, on a Grain dataset."""
+"""A Linen model with an equilibrium layer, on a Grain dataset.
+
+Command:   deqjax train experiments/own/linen_digits.py
+Hardware:  two CPU cores, no GPU
+Time:      under a minute
+Expected:  validation accuracy above 92 % at 10 solver steps
+"""
 
 import dataclasses
 

@@ -1,4 +1,10 @@
-"""Two equilibrium layers of different kinds in one NNX model, on arrays."""
+"""Two equilibrium layers of different kinds in one NNX model, on arrays.
+
+Command:   deqjax train experiments/own/spirals.py
+Hardware:  two CPU cores, no GPU
+Time:      under a minute
+Expected:  validation accuracy above 99 % at 7 solver steps
+"""
 
 import dataclasses
 

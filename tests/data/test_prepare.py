@@ -121,7 +121,7 @@ def test_a_failed_preparation_leaves_nothing_that_looks_complete(tmp_path, monke
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(
-        ValueError, match=r"/file/data' cannot be written .* with --data\.directory"
+        ValueError, match=r"/file/data' cannot be written \(.*\): choose another one"
     ):
         prepared(StdlibCorpus, directory=tmp_path / "file" / "data")
 

@@ -35,8 +35,8 @@ def test_there_are_several_devices():
 
 def test_the_files_are_short():
     for file in FILES:
-        lines = [line for line in file.read_text().splitlines() if line.strip()]
-        assert len(lines) <= 40, file.name
+        code = file.read_text().split('"""', 2)[2]
+        assert len([line for line in code.splitlines() if line.strip()]) <= 40, file.name
 
 
 def test_it_is_penalized_and_its_solves_are_reported(trained):

@@ -20,6 +20,7 @@ SETTINGS = SolverSettings(
 )
 IMAGES = jax.random.normal(jax.random.key(0), (BATCH, 8, 8, 3))
 DROPPING = {"dropout": 0.5}
+SIZES = {"classes": 3, "input_channels": 3, "dropout": 0.5}
 
 
 def build(kind):
@@ -28,11 +29,11 @@ def build(kind):
         shape = dataclasses.replace(language_models.SHAPE, **DROPPING)
         return language_models.MODELS[kind](shape, SETTINGS, rngs=rngs)
     if kind == "mdeq":
-        sizes = {"channels": (4,), "groups": 2, "expansion": 2, "classes": 3}
+        sizes = {"channels": (4,), "groups": 2, "expansion": 2}
         heads = {"head_channels": (1,), "final_channels": 5}
-        return MDEQ(MDEQShape(**sizes, **heads, **DROPPING), SETTINGS, rngs=rngs)
-    sizes = {"channels": (4, 8), "groups": 2, "classes": 3, "pooled_grid": 4}
-    return ResDEQ(ResidualShape(**sizes, **DROPPING), SETTINGS, rngs=rngs)
+        return MDEQ(MDEQShape(**sizes, **heads, **SIZES), SETTINGS, rngs=rngs)
+    sizes = {"channels": (4, 8), "groups": 2, "pooled_grid": 4}
+    return ResDEQ(ResidualShape(**sizes, **SIZES), SETTINGS, rngs=rngs)
 
 
 @cache

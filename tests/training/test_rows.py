@@ -263,4 +263,4 @@ def test_the_fingerprint_tells_what_decides_the_batches_and_nothing_else():
 
 
 def test_they_are_described_by_their_number():
-    assert rows_of_arrays({"x": np.zeros(1234)}).describe() == "1,234 training rows"
+    assert rows_of_arrays({"x": np.zeros(1234)}).describe() == "1,234 rows"
