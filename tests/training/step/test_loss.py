@@ -44,7 +44,7 @@ def test_rows_that_only_fill_the_batch_are_left_out():
     found = sums(
         Loss(LOSSES, counts={"row": jnp.int32([1, 10, 100])}), np.array([True, False, True])
     )
-    assert (float(found.weight), float(found.mean), int(found.counts["row"])) == (4, 3.5, 101)
+    assert (float(found.weight), float(found.mean), int(found.counts["row"])) == (4, 3.5, 202)
 
 
 def test_nothing_that_counts_is_zero_and_not_nan():
@@ -61,7 +61,7 @@ def test_numbers_that_are_not_finite_in_rows_that_do_not_count_do_not_matter(bad
     weightless = sums(Loss(spoiled, jnp.float32([1, 0, 1]), {"each": spoiled}), ALL)
     assert float(left_out.mean) == float(weightless.mean) == 3.5
     assert float(left_out.counts["each"]) == float(weightless.counts["each"]) == 14
-    assert float(left_out.counts["row"]) == 101
+    assert float(left_out.counts["row"]) == 202  # of two losses each
     assert left_out.counts["rest"].tolist() == [[101, 101]]
 
 
@@ -89,3 +89,9 @@ def test_sums_are_of_float32_whatever_the_losses_are():
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
     assert float(found.weight) == float(found.counts["hits"]) == 4096
     assert found.counts["other"].tolist() == [4096]
+
+
+def test_a_count_of_rows_with_several_losses_becomes_a_share_of_the_rows():
+    solved = jnp.array([True, False, True])
+    found = sums(Loss(LOSSES, counts={"solved": solved}), ALL)
+    assert float(found.counts["solved"] / found.weight) == pytest.approx(2 / 3)

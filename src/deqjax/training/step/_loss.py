@@ -26,10 +26,9 @@ class Loss(NamedTuple):
         losses: (rows, ...) float, one number for each row or for each target in it.
         weights: what each of them weighs, not negative, of the same shape or of the beginning of
             it; None is 1. Depend on the batch alone, not on the model nor on what it draws.
-        counts: what evaluation adds up beside them. One of the losses' shape is weighted as they
-            are, and divided by the sum of the weights; another has the rows as axis 0, is summed
-            over them, and left to the task's ``scores``: that of a row with several losses, such
-            as whether all of it is right, is to be divided by the rows there.
+        counts: what evaluation adds up beside them. One of the losses' shape, or of the beginning
+            of it, is weighted as they are, and divided by the sum of the weights; any other has
+            the rows as axis 0, is summed over them, and left to the task's ``scores``.
         memory: what the rows hand on to the next batch, for a task with a memory.
     """
 
@@ -65,8 +64,9 @@ def sums(found: Loss, counted: jax.Array) -> Sums:
     mean = weighted / jnp.where(total > 0, total, 1)
     counts = {}
     for name, each in found.counts.items():
-        if each.shape == losses.shape:
-            own = jnp.where(weights > 0, each.astype(jnp.float32) * weights, 0)
+        if each.shape == losses.shape[: each.ndim]:
+            values = _spread(each.astype(jnp.float32), losses.ndim)
+            own = jnp.where(weights > 0, values * weights, 0)
             counts[name] = jnp.sum(own)
         else:
             kept = jnp.where(_spread(counted, each.ndim), each, 0)
