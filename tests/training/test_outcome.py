@@ -8,7 +8,7 @@ import pytest
 from deqjax.training import Outcome
 from deqjax.training._workdir import Workdir
 
-SCORES = {"loss": 1.25, "bits_per_byte": 2.5, "seconds": 3.0}
+SCORES = {"loss": 1.25, "bits_per_byte": 2.5, "gradient_norm": 3.0}
 
 
 def outcome(**changes):

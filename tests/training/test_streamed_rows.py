@@ -101,4 +101,4 @@ def test_the_fingerprint_is_that_of_the_first_rows():
 
 
 def test_their_number_is_not_known():
-    assert stream().describe() == "a stream of training rows"
+    assert stream().describe() == "a stream of rows"
