@@ -2,9 +2,11 @@
 
 import math
 import re
+from pathlib import Path
 
-from deqjax.cli._tables import print_depths, print_scores
-from deqjax.training import DepthScore
+from deqjax.cli._tables import print_depths, print_outcome, print_scores
+from deqjax.training import DepthScore, Outcome, Workdir
+from tiny import tiny_config
 
 
 def printed(capsys):
@@ -49,3 +51,11 @@ def test_scores_of_each_depth(capsys):
         ["1", "0.125", "1.0000", "5.0e-01"],
         ["2", "0.25", "0.5000", "5.0e-01"],
     ]
+
+
+def test_a_stopped_run_tells_the_whole_command_that_goes_on(capsys):
+    stopped = Outcome(Workdir(Path("runs/a b")), 7, 1, None, 1.0, None)
+    words = ["mine.py", "--workdir", "runs/a b", "--task.noise", "0.5", "--resume"]
+    print_outcome(stopped, tiny_config("data"), words)
+    command = "deqjax train mine.py --task.noise 0.5 --workdir 'runs/a b' --resume"
+    assert capsys.readouterr().out.strip().endswith(f"Continue with: {command}")

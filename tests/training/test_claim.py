@@ -147,7 +147,7 @@ def test_field_that_may_change_is_recorded(tmp_path, name):
 
 def test_may_change_means_whole_names(tmp_path):
     checkpointed(tmp_path)
-    with refused("learning_rate: 0.001 -> 0.002"):
+    with refused("learning_rate: 0.001 -> 0.002", "(--optimizer.learning_rate 0.001)"):
         start(tmp_path, config=changed(learning_rate=0.002), resume=True, may_change=["opt"])
 
 

@@ -186,3 +186,8 @@ def test_what_a_model_changes_and_nobody_keeps_is_named():
         ConfigError, match=r"the model changes calls when it is called, .* an nnx\.BatchStat"
     ):
         rehearsed(loss)
+
+
+def test_a_name_that_rows_do_not_have_is_told_with_those_that_they_have():
+    with pytest.raises(KeyError, match=r"labels \(a row has x\)"):
+        rehearsed(lambda model, rows, memory: Loss(rows["labels"]))

@@ -60,7 +60,8 @@ def parse(given: Sequence[str]) -> Any:
 
     kind, default = _COMMANDS[name].of(load_experiment(words[0]))
     if name != "sweep" or any(word in _HELP for word in words):
-        return _read({name: (kind, default)}, given)
+        found = _read({name: (kind, default)}, given)
+        return dataclasses.replace(found, words=tuple(words)) if name == "train" else found
     runs = {
         label: _read({name: (kind, default)}, [name, words[0], *options])
         for label, options in combinations(words[1:]).items()

@@ -1,6 +1,7 @@
 """What the commands print of a run and of its scores."""
 
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,16 +13,23 @@ if TYPE_CHECKING:
     from deqjax.training import DepthScore, Outcome, RunConfig
 
 
-def print_outcome(outcome: "Outcome", config: "RunConfig", file: str) -> None:
-    """Print how a run ended, and what to do next."""
+def print_outcome(outcome: "Outcome", config: "RunConfig", options: Sequence[str]) -> None:
+    """Print how a run ended, and what to do next.
+
+    Args:
+        outcome: how it ended.
+        config: the run's.
+        options: the words after ``deqjax train`` that it was started with.
+    """
     folder = outcome.workdir.path
     if outcome.metrics is None:
         saved = "a checkpoint was saved"
         if outcome.rescued is not None:
             saved = f"its checkpoint lies in {outcome.rescued}: move it to {folder}/checkpoints"
+        words = [*_without_folder(options), "--workdir", str(folder), "--resume"]
         print(
             f"stopped at step {outcome.step} of {config.steps}; {saved}. Continue "
-            f"with: deqjax train {file} --workdir {folder} --resume"
+            f"with: deqjax train {shlex.join(words)}"
         )
         return
     print_scores(f"{config.name} after {outcome.step} steps, validation data", outcome.metrics)
@@ -40,6 +48,18 @@ def print_outcome(outcome: "Outcome", config: "RunConfig", file: str) -> None:
         print(f"try: deqjax generate {folder} 'the '")
     else:
         print(f"try: deqjax evaluate {folder} --split test")
+
+
+def _without_folder(options: Sequence[str]) -> list[str]:
+    """Without --workdir and --resume, which are told anew."""
+    kept: list[str] = []
+    words = iter(options)
+    for word in words:
+        if word == "--workdir":
+            next(words, None)
+        elif word != "--resume" and not word.startswith("--workdir="):
+            kept.append(word)
+    return kept
 
 
 _ROWS = {

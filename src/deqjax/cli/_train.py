@@ -29,6 +29,7 @@ class Train:
         resume: go on from the newest checkpoint in the folder.
         devices: number of virtual CPU devices; without it, every device of the machine.
         profile: write a profiler's trace of five steps into the folder.
+        words: of the command line after the command's name.
         config: the experiment, once the file has been read.
         cluster: the processes that train together.
     """
@@ -39,6 +40,7 @@ class Train:
     resume: bool = False
     devices: int | None = None
     profile: bool = False
+    words: tyro.conf.Suppress[tuple[str, ...]] = ()
     config: tyro.conf.Suppress[Any] = None
     cluster: tyro.conf.Suppress[Any] = None
 
@@ -80,7 +82,7 @@ class Train:
                 say=listener,
             )
             if peers.first:
-                print_outcome(outcome, self.config, str(self.file))
+                print_outcome(outcome, self.config, self.words)
         status = 130 if outcome.stopped_by == signal.SIGINT else 0
         status = 1 if outcome.rescued is not None else status
         peers.exit(status)

@@ -245,14 +245,16 @@ def _check_run(workdir: Workdir, request: Request) -> dict[str, str]:
     refuse_another_version(workdir)
     changes = differences(old, request.config)
     refused = [
-        f"{name}: {change}"
+        (name, change)
         for name, change in changes.items()
         if not any(name == free or name.startswith(f"{free}.") for free in request.may_change)
     ]
     if refused:
+        listed = ", ".join(f"{name}: {change}" for name, change in refused)
+        own = " ".join(f"--{name} {change.partition(' -> ')[0]}" for name, change in refused)
         raise WorkdirError(
-            f"The run in {path} was started with another config ({', '.join(refused)}); resume it "
-            "with its own, or choose another --workdir."
+            f"The run in {path} was started with another config ({listed}); resume it with its own "
+            f"({own}), or choose another --workdir."
         )
     return changes
 

@@ -52,7 +52,12 @@ def rehearse(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> t
         model = problem.architecture.build(weights, train=True)
         reseed(model, key)
         before = _others(model)
-        found, solves = observed_loss(problem, model, batch, memory, layers=1)
+        try:
+            found, solves = observed_loss(problem, model, batch, memory, layers=1)
+        except KeyError as error:
+            if isinstance(batch.rows, dict):  # most likely one of these was meant
+                error.args = (f"{error.args[0]} (a row has {', '.join(map(str, batch.rows))})",)
+            raise
         layers.extend(
             Layer(each.layer, _number(each.max_steps, int), _number(each.tol, float))
             for each in solves

@@ -95,5 +95,5 @@ def _check_data(step: int, stored: Any, now: Any) -> None:
         listed = ", ".join(f"{name}: {change}" for name, change in changes.items())
         raise CheckpointError(
             f"the checkpoint at step {step} was trained on other data ({listed}): resume with the "
-            "data that began the run (the corpus stdlib differs between Python versions)."
+            "data that began the run."
         )

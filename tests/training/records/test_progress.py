@@ -85,6 +85,11 @@ def test_a_loss_that_is_not_in_bits_has_no_unit():
     assert line == "step 10/10  loss 1.5"
 
 
+def test_the_first_score_of_a_task_stands_beside_the_loss():
+    metrics = {"loss": 1.5, "accuracy": 0.875, "other": 1.0, "bigram_loss": 2.0}
+    assert show(False, [10], metrics=metrics) == "step 10/10  loss 1.5  accuracy 0.875\n"
+
+
 def test_plain_lines_are_rare_but_the_last_is_shown():
     lines = show(False, range(3, 11), every=3600).splitlines()
     assert [line.split()[1] for line in lines] == ["3/10", "10/10"]

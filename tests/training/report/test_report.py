@@ -108,6 +108,7 @@ TROUBLE = {
     "forward-steps-grow": train(late={"forward_steps": 11.0}),
     "backward-steps-grow": train(late={"backward_steps": 10.0}),
     "no-contraction": [*train(), *validation(1.1, spectral_radius=1.05)],
+    "training-rises": train(late={"loss": 1.2}),
     "validation-rises": [*train(), *validation(1.1, 1.0, 1.2)],
     "waits-for-data": train(late={"data_wait": 0.2}),
     "slower": train(late={"images_per_second": 50.0}),
@@ -120,6 +121,11 @@ def test_trouble_is_found_and_nothing_else(name):
     assert names(TROUBLE[name]) == [name]
 
 
+def test_a_training_loss_that_rises_is_no_better_fit():
+    records = [*train(late={"loss": 1.2}), *validation(1.1, 1.0, 1.2)]
+    assert names(records) == ["training-rises"]
+
+
 HARMLESS = {
     "residual that grows below the tolerance": train(
         forward_residual=3e-4, late={"forward_residual": 9e-4}
@@ -130,6 +136,7 @@ HARMLESS = {
     ],
     "caches that fill": train(late={"host_memory_gib": 2.45}),
     "another job for a while": train(late={"images_per_second": 75.0}),
+    "loss of other batches": train(late={"loss": 1.05}),
     "validation on other batches": [*train(), *validation(1.1, 1.0, 1.04)],
 }
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from deqjax._records import loss_unit
+from deqjax._scores import scores, words_of_score
 from deqjax.training.records._quantities import Row, rows
 
 if TYPE_CHECKING:
@@ -268,7 +269,14 @@ def _short(metrics: Mapping[str, float]) -> list[str]:
     name, unit = loss_unit([metrics])
     loss = [f"loss {float(metrics[name]):.4g} {unit}".rstrip()] if name in metrics else []
     others = [f"{word} {float(metrics[n]):.4g}" for n, word in _SHOWN.items() if n in metrics]
-    return loss + others
+    first = [f"{name} {format(float(metrics[name]), form)}" for name, form in _first_score(metrics)]
+    return loss + first + others
+
+
+def _first_score(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    """The task's first score beside its loss, as the records call it; no baseline's."""
+    names = [name for name in scores(metrics) if not name.endswith(("loss", "bits_per_byte"))]
+    return [(name, words_of_score(name)[1]) for name in names[:1]]
 
 
 def _is_cell(file: object) -> bool:

@@ -93,6 +93,8 @@ class Figures:
         late: means of the metrics of training over the last quarter of the records after the
             warm-up, of all records while there is none after it.
         late_validation: the same of the records of validation.
+        lowest_quarter: the lowest mean of the training loss over a quarter of the records after the
+            warm-up; None with fewer than LEAST_RECORDS.
         trends: by metric; only with LEAST_RECORDS records or more after the warm-up.
         largest_radius: the largest spectral radius of a sample at any time.
         backward_diverged: the largest share of backward solves that diverged, of any record.
@@ -116,6 +118,7 @@ class Figures:
     best: Point | None
     late: dict[str, float]
     late_validation: dict[str, float]
+    lowest_quarter: float | None
     trends: dict[str, Trend]
     largest_radius: Point | None
     backward_diverged: Point | None
@@ -156,6 +159,7 @@ def measure(
         best=_extreme(validation, name, largest=False),
         late=_means(_last_quarter(settled or train)),
         late_validation=_means(_last_quarter(validation)),
+        lowest_quarter=_lowest_quarter(settled, name),
         trends={name: trend for name in trends if (trend := _trend(settled, name)) is not None},
         largest_radius=_extreme(validation, "spectral_radius_max"),
         backward_diverged=_extreme(train, "backward_diverged"),
@@ -203,6 +207,16 @@ def _means(records: Sequence[Record]) -> dict[str, float]:
     names = {name: None for record in records for name in record if name not in ("step", "split")}
     found = {name: [r[name] for r in records if _finite(r, name)] for name in names}
     return {name: fmean(values) for name, values in found.items() if values}
+
+
+def _lowest_quarter(settled: Sequence[Record], name: str) -> float | None:
+    if len(settled) < LEAST_RECORDS:
+        return None
+    quarter = len(settled) // 4
+    # from the end, so that the last one is that of `late`
+    parts = (settled[len(settled) - (k + 1) * quarter :][:quarter] for k in range(4))
+    means = [part[name] for part in map(_means, parts) if name in part]
+    return min(means, default=None)
 
 
 def _trend(settled: Sequence[Record], name: str) -> Trend | None:

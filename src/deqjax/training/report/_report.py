@@ -23,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     _solver_findings.residual_grows,
     _solver_findings.steps_grow,
     _solver_findings.no_contraction,
+    _run_findings.training_rises,
     _run_findings.overfitted,
     _run_findings.waits,
     _run_findings.slower,

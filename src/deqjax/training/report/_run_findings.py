@@ -19,6 +19,9 @@ MEMORY_GROWTH, MEMORY_GIB = 1.2, 0.5
 OVERFITTED = 1.05
 """Last validation loss against the best one: beyond what the choice of batches moves it by."""
 
+RISEN = 1.1
+"""Training loss of the last quarter of the records against the lowest quarter's: beyond noise."""
+
 OVERDUE = 2
 """Checkpoint intervals after which a checkpoint should long have been on disk."""
 
@@ -63,10 +66,29 @@ def rolled_back(figures: Figures, options: Options) -> Iterator[Finding]:
         )
 
 
+def training_rises(figures: Figures, options: Options) -> Iterator[Finding]:
+    """What was learned is lost again."""
+    if _rises(figures):
+        now, low = figures.late[figures.loss], figures.lowest_quarter
+        yield Finding(
+            "training-rises",
+            f"the training loss has risen to {now:.4f}, after {low:.4f} in an earlier quarter",
+            "training has become unstable, or something else than the loss decides where it goes",
+            calmer(figures, options),
+        )
+
+
+def _rises(figures: Figures) -> bool:
+    now, low = figures.late.get(figures.loss, math.nan), figures.lowest_quarter
+    return low is not None and low > 0 and now >= RISEN * low
+
+
 def overfitted(figures: Figures, options: Options) -> Iterator[Finding]:
     """New data is fitted worse than before."""
     last, best = figures.validation, figures.best
     now = math.nan if last is None else last.values.get(figures.loss, math.nan)
+    if _rises(figures):  # then it is not for a better fit of the training data
+        return
     if best is not None and best.value > 0 and now >= OVERFITTED * best.value:
         yield Finding(
             "validation-rises",
