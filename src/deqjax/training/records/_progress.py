@@ -268,15 +268,19 @@ def _shortened(row: Row) -> Row:
 def _short(metrics: Mapping[str, float]) -> list[str]:
     name, unit = loss_unit([metrics])
     loss = [f"loss {float(metrics[name]):.4g} {unit}".rstrip()] if name in metrics else []
+    # bits say enough; beside a loss without a unit stands the task's first score
+    first = [] if unit else [f"{s} {_value(s, metrics)}" for s in _own_scores(metrics)[:1]]
     others = [f"{word} {float(metrics[n]):.4g}" for n, word in _SHOWN.items() if n in metrics]
-    first = [f"{name} {format(float(metrics[name]), form)}" for name, form in _first_score(metrics)]
     return loss + first + others
 
 
-def _first_score(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    """The task's first score beside its loss, as the records call it; no baseline's."""
-    names = [name for name in scores(metrics) if not name.endswith(("loss", "bits_per_byte"))]
-    return [(name, words_of_score(name)[1]) for name in names[:1]]
+def _own_scores(metrics: Mapping[str, float]) -> list[str]:
+    """The scores that are no baseline's."""
+    return [name for name in scores(metrics) if not name.endswith(("loss", "bits_per_byte"))]
+
+
+def _value(score: str, metrics: Mapping[str, float]) -> str:
+    return format(float(metrics[score]), words_of_score(score)[1])
 
 
 def _is_cell(file: object) -> bool:
