@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 
@@ -17,6 +17,18 @@ import deqjax
 SOURCE = Path(deqjax.__file__).parents[1]
 FAST_COMPILER = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 SPOILED = Path(__file__).with_name("spoiled_run.py")
+
+
+def _spawned(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+    """A process that heeds Ctrl-C, also where this one, a shell's background job, ignores it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return subprocess.Popen(*arguments, **options)
+    finally:
+        if before is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, before)
 
 
 class Child:
@@ -44,7 +56,7 @@ class Child:
         self.log = log
         self._started, self._ended = time.monotonic(), 0.0
         with log.open("wb") as file:
-            self._process = subprocess.Popen(
+            self._process = _spawned(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
