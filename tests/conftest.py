@@ -9,6 +9,7 @@ import gc
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 
 import jax
@@ -32,6 +33,9 @@ jax.config.update("jax_num_cpu_devices", 4)
 
 
 def pytest_configure(config):
+    # A shell's background job has Ctrl-C ignored, and nohup a closed terminal; children inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if not hasattr(config, "workerinput"):  # xdist's workers have the controller's environment
         os.environ[_CACHE] = tempfile.mkdtemp(prefix="deqjax-tests-")
     jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
