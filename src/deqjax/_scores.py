@@ -49,13 +49,13 @@ def scores(metrics: Iterable[str], loss: str = "loss") -> list[str]:
     return [
         name
         for name in names
-        if _is_score(name) and "/" not in name and name != loss and name not in in_bits
+        if is_score(name) and "/" not in name and name != loss and name not in in_bits
     ]
 
 
 def class_scores(metrics: Iterable[str]) -> list[str]:
     """Those of a run's metrics that its task scores for single classes, such as "iou/road"."""
-    return [name for name in metrics if _is_score(name) and "/" in name]
+    return [name for name in metrics if is_score(name) and "/" in name]
 
 
 def throughput(metrics: Iterable[str]) -> str | None:
@@ -69,7 +69,8 @@ def words_of_score(name: str) -> tuple[str, str]:
     return _KNOWN.get(name, (name.replace("_", " "), ".4g"))
 
 
-def _is_score(name: str) -> bool:
+def is_score(name: str) -> bool:
+    """Whether a metric is a task's own: not the loss, nor what the engine measures of any task."""
     measured = name.startswith(_MEASURED) or name.endswith("_per_second")
     return not measured and name not in _OTHERS
 

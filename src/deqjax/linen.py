@@ -19,11 +19,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deqjax._core.segments import Segments
 from deqjax._core.types import Map, Operands, Scalar, State
-from deqjax._fixed_point import fixed_point
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.nn._cells import check_linen_cell, end_step, first_step, start
 from deqjax.nn._freeze import CellStateError, state_error
 from deqjax.nn._observe import Observable, Observation
+from deqjax.nn._solve_layer import solve_layer
 from deqjax.nn._unobserved import unobserved
 from deqjax.solvers import Solution, anderson
 
@@ -157,21 +157,8 @@ class DEQ(Observable, nn.Module):
         """
         z = start(u, z0)
         f = self._map(f, u, z, options)
-        solution = fixed_point(
-            f,
-            z,
-            u,
-            solver=self.solver,
-            adjoint=self.adjoint,
-            tol=self.tol if tol is None else tol,
-            max_steps=self.max_steps if max_steps is None else max_steps,
-            probe=probe,
-            coupled=self.coupled,
-            segments=segments,
-            has_aux=self.has_aux,
-            numbered=self.numbered,
-            debug=self.debug,
-        )
+        asked: dict[str, Any] = {"probe": probe, "tol": tol, "max_steps": max_steps}
+        solution = solve_layer(self, f, z, u, segments=segments, **asked)
         if isinstance(f, _FrozenCell) and not self.is_initializing():
             f.sow(solution.value, u, **end_step(self.numbered, solution))
         return solution

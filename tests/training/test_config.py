@@ -7,7 +7,8 @@ import pytest
 from deqjax.tasks.language import LanguageTask
 from deqjax.training import ConfigError, RunConfig, Share, load_run, train
 from deqjax.training._config import check
-from deqjax.training._stored_config import from_dict, to_dict
+from deqjax.training._config_values import to_dict
+from deqjax.training._stored_config import from_dict
 from deqjax.training._stored_task import stored_task
 from deqjax.training._workdir import Workdir, write_config
 from tiny import tiny_config

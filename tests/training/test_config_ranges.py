@@ -13,7 +13,8 @@ from deqjax.tasks.language import LanguageTask
 from deqjax.tasks.vision import VisionTask
 from deqjax.training import ConfigError, Count, RunConfig
 from deqjax.training._config import with_task
-from deqjax.training._stored_config import from_dict, to_dict
+from deqjax.training._config_values import to_dict
+from deqjax.training._stored_config import from_dict
 
 TASKS = (LanguageTask, VisionTask)
 

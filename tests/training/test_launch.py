@@ -11,7 +11,7 @@ from flax import nnx
 from deqjax import training
 from deqjax.data import DataError
 from deqjax.training._claim import Claim, Request
-from deqjax.training._stored_config import to_dict
+from deqjax.training._config_values import to_dict
 from deqjax.training._workdir import Workdir
 from tiny import tiny_config, with_parts
 from tiny_vision import tiny_vision

@@ -7,7 +7,8 @@ import pytest
 
 from deqjax.training import ConfigError, ExperimentError, RunConfig, Task, load_experiment
 from deqjax.training._config import check
-from deqjax.training._stored_config import from_dict, to_dict
+from deqjax.training._config_values import to_dict
+from deqjax.training._stored_config import from_dict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 
 from deqjax import cli, training
 from deqjax.training import ConfigError, DivergenceError, WorkdirError, _sweep
-from deqjax.training._stored_config import to_dict
+from deqjax.training._config_values import to_dict
 from run_folders import leave_run, validation
 from tiny_vision import tiny_vision
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import tyro
 
+from deqjax.cli._experiment_options import with_options
+
 if TYPE_CHECKING:
     from deqjax.training import RunConfig
 
@@ -28,15 +30,8 @@ class Prepare:
     @classmethod
     def of(cls, experiment: "RunConfig") -> tuple[type[Self], Self]:
         """The command with every field of an experiment as an option, and its defaults."""
-        own = experiment.typed()
-        kind = type(own)
-
-        @dataclasses.dataclass(frozen=True)
-        class PrepareExperiment(cls):  # type: ignore[valid-type, misc]
-            __doc__ = cls.__doc__
-            config: Annotated[kind, tyro.conf.arg(name="")] = own  # type: ignore[valid-type]
-
-        return PrepareExperiment, PrepareExperiment(tyro.MISSING)
+        kind = with_options(cls, experiment)
+        return kind, kind(tyro.MISSING)
 
     def run(self) -> int:
         """Print a line for each split."""

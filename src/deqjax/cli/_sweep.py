@@ -13,6 +13,7 @@ import tyro
 
 from deqjax.cli._compare import show
 from deqjax.cli._devices import use_devices
+from deqjax.cli._experiment_options import with_options
 from deqjax.cli._output import unfailing_output
 from deqjax.cli._second_interrupt import second_interrupt_ends
 from deqjax.cli._usage import UsageError
@@ -48,16 +49,9 @@ class Sweep:
     @classmethod
     def of(cls, experiment: "RunConfig") -> tuple[Any, Self]:
         """The command with every field of an experiment as an option, and its defaults."""
-        own = experiment.typed()
-        kind = type(own)
-
-        @dataclasses.dataclass(frozen=True)
-        class SweepExperiment(cls):  # type: ignore[valid-type, misc]
-            __doc__ = cls.__doc__
-            config: Annotated[kind, tyro.conf.arg(name="")] = own  # type: ignore[valid-type]
-
-        # so that True and False are values like others
-        return tyro.conf.FlagConversionOff[SweepExperiment], SweepExperiment(tyro.MISSING)
+        kind = with_options(cls, experiment)
+        flags: Any = tyro.conf.FlagConversionOff  # so that True and False are values like others
+        return flags[kind], kind(tyro.MISSING)
 
     def run(self) -> int:
         """Train what has not been trained, then compare."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import tyro
 
 from deqjax.cli._devices import use_devices
+from deqjax.cli._experiment_options import with_options
 from deqjax.cli._output import unfailing_output
 from deqjax.cli._second_interrupt import second_interrupt_ends
 from deqjax.cli._tables import print_outcome
@@ -49,16 +50,8 @@ class Train:
         """The command with every field of an experiment as an option, and its defaults."""
         from deqjax.training import ClusterOptions
 
-        own, alone = experiment.typed(), ClusterOptions()
-        kind = type(own)
-
-        @dataclasses.dataclass(frozen=True)
-        class TrainExperiment(cls):  # type: ignore[valid-type, misc]
-            __doc__ = cls.__doc__
-            config: Annotated[kind, tyro.conf.arg(name="")] = own  # type: ignore[valid-type]
-            cluster: Annotated[ClusterOptions, tyro.conf.arg(name="")] = alone
-
-        return TrainExperiment, TrainExperiment(tyro.MISSING)
+        kind = with_options(cls, experiment, cluster=ClusterOptions())
+        return kind, kind(tyro.MISSING)
 
     def run(self) -> int:
         """Train until the end, or until a signal asks for a stop."""

@@ -8,11 +8,11 @@ from flax import nnx
 
 from deqjax._core.segments import Segments
 from deqjax._core.types import Map, Operands, Scalar, State
-from deqjax._fixed_point import fixed_point
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.nn._cells import check_nnx_cell, end_step, start
 from deqjax.nn._freeze import FrozenCell, freeze
 from deqjax.nn._observe import Observable
+from deqjax.nn._solve_layer import solve_layer
 from deqjax.solvers import Solution, anderson
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -149,29 +149,8 @@ class DEQ(Observable, nnx.Module):
         z = start(u, z0)
         f = self.freeze(u, z) if f is None else f
 
-        def solve(
-            f: Map,
-            z: State,
-            *,
-            probe: BackwardStats | None,
-            tol: Scalar | None,
-            max_steps: Scalar | None,
-        ) -> Solution:
-            return fixed_point(
-                f,
-                z,
-                u,
-                solver=self.solver,
-                adjoint=self.adjoint,
-                tol=self.tol if tol is None else tol,
-                max_steps=self.max_steps if max_steps is None else max_steps,
-                probe=probe,
-                coupled=self.coupled,
-                segments=segments,
-                has_aux=self.has_aux,
-                numbered=self.numbered,
-                debug=self.debug,
-            )
+        def solve(f: Map, z: State, **asked: Any) -> Solution:
+            return solve_layer(self, f, z, u, segments=segments, **asked)
 
         asked: dict[str, Any] = {"probe": probe, "tol": tol, "max_steps": max_steps}
         seen = None if self.observer is None else self.observer.observation()

@@ -8,7 +8,7 @@ hands probes or limits on.
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen
 import jax
@@ -21,6 +21,7 @@ from deqjax._core.form import take_form
 from deqjax._core.hoist import last_step
 from deqjax._core.types import Map, Operands, Scalar, State
 from deqjax.adjoints import BackwardStats
+from deqjax.nn._solve_layer import Layer
 from deqjax.nn._unobserved import is_unobserved, unobserved
 from deqjax.solvers import Solution, Stats
 
@@ -54,28 +55,6 @@ class ObservedSolve(NamedTuple):
     form: dict[str, Any]
     max_steps: Scalar
     tol: Scalar
-
-
-class Layer(Protocol):
-    """What an equilibrium layer has, be it NNX's or Linen's."""
-
-    @property
-    def solver(self) -> Callable[..., Solution]: ...
-
-    @property
-    def max_steps(self) -> Scalar: ...
-
-    @property
-    def tol(self) -> Scalar: ...
-
-    @property
-    def coupled(self) -> bool: ...
-
-    @property
-    def has_aux(self) -> bool: ...
-
-    @property
-    def numbered(self) -> bool: ...
 
 
 class Observable:

@@ -8,8 +8,8 @@ from flax import nnx
 
 from deqjax.training._claim import Claim, Request, look
 from deqjax.training._config import RunConfig, check
+from deqjax.training._config_values import to_dict
 from deqjax.training._run import build
-from deqjax.training._stored_config import to_dict
 from deqjax.training._stored_task import stored_task
 from deqjax.training._workdir import Workdir
 from deqjax.training.checkpoints import Checkpoints

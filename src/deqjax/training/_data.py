@@ -25,7 +25,7 @@ class Data:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._opened: dict[str, Pipeline] = {}
+        self._opened: dict[str, Pipeline | None] = {}
 
     def split(self, name: str) -> Pipeline:
         """What makes batches of a split's rows.
@@ -51,16 +51,18 @@ class Data:
             ExperimentError: the task's ``data`` failed.
         """
         if name not in self._opened:
-            found = of_task(self._task, lambda: self._task.data(name))
-            if found is None:
-                return None
-            try:
-                self._opened[name] = of_task(self._task, lambda: pipeline_of(found))
-            except DataError as error:
-                raise DataError(f"the {name} data of {type(self._task).__name__}: {error}") from (
-                    error
-                )
+            self._opened[name] = self._open(name)
         return self._opened[name]
+
+    def _open(self, name: str) -> Pipeline | None:
+        rows = of_task(self._task, lambda: self._task.data(name))
+        if rows is None:
+            return None
+        try:
+            return of_task(self._task, lambda: pipeline_of(rows))
+        except DataError as error:
+            kind = type(self._task).__name__
+            raise DataError(f"the {name} data of {kind}: {error}") from error
 
 
 def pipeline_of(rows: Any) -> Pipeline:

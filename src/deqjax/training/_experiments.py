@@ -4,6 +4,7 @@ import ast
 import difflib
 import importlib.util
 import inspect
+import json
 import os
 import sys
 import zlib
@@ -12,9 +13,10 @@ from types import ModuleType
 
 import cloudpickle
 import pydantic
-import pydantic_core
 
 from deqjax.training._config import RunConfig
+from deqjax.training._config_values import to_dict
+from deqjax.training._options import ConfigError
 from deqjax.training._sentences import ExperimentError, at, first_of, translated
 from deqjax.training._task import Task
 
@@ -95,22 +97,13 @@ def _check_types(file: Path, config: RunConfig) -> None:
                 f"{at(file, _set_on(file, name))}: {name} of {kind.__name__} has no type, so it is "
                 f"no field; write {name}: {type(value).__name__} = {value!r}."
             )
-    own = config.typed()
     try:
-        adapter = pydantic.TypeAdapter(type(own))
-        values = adapter.dump_json(own, warnings=False)
-    except (
-        pydantic.errors.PydanticSchemaGenerationError,
-        pydantic_core.PydanticSerializationError,
-    ) as error:
-        wrong = str(error).splitlines()[0].rstrip(".")
-        raise ExperimentError(
-            f"{at(file, _set_on(file, kind.__name__))}: a field of {kind.__name__} has a type that "
-            f"cannot be stored with a run ({wrong}); use numbers, texts, tuples, and dataclasses "
-            "of them."
-        ) from error
+        values = to_dict(config)
+    except ConfigError as error:
+        raise ExperimentError(f"{at(file, _set_on(file, kind.__name__))}: {error}") from error
     try:
-        adapter.validate_json(values, strict=True)
+        adapter = pydantic.TypeAdapter(type(config.typed()))
+        adapter.validate_json(json.dumps(values), strict=True)
     except pydantic.ValidationError as error:
         name, sentence = first_of(error)
         raise ExperimentError(f"{at(file, _line_of(file, name))}: {sentence}") from error

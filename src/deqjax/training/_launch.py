@@ -11,6 +11,7 @@ import jax
 
 from deqjax.training._claim import Claim, Request, claim_free, look
 from deqjax.training._config import RunConfig, check, resumable_changes
+from deqjax.training._config_values import to_dict
 from deqjax.training._lock import sees_lock
 from deqjax.training._loop import End, Loop
 from deqjax.training._options import ConfigError
@@ -19,7 +20,6 @@ from deqjax.training._resuming import Place, beginning, restore
 from deqjax.training._run import Run, build
 from deqjax.training._run_names import RUNS, newest_run
 from deqjax.training._scoring import try_evaluation
-from deqjax.training._stored_config import to_dict
 from deqjax.training._stored_task import kept_by, stored_task
 from deqjax.training._task_errors import of_task
 from deqjax.training._workdir import Workdir, WorkdirError, saved_steps
@@ -92,8 +92,9 @@ def _train(
     say: Callable[[str], None],
 ) -> Outcome:
     check(config)
-    peers.agree("configuration", {**to_dict(config), "resume": resume})
-    request = Request(config.name, to_dict(config), resume, resumable_changes(config))
+    stored = to_dict(config)
+    peers.agree("configuration", {**stored, "resume": resume})
+    request = Request(config.name, stored, resume, resumable_changes(config))
     asked = _asked(config, workdir, request) if peers.first else None
     run = _build(config, devices, peers, _kept(asked, resume, peers))
     peers.agree("training data", run.fingerprint)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deqjax.training._claim import Claim
+from deqjax.training._config_values import to_dict
 from deqjax.training._resuming import Place, restore
 from deqjax.training._run import Run
 from deqjax.training._scoring import evaluate
-from deqjax.training._stored_config import to_dict
+from deqjax.training._task_errors import of_task
 from deqjax.training.checkpoints import CheckpointError, Checkpoints, Failures, save_elsewhere
 from deqjax.training.devices import (
     Peers,
@@ -207,7 +208,7 @@ class Loop:
         task = self._run.task
         averages = self._window.averaged()
         seconds = time.perf_counter() - self._clock
-        averages |= task.in_units(averages["loss"]) | memory_in_use()
+        averages |= of_task(task, lambda: task.in_units(averages["loss"])) | memory_in_use()
         unit, examples = task.throughput(self._config.batch_size)
         averages[f"{unit}_per_second"] = self._timed * examples / seconds
         averages["steps_per_second"] = self._timed / seconds

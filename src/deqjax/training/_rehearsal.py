@@ -7,15 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from deqjax._scores import is_score
 from deqjax.nn import reseed
 from deqjax.training._dependence import depend_on
 from deqjax.training._options import ConfigError
 from deqjax.training.devices import AXIS
 from deqjax.training.step import Batch, Loss, Problem, Weights, observed_loss
-
-_TAKEN = ("loss", "penalty", "scored", "tolerance", "gradient_norm", "learning_rate", "skipped")
-_TAKEN_STARTS = ("forward_", "backward_", "spectral_radius")
-"""Names of the engine's own metrics, which a count would hide."""
 
 
 class Layer(NamedTuple):
@@ -53,14 +50,14 @@ def rehearse(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> t
         reseed(model, key)
         before = _others(model)
         try:
-            found, solves = observed_loss(problem, model, batch, memory, layers=1)
+            found, seen = observed_loss(problem, model, batch, memory, layers=1)
         except KeyError as error:
             if isinstance(batch.rows, dict):  # most likely one of these was meant
                 error.args = (f"{error.args[0]} (a row has {', '.join(map(str, batch.rows))})",)
             raise
         layers.extend(
             Layer(each.layer, _number(each.max_steps, int), _number(each.tol, float))
-            for each in solves
+            for each in seen.solves
         )
         _check_others(before, _others(model))
         _check_loss(found, len(batch.counted), memory)
@@ -118,7 +115,7 @@ def _check_loss(found: Any, rows: int, memory: Any) -> None:
             f"{losses.shape}; give each row, or each target, one."
         )
     for name, each in found.counts.items():
-        if name in _TAKEN or name.startswith(_TAKEN_STARTS):
+        if not is_score(name):
             raise ConfigError(
                 f"loss() returns a count {name!r}, which is the name of something that the engine "
                 "records; choose another one."

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,10 +16,8 @@ _HASHED = 256
 """Rows of a sequence that its fingerprint reads; of arrays it reads all."""
 
 _ENDLESS = 2**40
-"""As many rows as nobody has: what Grain repeats without end says that it has 2^63."""
-
-_ENDLESS = 2**40
-"""Batches; more than any run has steps."""
+"""More rows than anybody has (what Grain repeats without end has 2^63), and more batches than any
+run takes."""
 
 Take = Callable[[np.ndarray], Any]
 """Numbers of rows, (rows,) -> the rows, stacked."""
@@ -72,12 +70,12 @@ class NumberedRows(Pipeline):
             numbered = _NumberedBatches(self.count, self._take, order)
             batches = grain.MapDataset.source(numbered)
         else:
-            whole = self.count // order.batch_size * order.batch_size
+            used = self.count // order.batch_size * order.batch_size
             rows = self._dataset.seed(order.seed)
-            rows = (rows.shuffle() if order.shuffled else rows)[:whole]
+            rows = (rows.shuffle() if order.shuffled else rows)[:used]
             rows = rows[order.process_index :: order.process_count]
             own = order.batch_size // order.process_count
-            batches = rows.batch(own, drop_remainder=True).map(_whole).repeat()
+            batches = rows.batch(own, drop_remainder=True).map(whole).repeat()
         made: Position = prefetched(batches, order.threads, order.workers)
         return made
 
@@ -117,7 +115,7 @@ class _NumberedBatches:
         numbers = np.arange(number * size, (number + 1) * size)
         if self._order.shuffled:
             numbers = _permutation(self._count, self._order.seed, epoch)[numbers]
-        return _whole(self._take(numbers[self._order.process_index :: self._order.process_count]))
+        return whole(self._take(numbers[self._order.process_index :: self._order.process_count]))
 
 
 @functools.lru_cache(maxsize=2)  # the epoch under way, and the one that is prepared ahead
@@ -159,21 +157,21 @@ def rows_of_sequence(rows: Any, dataset: Any = None) -> NumberedRows:
             "these rows have no end, and every epoch and evaluation needs one; leave repeat() out, "
             "the engine begins anew by itself"
         )
-    digest = hashlib.sha256()
     read = np.unique(np.linspace(0, max(count - 1, 0), min(count, _HASHED)).astype(int))
-    for number in read.tolist():
-        row = rows[number]
-        if row is None:
-            raise DataError(
-                f"row {number} is None; leave rows out before a dataset is made of them, or give "
-                "a Grain IterDataset, which may have a filter"
-            )
+    content = hash_of(_present(rows, number) for number in read.tolist())
+    take = functools.partial(_of_sequence, rows)
+    return NumberedRows(count, take, content, dataset)
+
+
+def hash_of(rows: Iterable[Any]) -> str:
+    """16 hexadecimal digits of the names, forms and numbers of rows."""
+    digest = hashlib.sha256()
+    for row in rows:
         for path, leaf in jax.tree.leaves_with_path(row):
             value = np.asarray(leaf)
             digest.update(f"{jax.tree_util.keystr(path)}{value.dtype}{value.shape}".encode())
             digest.update(value.tobytes())
-    take = functools.partial(_of_sequence, rows)
-    return NumberedRows(count, take, digest.hexdigest()[:16], dataset)
+    return digest.hexdigest()[:16]
 
 
 def stack(rows: list[Any]) -> Any:
@@ -190,6 +188,16 @@ def stack(rows: list[Any]) -> Any:
         )
 
 
+def _present(rows: Any, number: int) -> Any:
+    row = rows[number]
+    if row is None:
+        raise DataError(
+            f"row {number} is None; leave rows out before a dataset is made of them, or give a "
+            "Grain IterDataset, which may have a filter"
+        )
+    return row
+
+
 def _of_arrays(arrays: Any, numbers: np.ndarray) -> Any:
     return jax.tree.map(lambda leaf: leaf[numbers], arrays)
 
@@ -198,5 +206,6 @@ def _of_sequence(rows: Any, numbers: np.ndarray) -> Any:
     return stack([rows[int(number)] for number in numbers])
 
 
-def _whole(rows: Any) -> Batch:
+def whole(rows: Any) -> Batch:
+    """Rows that all count."""
     return Batch(rows, np.ones(len(jax.tree.leaves(rows)[0]), bool))

@@ -134,6 +134,8 @@ class _Pass:
         Raises:
             ConfigError: nothing counts.
         """
+        if not self.metrics:
+            raise ConfigError("there is nothing to score: this split has no batch.")
         rows = [float(each.pop("rows")) for each in self.metrics]
         statistics = {
             name: _over_batches(name, [float(each[name]) for each in self.metrics], rows)

@@ -1,53 +1,20 @@
-"""A run's configuration as JSON values and back."""
+"""The configuration that a run was begun with, read from its folder."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pydantic
-import pydantic_core
-
 from deqjax._fields import FieldError, read_fields
 from deqjax.training._config import RunConfig, plain, with_task
+from deqjax.training._config_values import to_dict
 from deqjax.training._options import ConfigError
 from deqjax.training._stored_task import task_class
 from deqjax.training._task import Task
 from deqjax.training._workdir import differences, read_config
 
 
-def to_dict(config: RunConfig) -> dict[str, Any]:
-    """The configuration as JSON values.
-
-    Raises:
-        ConfigError: the task has a field of a type that cannot be stored.
-    """
-    own = config.typed()
-    try:
-        found = _ordered(pydantic.TypeAdapter(type(own)).dump_python(own))
-    except pydantic.errors.PydanticSchemaGenerationError as error:
-        raise ConfigError(
-            f"a field of {type(config.task).__name__} has a type that cannot be stored with a run "
-            f"({str(error).splitlines()[0]}); use numbers, texts, tuples, and dataclasses of them."
-        ) from error
-    values: dict[str, Any] = json.loads(pydantic_core.to_json(found, inf_nan_mode="null"))
-    return values
-
-
-def _ordered(tree: Any) -> Any:
-    """With lists in place of sets, whose order is another one in every process."""
-    match tree:
-        case dict():
-            return {name: _ordered(branch) for name, branch in tree.items()}
-        case list() | tuple():
-            return [_ordered(branch) for branch in tree]
-        case set() | frozenset():
-            return sorted(tree, key=repr)
-    return tree
-
-
 def from_dict(values: Mapping[str, Any], task: type[Task]) -> RunConfig:
-    """The inverse of `to_dict`.
+    """The configuration of JSON values: the inverse of `to_dict`.
 
     Args:
         values: of a configuration.

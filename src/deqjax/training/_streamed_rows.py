@@ -1,7 +1,6 @@
 """Rows that come one after the other: Grain's ``IterDataset``."""
 
 import functools
-import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from deqjax.data.pipeline import DataError, check_shares
 from deqjax.training._pipeline import BatchOrder, Pipeline, Position
-from deqjax.training._rows import stack
+from deqjax.training._rows import hash_of, stack, whole
 from deqjax.training.step import Batch
 
 _HASHED = 64
@@ -37,14 +36,9 @@ class StreamedRows(Pipeline):
 
     def fingerprint(self, order: BatchOrder) -> Mapping[str, Any]:
         """A hash of the first rows, and how many a batch has."""
-        digest = hashlib.sha256()
-        for row in itertools.islice(iter(self._dataset.seed(order.seed)), _HASHED):
-            for path, leaf in jax.tree.leaves_with_path(row):
-                value = np.asarray(leaf)
-                digest.update(f"{jax.tree_util.keystr(path)}{value.dtype}{value.shape}".encode())
-                digest.update(value.tobytes())
+        first = itertools.islice(iter(self._dataset.seed(order.seed)), _HASHED)
         return {
-            "content": digest.hexdigest()[:16],
+            "content": hash_of(first),
             "batch_size": order.batch_size,
             "order": "given",
             "seed": order.seed,
@@ -70,13 +64,14 @@ class StreamedRows(Pipeline):
                 f"--workers {order.workers} cannot share a Grain IterDataset; give it workers with "
                 "its own mp_prefetch, or give a MapDataset"
             )
-        found = sum(1 for _ in itertools.islice(iter(self._dataset), order.batch_size))
+        rows = self._dataset.seed(order.seed)
+        found = sum(1 for _ in itertools.islice(iter(rows), order.batch_size))
         if found < order.batch_size:  # or their repetition would look for a batch for ever
             raise DataError(
                 f"--batch_size {order.batch_size} is larger than the {found} training rows; choose "
                 "a smaller one"
             )
-        batches = self._dataset.seed(order.seed).batch(order.batch_size, drop_remainder=True)
+        batches = rows.batch(order.batch_size, drop_remainder=True)
         shared = functools.partial(_share, index=order.process_index, count=order.process_count)
         made: Position = iter(grain.experimental.RepeatIterDataset(batches.map(shared)))
         return made
@@ -98,5 +93,4 @@ class StreamedRows(Pipeline):
 
 
 def _share(rows: Any, *, index: int, count: int) -> Batch:
-    own = jax.tree.map(lambda leaf: leaf[index::count], rows)
-    return Batch(own, np.ones(len(jax.tree.leaves(own)[0]), bool))
+    return whole(jax.tree.map(lambda leaf: leaf[index::count], rows))

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deqjax.training._config import RunConfig, check
+from deqjax.training._config_values import to_dict
 from deqjax.training._launch import train
 from deqjax.training._loop import DivergenceError
-from deqjax.training._stored_config import to_dict
 from deqjax.training._workdir import (
     Workdir,
     WorkdirError,

@@ -27,26 +27,31 @@ class Task(abc.ABC):
 
     Examples:
         >>> import dataclasses
-        >>> import jax, jax.numpy as jnp, numpy as np, optax
+        >>> import jax.numpy as jnp, numpy as np, optax
         >>> from flax import nnx
         >>> from deqjax import nn, training
+        >>> class Cell(nnx.Module):
+        ...     def __init__(self, width, rngs):
+        ...         start = nnx.initializers.normal(0.1)
+        ...         self.linear = nnx.Linear(width, width, kernel_init=start, rngs=rngs)
+        ...     def __call__(self, z, u):
+        ...         return jnp.tanh(self.linear(z) + u)
         >>> @dataclasses.dataclass(frozen=True)
         ... class Parity(training.Task):
         ...     width: int = 16
         ...     def model(self, rngs):
-        ...         cell = nnx.Linear(self.width, self.width, rngs=rngs)
-        ...         layer = nn.DEQ(lambda z, u: jnp.tanh(0.3 * cell(z) + u))
-        ...         return nnx.Sequential(nnx.Linear(4, self.width, rngs=rngs), layer)
+        ...         inject = nnx.Linear(4, self.width, rngs=rngs)
+        ...         return nnx.Sequential(inject, nn.DEQ(Cell(self.width, rngs)))
         ...     def data(self, split):
         ...         bits = np.random.default_rng(len(split)).integers(0, 2, (64, 4))
-        ...         return {"bits": bits.astype(np.float32), "odd": bits.sum(axis=1) % 2}
+        ...         return {"bits": np.float32(bits), "odd": bits.sum(axis=1) % 2}
         ...     def loss(self, model, batch):
-        ...         logits = model(batch["bits"]).value[:, :2]
-        ...         label = batch["odd"]
+        ...         logits, label = model(batch["bits"]).value[:, :2], batch["odd"]
         ...         losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
         ...         return training.Loss(losses, counts={"accuracy": logits.argmax(-1) == label})
-        >>> training.RunConfig("parity", task=Parity(), steps=20).task.width
-        16
+        >>> task = training.RunConfig("parity", task=Parity(), steps=20).task
+        >>> task.loss(task.model(nnx.Rngs(0)), task.data("train")).losses.shape
+        (64,)
     """
 
     resumable: ClassVar[tuple[str, ...]] = ()

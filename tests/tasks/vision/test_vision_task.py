@@ -9,7 +9,8 @@ from deqjax import data
 from deqjax.tasks.vision import Images, VisionTask
 from deqjax.training import BatchOrder, ConfigError
 from deqjax.training._config import check
-from deqjax.training._stored_config import from_dict, to_dict
+from deqjax.training._config_values import to_dict
+from deqjax.training._stored_config import from_dict
 from tiny import with_parts
 from tiny_vision import tiny_vision
 

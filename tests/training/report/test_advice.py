@@ -2,7 +2,7 @@
 
 import pytest
 
-from deqjax.training._stored_config import to_dict
+from deqjax.training._config_values import to_dict
 from deqjax.training.report import _solver_findings
 from deqjax.training.report._advice import warnings
 from tiny import tiny_config

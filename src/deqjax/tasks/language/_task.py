@@ -22,7 +22,7 @@ from deqjax.models import (
     SegmentMemory,
     TransformerXL,
 )
-from deqjax.tasks._solver import check_solver
+from deqjax.tasks._network import check_solver, refused_as
 from deqjax.tasks.language._batches import Segments, TextRows, bigram_nats
 from deqjax.tasks.language._config import LanguageNetwork, Text
 from deqjax.training import ConfigError, Loss, Task
@@ -102,6 +102,7 @@ class LanguageTask(Task):
         """The vocabulary."""
         return {"vocabulary": self.vocabulary.to_dict()}
 
+    @refused_as("--task.network")
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """The network, freshly initialized.
 
@@ -109,16 +110,13 @@ class LanguageTask(Task):
             ConfigError: sizes that do not go together.
         """
         network = self.network
-        try:
-            match network.kind:
-                case "transformer_xl":
-                    return TransformerXL(network.shape, network.depth, rngs=rngs)
-                case "deq_trellisnet":
-                    return DEQTrellisNetLM(network.shape, network.solver, rngs=rngs)
-                case "deq_transformer":
-                    return DEQTransformerLM(network.shape, network.solver, rngs=rngs)
-        except ValueError as error:
-            raise ConfigError(f"--task.network: {error}") from error
+        match network.kind:
+            case "transformer_xl":
+                return TransformerXL(network.shape, network.depth, rngs=rngs)
+            case "deq_trellisnet":
+                return DEQTrellisNetLM(network.shape, network.solver, rngs=rngs)
+            case "deq_transformer":
+                return DEQTransformerLM(network.shape, network.solver, rngs=rngs)
 
     def data(self, split: str) -> TextRows | None:
         """A split of the text; a text of one's own has none for tests."""

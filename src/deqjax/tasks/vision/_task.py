@@ -15,7 +15,7 @@ from deqjax import data
 from deqjax.data import DataError, ImageSet
 from deqjax.models import MDEQ, ImageModel, ResDEQ, ResNet
 from deqjax.nn import resize_bilinear
-from deqjax.tasks._solver import check_solver
+from deqjax.tasks._network import check_solver, refused_as
 from deqjax.tasks.vision._batches import ImageRows, LabelledImages
 from deqjax.tasks.vision._config import ImageNetwork, Images
 from deqjax.tasks.vision._scores import confusion, hits, intersections
@@ -118,6 +118,7 @@ class VisionTask(Task):
         """The classes' names, in the order of their numbers, and the images' channels."""
         return {"classes": list(self.kept.class_names), "channels": self.kept.channels}
 
+    @refused_as("--task.network")
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """The network, freshly initialized.
 
@@ -125,16 +126,13 @@ class VisionTask(Task):
             ConfigError: sizes that do not go together.
         """
         network = self.network
-        try:
-            match network.kind:
-                case "mdeq":
-                    return MDEQ(network.mdeq, network.solver, rngs=rngs)
-                case "resdeq":
-                    return ResDEQ(network.residual, network.solver, rngs=rngs)
-                case "resnet":
-                    return ResNet(network.residual, network.depth, rngs=rngs)
-        except ValueError as error:
-            raise ConfigError(f"--task.network: {error}") from error
+        match network.kind:
+            case "mdeq":
+                return MDEQ(network.mdeq, network.solver, rngs=rngs)
+            case "resdeq":
+                return ResDEQ(network.residual, network.solver, rngs=rngs)
+            case "resnet":
+                return ResNet(network.residual, network.depth, rngs=rngs)
 
     def data(self, split: str) -> ImageRows:
         """A split of the images.

@@ -4,9 +4,7 @@ Orbax writes a step atomically, but tells no flipped bit: each leaf, the metadat
 step have a checksum of their own here.
 """
 
-import json
 import math
-import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any, Self
 import jax
 
 from deqjax.training._workdir import saved_steps
+from deqjax.training.checkpoints._content import read_content, sealed
 from deqjax.training.checkpoints._damage import (
     FAILURES,
     DamagedCheckpointError,
@@ -26,12 +25,14 @@ from deqjax.training.checkpoints._damage import (
 from deqjax.training.checkpoints._digests import digest_of_json, digests_of_leaves
 from deqjax.training.checkpoints._listing import list_files, read_through, verify_files
 from deqjax.training.checkpoints._orbax_manager import META, STATE, open_manager
+from deqjax.training.checkpoints._quarantine import move_away
 from deqjax.training.checkpoints._quiet import Silence
 from deqjax.training.checkpoints._retention import Retention, best
 from deqjax.training.checkpoints._stored_state import (
     CheckpointError,
     as_asked,
     as_stored,
+    check_fit,
     form,
     named_leaves,
     to_host,
@@ -168,9 +169,8 @@ class Checkpoints:
             "sound": sound,
             "meta": dict(meta),
         }
-        sealed = {"content": content, "sha256": digest_of_json(content)}
         items = ocp.args.Composite(
-            **{STATE: ocp.args.StandardSave(tree), META: ocp.args.JsonSave(sealed)}
+            **{STATE: ocp.args.StandardSave(tree), META: ocp.args.JsonSave(sealed(content))}
         )
         self._announced = {step: content}
         try:
@@ -215,11 +215,11 @@ class Checkpoints:
                 f"There is no {wanted} in {self.directory}; name a folder that holds one, or "
                 "start a new run."
             )
-        folder = self.directory / str(step)
+        folder = self._folder(step)
         verify_files(folder)
-        content = self._read_meta(step)
+        content = read_content(folder)
         plain = jax.tree.map(as_stored, abstract_state_tree)
-        _check_fit(folder, content["leaves"], plain)
+        check_fit(folder, content["leaves"], plain)
         try:
             read_through(folder / STATE)
             items = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(plain)})
@@ -263,10 +263,11 @@ class Checkpoints:
         passed: list[int] = []
         for step in reversed(self.steps()):
             try:
-                if not sound or self._read_meta(step)["sound"]:
+                if not sound or read_content(self._folder(step))["sound"]:
                     found = self.restore(abstract_state_tree, data_iterator, step)
                     if passed and quarantine is not None:
-                        self._move_away(passed, quarantine, say)
+                        move_away(map(self._folder, passed), quarantine, say)
+                        self.manager.reload()
                     return found
             except DamagedCheckpointError as error:
                 say(str(error))
@@ -283,7 +284,7 @@ class Checkpoints:
         Raises:
             DamagedCheckpointError: if the step's metadata are damaged.
         """
-        return str(self._read_meta(step)["state_hash"])
+        return str(read_content(self._folder(step))["state_hash"])
 
     def poll(self) -> None:
         """Finds out, without waiting, whether the last save has ended.
@@ -308,7 +309,7 @@ class Checkpoints:
             raise self._failed_save(step, error) from error
         if step is not None:
             self._durable = step
-            self._listing = threading.Thread(target=list_files, args=(self.directory / str(step),))
+            self._listing = threading.Thread(target=list_files, args=(self._folder(step),))
             self._listing.start()
 
     def close(self) -> None:
@@ -340,6 +341,9 @@ class Checkpoints:
                 raise
             error.add_note(str(failed))  # the first error stays the one that is raised
 
+    def _folder(self, step: int) -> Path:
+        return self.directory / str(step)
+
     def _finish_listing(self) -> None:
         if self._listing is not None:
             self._listing.join()
@@ -356,50 +360,7 @@ class Checkpoints:
         found = dict(self._announced)
         for step in self.steps():
             try:
-                found[step] = self._read_meta(step)
+                found[step] = read_content(self._folder(step))
             except CheckpointError:
                 continue  # told of where it is asked for
         return found
-
-    def _read_meta(self, step: int) -> dict[str, Any]:
-        folder = self.directory / str(step)
-        try:
-            sealed = json.loads((folder / META / "metadata").read_text())
-            content: dict[str, Any] = sealed["content"]
-            if sealed["sha256"] != digest_of_json(content) or content["step"] != step:
-                raise damaged(folder, "its metadata are not those that were saved with it")
-        except (*FAILURES, TypeError) as error:
-            check_readable(folder, error)
-            raise damaged(folder, summary(error)) from error
-        return content
-
-    def _move_away(self, steps: list[int], quarantine: Path, say: Callable[[str], None]) -> None:
-        for step in steps:
-            quarantine.mkdir(parents=True, exist_ok=True)
-            target, number = quarantine / str(step), 1
-            while target.exists():
-                number += 1
-                target = quarantine / f"{step}-{number}"
-            try:
-                os.rename(self.directory / str(step), target)
-            except OSError as error:
-                raise CheckpointError(
-                    f"{self.directory / str(step)} could not be moved to {target} "
-                    f"({error.strerror}); move it away yourself."
-                ) from error
-            say(f"the checkpoint of step {step} was moved to {target}")
-        self.manager.reload()
-
-
-def _check_fit(folder: Path, stored: Mapping[str, Any], wanted: Any) -> None:
-    """Compares names, shapes and dtypes, because Orbax would cast without a word."""
-    there = {name: each[0] for name, each in stored.items()}
-    here = {name: form(leaf) for name, leaf in named_leaves(wanted).items()}
-    names = [name for name in here | there if here.get(name) != there.get(name)]
-    if names:
-        first = names[0]
-        raise CheckpointError(
-            f"The checkpoint in {folder} is of another model: leaf {first} is "
-            f"{there.get(first, 'absent')} there and {here.get(first, 'absent')} here "
-            f"({len(names)} leaves differ); use the config it was saved with."
-        )

@@ -1,5 +1,7 @@
 """A training state as named NumPy arrays, the form in which checkpoints hold it, and back."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -43,6 +45,29 @@ def as_asked(leaf: Any, value: np.ndarray) -> Any:
         return value
     implementation = jax.random.key_impl(jnp.empty(leaf.shape, leaf.dtype))
     return jax.random.wrap_key_data(jnp.asarray(value), impl=implementation)
+
+
+def check_fit(folder: Path, stored: Mapping[str, Any], wanted: Any) -> None:
+    """Compare names, shapes and dtypes, because Orbax would cast without a word.
+
+    Args:
+        folder: of the checkpoint.
+        stored: name of a leaf -> its form, and what else is stored of it.
+        wanted: the tree to fill, of what leaves are stored as.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    there = {name: each[0] for name, each in stored.items()}
+    here = {name: form(leaf) for name, leaf in named_leaves(wanted).items()}
+    names = [name for name in here | there if here.get(name) != there.get(name)]
+    if names:
+        first = names[0]
+        raise CheckpointError(
+            f"The checkpoint in {folder} is of another model: leaf {first} is "
+            f"{there.get(first, 'absent')} there and {here.get(first, 'absent')} here "
+            f"({len(names)} leaves differ); use the config it was saved with."
+        )
 
 
 def _is_key(leaf: Any) -> bool:

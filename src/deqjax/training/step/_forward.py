@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from deqjax.nn import ObservedSolve, observe
+from deqjax.nn import Observation, ObservedSolve, observe
 from deqjax.training.step._loss import Batch, Loss, sums
 from deqjax.training.step._problem import Metrics, Problem
 from deqjax.training.step._state import Weights
@@ -40,18 +40,19 @@ def forward(problem: Problem, model: Any, batch: Batch, memory: Any, **observed:
         memory: of these rows, or None.
         **observed: as [`deqjax.nn.observe`][] takes them.
     """
-    found, solves = observed_loss(problem, model, batch, memory, **observed)
+    found, seen = observed_loss(problem, model, batch, memory, **observed)
     total = sums(found, batch.counted)
+    solves = tuple(seen.solves)
     return Forward(total.mean, total.weight, total.counts, batch.counted, solves, found.memory)
 
 
 def observed_loss(
     problem: Problem, model: Any, batch: Batch, memory: Any, **observed: Any
-) -> tuple[Loss, tuple[ObservedSolve, ...]]:
+) -> tuple[Loss, Observation]:
     """The task's loss as it is, and what was solved for it; see `forward`."""
     with observe(model, **observed) as seen:
         found = problem.loss(model, batch.rows, memory)
-    return found, tuple(seen.solves)
+    return found, seen
 
 
 def weight_of(problem: Problem, model: Any, batch: Batch, memory: Any) -> jax.Array:
@@ -64,13 +65,14 @@ def weight_of(problem: Problem, model: Any, batch: Batch, memory: Any) -> jax.Ar
 
 def samples_of(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> tuple[int, ...]:
     """How many samples each solve of a training pass over a batch has; computes nothing."""
-    samples: list[int] = []
+    samples: tuple[int, ...] = ()
 
     def followed(batch: Batch, memory: Any) -> None:
+        nonlocal samples
         # in training mode: a model may solve more often there than in evaluation
         model = problem.architecture.build(weights, train=True)
-        _, solves = observed_loss(problem, model, batch, memory, layers=1)
-        samples.extend(each.solution.stats.status.shape[0] for each in solves)
+        _, seen = observed_loss(problem, model, batch, memory, layers=1)
+        samples = seen.samples
 
     jax.eval_shape(followed, batch, memory)
-    return tuple(samples)
+    return samples

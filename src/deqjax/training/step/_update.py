@@ -36,8 +36,8 @@ class Control(NamedTuple):
     skips_in_a_row: jax.Array
 
 
-class _Draws(NamedTuple):
-    """What a step draws at random, and what is known of it; the keys are each replica's own."""
+class _Plan(NamedTuple):
+    """What a step will do: what it draws at random, the keys each replica's own, and its solves."""
 
     penalty: PenaltyDraw
     options: dict[str, Any]
@@ -118,7 +118,7 @@ def train_step(
     return after, metrics, Control(agreed, after.skips.in_a_row)
 
 
-def _draw(problem: Problem, state: TrainState, replicas: Replicas, pretraining: bool) -> _Draws:
+def _draw(problem: Problem, state: TrainState, replicas: Replicas, pretraining: bool) -> _Plan:
     key = jax.random.fold_in(state.key, state.step)
     # all replicas must agree on whether this step is penalized, but not on masks and probes
     chosen_key, limit_key, own_key = jax.random.split(key, 3)
@@ -129,22 +129,22 @@ def _draw(problem: Problem, state: TrainState, replicas: Replicas, pretraining: 
         options["layers"] = problem.pretrain_layers
     elif (limit := draw_step_limit(problem, limit_key)) is not None:
         options["max_steps"] = limit
-    return _Draws(penalty, options, dropout_key, penalty_key, pretraining)
+    return _Plan(penalty, options, dropout_key, penalty_key, pretraining)
 
 
 def _work_off(
-    problem: Problem, state: TrainState, batch: Batch, draws: _Draws, replicas: Replicas
+    problem: Problem, state: TrainState, batch: Batch, plan: _Plan, replicas: Replicas
 ) -> _Found:
     """The gradient of all of a replica's rows, one micro-batch after the other."""
     parts = problem.micro_batches
-    # the mean over all replicas' weights, however many of them each replica has
-    # in evaluation mode: nothing is averaged over replicas that is then left out
+    # in evaluation mode: a batch normalization would average over replicas what is then left out
     model = problem.architecture.build(state.weights, train=False)
     weight = weight_of(problem, model, batch, state.memory)
+    # the mean over all replicas' weights, however many of them each replica has
     targets = jnp.maximum(replicas.mean(weight), 1e-9)
     if parts == 1:
         samples = samples_of(problem, state.weights, batch, state.memory)
-        own = draws._replace(samples=samples)
+        own = plan._replace(samples=samples)
         return _differentiate(problem, state.weights, batch, state.memory, own, targets)
 
     def split(leaf: jax.Array) -> jax.Array:
@@ -155,10 +155,10 @@ def _work_off(
     ) -> tuple[Any, tuple[Metrics, Metrics, Any]]:
         gradient, statistics = carry
         index, rows, memory = each
-        own = draws._replace(
-            penalty=draws.penalty._replace(weight=draws.penalty.weight / parts),
-            dropout_key=jax.random.fold_in(draws.dropout_key, index),
-            penalty_key=jax.random.fold_in(draws.penalty_key, index),
+        own = plan._replace(
+            penalty=plan.penalty._replace(weight=plan.penalty.weight / parts),
+            dropout_key=jax.random.fold_in(plan.dropout_key, index),
+            penalty_key=jax.random.fold_in(plan.penalty_key, index),
             samples=samples_of(problem, state.weights, rows, memory),
         )
         weights = state.weights._replace(statistics=statistics)
@@ -185,7 +185,7 @@ def _differentiate(
     weights: Weights,
     batch: Batch,
     memory: Any,
-    draws: _Draws,
+    plan: _Plan,
     targets: jax.Array,
 ) -> _Found:
     """Gradient and metrics of rows whose loss counts as a share of so many targets."""
@@ -194,21 +194,21 @@ def _differentiate(
         parameters: nnx.State[Any, Any], probes: tuple[BackwardStats, ...]
     ) -> tuple[jax.Array, tuple[Metrics, Metrics, nnx.State[Any, Any] | None, Any]]:
         model = problem.architecture.build(weights._replace(parameters=parameters), train=True)
-        reseed(model, draws.dropout_key)
-        found = forward(problem, model, batch, memory, probes=probes, **draws.options)
+        reseed(model, plan.dropout_key)
+        found = forward(problem, model, batch, memory, probes=probes, **plan.options)
         loss = found.loss * found.weight / targets
         hits = {name: each / targets for name, each in found.counts.items() if not each.ndim}
         shares = {"loss": loss, **hits}
-        metrics = {} if draws.pretraining else forward_metrics(found)
+        metrics = {} if plan.pretraining else forward_metrics(found)
         kept = statistics_of(model), found.memory
-        draw = draws.penalty
+        draw = plan.penalty
         if draw.never or not found.solves:
             return loss, (shares, metrics, *kept)
-        penalty = penalty_of(found.solves, draws.penalty_key, draw, problem.penalty.samples)
+        penalty = penalty_of(found.solves, plan.penalty_key, draw, problem.penalty.samples)
         metrics["penalty"] = jnp.where(draw.chosen, penalty, jnp.nan)
         return loss + draw.weight * penalty, (shares, metrics, *kept)
 
-    probes = tuple(backward_probe(samples) for samples in draws.samples)
+    probes = tuple(backward_probe(samples) for samples in plan.samples)
     (gradient, backward), (shares, metrics, statistics, kept) = jax.grad(
         objective, argnums=(0, 1), has_aux=True
     )(weights.parameters, probes)

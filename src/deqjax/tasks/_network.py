@@ -1,0 +1,24 @@
+"""What is wrong with the network of a task, as a sentence that names the option."""
+
+import contextlib
+from collections.abc import Iterator
+
+from deqjax.models import SolverSettings
+from deqjax.training import ConfigError
+
+
+@contextlib.contextmanager
+def refused_as(option: str) -> Iterator[None]:
+    """Turn a ValueError into a ConfigError that names an option; a decorator as well."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from error
+
+
+def check_solver(settings: SolverSettings) -> None:
+    """Raise a ConfigError for settings that do not go together."""
+    with refused_as("--task.network.solver.damping"):
+        settings.build_solver()
+    with refused_as("--task.network.solver.adjoint"):
+        settings.build_adjoint()
