@@ -57,7 +57,7 @@ def failing(following: Callable[[Any], Any], fault: str) -> Callable[[Any], Any]
 def main(fault: str, arguments: list[str]) -> int:
     """Spoil the program, then run it."""
     from deqjax import cli
-    from deqjax.training._pipeline import TrainingBatches
+    from deqjax.training.batches._pipeline import TrainingBatches
     from deqjax.training.checkpoints._checkpoints import Checkpoints
 
     if fault in FORGOTTEN:

@@ -19,7 +19,7 @@ from deqjax.training import (
     OptimizerConfig,
     read_metrics,
 )
-from deqjax.training._pipeline import TrainingBatches
+from deqjax.training.batches._pipeline import TrainingBatches
 from deqjax.training.devices import DataParallel
 from deqjax.training.devices._interrupts import StopRequest
 from tiny import with_parts

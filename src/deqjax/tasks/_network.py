@@ -6,6 +6,15 @@ from collections.abc import Iterator
 from deqjax.models import SolverSettings
 from deqjax.training import ConfigError
 
+SOLVER_CHANGES = (
+    "network.solver.tol",
+    "network.solver.max_steps",
+    "network.solver.ridge",
+    "network.solver.backward_tol",
+    "network.solver.backward_max_steps",
+)
+"""Fields of the solver's settings that may differ when a run goes on."""
+
 
 @contextlib.contextmanager
 def refused_as(option: str) -> Iterator[None]:

@@ -34,7 +34,6 @@ from deqjax.training._options import (
     StepLimitConfig,
 )
 from deqjax.training._outcome import Outcome
-from deqjax.training._pipeline import BatchOrder, Pipeline, Position
 from deqjax.training._prepare import prepare
 from deqjax.training._run import Run
 from deqjax.training._run_names import newest_run, next_free
@@ -42,6 +41,7 @@ from deqjax.training._sentences import ExperimentError
 from deqjax.training._sweep import Sweep, sweep
 from deqjax.training._task import Task
 from deqjax.training._workdir import Workdir, WorkdirError
+from deqjax.training.batches import BatchOrder, Pipeline, Position
 from deqjax.training.checkpoints import CheckpointError, Checkpoints, DamagedCheckpointError
 from deqjax.training.devices import (
     ClusterOptions,

@@ -3,9 +3,8 @@
 import functools
 
 from deqjax.training._config import RunConfig, check
-from deqjax.training._data import SPLITS, Data
-from deqjax.training._pipeline import BatchOrder, Pipeline
 from deqjax.training._task_errors import of_task
+from deqjax.training.batches import SPLITS, BatchOrder, Data, Pipeline
 
 
 def prepare(config: RunConfig) -> dict[str, str | None]:

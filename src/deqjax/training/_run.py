@@ -13,12 +13,11 @@ from flax import nnx
 
 from deqjax._core.summary import table
 from deqjax.training._config import RunConfig
-from deqjax.training._data import Data
 from deqjax.training._options import ConfigError
-from deqjax.training._pipeline import BatchOrder, TrainingBatches
 from deqjax.training._rehearsal import Layer, rehearse
 from deqjax.training._task import Task
 from deqjax.training._task_errors import of_task
+from deqjax.training.batches import BatchOrder, Data, TrainingBatches
 from deqjax.training.devices import AXIS, DataParallel
 from deqjax.training.step import (
     Batch,

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from deqjax.training._options import ConfigError
-from deqjax.training._pipeline import BatchOrder, Pipeline
 from deqjax.training._rehearsal import Layer
 from deqjax.training._run import Run
 from deqjax.training._task_errors import of_task
+from deqjax.training.batches import BatchOrder, Pipeline
 from deqjax.training.devices import first_replica
 from deqjax.training.step import OWN_LIMITS, Batch, SolveLimits, Weights, is_largest
 

@@ -22,7 +22,7 @@ from deqjax.models import (
     SegmentMemory,
     TransformerXL,
 )
-from deqjax.tasks._network import check_solver, refused_as
+from deqjax.tasks._network import SOLVER_CHANGES, check_solver, refused_as
 from deqjax.tasks.language._batches import Segments, TextRows, bigram_nats
 from deqjax.tasks.language._config import LanguageNetwork, Text
 from deqjax.training import ConfigError, Loss, Task
@@ -46,11 +46,7 @@ class LanguageTask(Task):
     text: Text = dataclasses.field(default_factory=Text)
 
     resumable: ClassVar[tuple[str, ...]] = (
-        "network.solver.tol",
-        "network.solver.max_steps",
-        "network.solver.ridge",
-        "network.solver.backward_tol",
-        "network.solver.backward_max_steps",
+        *SOLVER_CHANGES,
         "text.directory",
         "text.manual_directory",
     )

@@ -58,30 +58,25 @@ class ImageRows(Pipeline):
             raise data.DataError("images are trained on in random order; leave --order shuffled")
         return _Batches(
             data.image_train_batches(
-                self._images,
-                batch_size=order.batch_size,
-                seed=order.seed,
-                augmentation=self._augmentation,
-                process_index=order.process_index,
-                process_count=order.process_count,
-                threads=order.threads,
-                workers=order.workers,
+                self._images, seed=order.seed, workers=order.workers, **self._share(order)
             )
         )
 
     def evaluate(self, order: BatchOrder) -> Iterator[Batch]:
         """One pass over the split; what fills up the last batch does not count."""
         for found in data.image_evaluation_batches(
-            self._images,
-            self._split,
-            batch_size=order.batch_size,
-            limit=order.limit,
-            augmentation=self._augmentation,
-            threads=order.threads,
-            process_index=order.process_index,
-            process_count=order.process_count,
+            self._images, self._split, limit=order.limit, **self._share(order)
         ):
             yield Batch(LabelledImages(found.images, found.labels), found.counted)
+
+    def _share(self, order: BatchOrder) -> dict[str, Any]:
+        return {
+            "batch_size": order.batch_size,
+            "augmentation": self._augmentation,
+            "process_index": order.process_index,
+            "process_count": order.process_count,
+            "threads": order.threads,
+        }
 
 
 class _Batches:

@@ -15,7 +15,7 @@ from deqjax import data
 from deqjax.data import DataError, ImageSet
 from deqjax.models import MDEQ, ImageModel, ResDEQ, ResNet
 from deqjax.nn import resize_bilinear
-from deqjax.tasks._network import check_solver, refused_as
+from deqjax.tasks._network import SOLVER_CHANGES, check_solver, refused_as
 from deqjax.tasks.vision._batches import ImageRows, LabelledImages
 from deqjax.tasks.vision._config import ImageNetwork, Images
 from deqjax.tasks.vision._scores import confusion, hits, intersections
@@ -51,11 +51,7 @@ class VisionTask(Task):
     images: Images = dataclasses.field(default_factory=Images)
 
     resumable: ClassVar[tuple[str, ...]] = (
-        "network.solver.tol",
-        "network.solver.max_steps",
-        "network.solver.ridge",
-        "network.solver.backward_tol",
-        "network.solver.backward_max_steps",
+        *SOLVER_CHANGES,
         "images.folder",
         "images.directory",
         "images.manual_directory",

@@ -8,7 +8,7 @@ import pytest
 
 from deqjax.data import DataError
 from deqjax.training import BatchOrder
-from deqjax.training._streamed_rows import StreamedRows
+from deqjax.training.batches._streamed_rows import StreamedRows
 
 ORDER = BatchOrder(4, seed=1, shuffled=False)
 

@@ -10,7 +10,7 @@ import pytest
 
 from deqjax.data import DataError
 from deqjax.training import BatchOrder
-from deqjax.training._rows import rows_of_arrays, rows_of_sequence, stack
+from deqjax.training.batches._rows import rows_of_arrays, rows_of_sequence, stack
 
 ORDER = BatchOrder(4, seed=1)
 GIVEN = ORDER._replace(shuffled=False)

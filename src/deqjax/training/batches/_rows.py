@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from deqjax.data.pipeline import DataError, check_shares, prefetched
-from deqjax.training._pipeline import BatchOrder, Pipeline, Position
+from deqjax.training.batches._pipeline import BatchOrder, Pipeline, Position
 from deqjax.training.step import Batch
 
 _HASHED = 256

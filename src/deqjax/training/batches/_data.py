@@ -7,11 +7,11 @@ import jax
 import numpy as np
 
 from deqjax.data.pipeline import DataError
-from deqjax.training._pipeline import Pipeline
-from deqjax.training._rows import rows_of_arrays, rows_of_sequence
-from deqjax.training._streamed_rows import StreamedRows
 from deqjax.training._task import Task
 from deqjax.training._task_errors import of_task
+from deqjax.training.batches._pipeline import Pipeline
+from deqjax.training.batches._rows import rows_of_arrays, rows_of_sequence
+from deqjax.training.batches._streamed_rows import StreamedRows
 
 SPLITS = ("train", "validation", "test")
 

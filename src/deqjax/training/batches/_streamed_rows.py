@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from deqjax.data.pipeline import DataError, check_shares
-from deqjax.training._pipeline import BatchOrder, Pipeline, Position
-from deqjax.training._rows import hash_of, stack, whole
+from deqjax.training.batches._pipeline import BatchOrder, Pipeline, Position
+from deqjax.training.batches._rows import hash_of, stack, whole
 from deqjax.training.step import Batch
 
 _HASHED = 64

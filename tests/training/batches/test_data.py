@@ -10,9 +10,9 @@ import pytest
 
 from deqjax.data import DataError
 from deqjax.training import BatchOrder, ExperimentError, Task
-from deqjax.training._data import Data, pipeline_of
-from deqjax.training._rows import NumberedRows, rows_of_arrays
-from deqjax.training._streamed_rows import StreamedRows
+from deqjax.training.batches._data import Data, pipeline_of
+from deqjax.training.batches._rows import NumberedRows, rows_of_arrays
+from deqjax.training.batches._streamed_rows import StreamedRows
 
 X, Y = np.arange(6.0, dtype=np.float32), np.arange(12, dtype=np.int32).reshape(6, 2)
 LIST = [(X[number], Y[number]) for number in range(6)]
