@@ -19,6 +19,8 @@ from deqjax.adjoints._pattern import split_operands
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution, Stats
 
+_COUNTS = ("steps", "status", "evaluations", "low_evaluations")  # the last may be None
+
 Settle = Callable[[State, State, Stats, Any], State]
 """``settle(w, right, stats, acceptable)``: what becomes of w where its solve failed."""
 
@@ -124,8 +126,6 @@ def _counted_in(dtype: Any, solution: Solution) -> Solution:
     the integer itself does; float32 holds counts up to 16 million.
     """
     stats = solution.stats
-    steps, status, evaluations = (
-        count.astype(dtype) for count in (stats.steps, stats.status, stats.evaluations)
-    )
-    stats = stats._replace(steps=steps, status=status, evaluations=evaluations)
-    return solution._replace(stats=stats)
+    counts = {name: getattr(stats, name) for name in _COUNTS}
+    counted = jax.tree.map(lambda count: count.astype(dtype), counts)
+    return solution._replace(stats=stats._replace(**counted))

@@ -25,6 +25,7 @@ from deqjax._core.solution import Solution, Stats, Status
 from deqjax._core.types import PerSample, Scalar, State
 from deqjax._core.validate import (
     check_checkpoint,
+    check_count,
     check_options,
     check_problem,
     check_returns,
@@ -50,6 +51,9 @@ class LoopOptions(TypedDict, total=False):
             and each must reach tol: a leaf of small numbers cannot hide behind a large one.
         min_steps: updates that a sample takes before it may stop as converged, 0 (default) or more;
             () or (batch,), may be traced.
+        patience: a sample stops after so many updates in a row of which none led to a state that f
+            changes less than its best, 1 or more; None (default) waits for ``max_steps``. Its
+            status is ``STEP_LIMIT``.
         returns: which iterate of a sample that did not converge is its value: "best" (default), the
             one that f changed least, or "last", the last one at which f was finite, as a loop of
             so many steps returns it. Not for methods whose iterates may be rejected trials.
@@ -69,6 +73,7 @@ class LoopOptions(TypedDict, total=False):
     stop: Stop
     norm: Norm
     min_steps: Scalar
+    patience: int | None
     returns: Returns
     numbered: bool
     trace: int
@@ -87,6 +92,7 @@ class _Carry(NamedTuple):
     measured: Measured  # of the best iterates
     steps: PerSample  # (batch,) int32
     status: PerSample  # (batch,) int32
+    waited: PerSample | None  # (batch,) int32, passes since the best; None without patience
     trace: jax.Array | None  # (rows, batch)
     trajectory: State | None  # leaves (chosen steps, batch, ...)
 
@@ -111,6 +117,7 @@ def iterate(
     stop: Stop = "relative",
     norm: Norm = "state",
     min_steps: Scalar = 0,
+    patience: int | None = None,
     returns: Returns = "best",
     numbered: bool = False,
     trace: int = 0,
@@ -138,6 +145,8 @@ def iterate(
         min_steps=min_steps,
         trace=trace,
     )
+    if patience is not None:
+        check_count("patience", patience)
     check_returns(returns, rejects=measure is measure_forgiving)
     check_trajectory(trajectory)
     check_checkpoint(checkpoint_every, differentiable)
@@ -156,6 +165,11 @@ def iterate(
         preferred = (returns == "last") | (seen.change < carry.measured.change)
         better = active & finite & preferred | converged
         goes_on = (status == _RUNNING) & (carry.taken < limit)
+        waited = carry.waited
+        if waited is not None:
+            # a sample that has stopped stands at its best, and waits on
+            waited = jnp.where(seen.change < carry.measured.change, 0, waited + 1)
+            goes_on &= waited < patience
 
         told = Pass(carry.taken, seen.change, seen.residual, goes_on)
         proposal, memory = step(carry.memory, carry.z, fz, told)
@@ -184,6 +198,7 @@ def iterate(
             measured=algebra.select(better, seen, carry.measured),
             steps=carry.steps + goes_on.astype(jnp.int32),
             status=status,
+            waited=waited,
             trace=rows,
             trajectory=chosen,
         )
@@ -198,6 +213,7 @@ def iterate(
         measured=Measured(unmeasured, unmeasured),
         steps=none,
         status=none + _RUNNING,
+        waited=None if patience is None else none,
         trace=repeated(filled_like(unmeasured, jnp.nan), trace, axis=0) if trace else None,
         trajectory=_empty_trajectory(z0, len(trajectory)) if trajectory else None,
     )
