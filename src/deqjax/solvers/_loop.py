@@ -51,9 +51,6 @@ class LoopOptions(TypedDict, total=False):
             and each must reach tol: a leaf of small numbers cannot hide behind a large one.
         min_steps: updates that a sample takes before it may stop as converged, 0 (default) or more;
             () or (batch,), may be traced.
-        patience: a sample stops after so many updates in a row of which none led to a state that f
-            changes less than its best, 1 or more; None (default) waits for ``max_steps``. Its
-            status is ``STEP_LIMIT``.
         returns: which iterate of a sample that did not converge is its value: "best" (default), the
             one that f changed least, or "last", the last one at which f was finite, as a loop of
             so many steps returns it. Not for methods whose iterates may be rejected trials.
@@ -68,12 +65,14 @@ class LoopOptions(TypedDict, total=False):
             mode can differentiate, at memory proportional to max_steps.
         checkpoint_every: with ``differentiable``, keep the state of every so many passes only and
             run those between again in the backward pass; None keeps everything.
+        patience: a sample stops after so many updates in a row of which none led to a state that f
+            changes less than its best, 1 or more; None (default) waits for ``max_steps``. Its
+            status is ``STEP_LIMIT``.
     """
 
     stop: Stop
     norm: Norm
     min_steps: Scalar
-    patience: int | None
     returns: Returns
     numbered: bool
     trace: int
@@ -81,6 +80,7 @@ class LoopOptions(TypedDict, total=False):
     axis_name: str | None
     differentiable: bool
     checkpoint_every: int | None
+    patience: int | None
 
 
 class _Carry(NamedTuple):
@@ -117,7 +117,6 @@ def iterate(
     stop: Stop = "relative",
     norm: Norm = "state",
     min_steps: Scalar = 0,
-    patience: int | None = None,
     returns: Returns = "best",
     numbered: bool = False,
     trace: int = 0,
@@ -125,6 +124,7 @@ def iterate(
     axis_name: str | None = None,
     differentiable: bool = False,
     checkpoint_every: int | None = None,
+    patience: int | None = None,
     measure: Callable[[State, State, Stop, Norm], Measured] = measure,
     **unknown: object,
 ) -> tuple[Solution, Memory]:
