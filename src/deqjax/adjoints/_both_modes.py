@@ -17,6 +17,7 @@ from deqjax._core.types import Operands, Scalar, State
 from deqjax.adjoints._forward import solve_forward
 from deqjax.adjoints._pattern import split_operands
 from deqjax.adjoints._probe import BackwardStats
+from deqjax.adjoints._tolerance import settled_tol
 from deqjax.solvers import Solution, Stats
 
 _COUNTS = ("steps", "status", "evaluations", "low_evaluations")  # the last may be None
@@ -36,7 +37,8 @@ class BothModes:
 
     solver: Callable[..., Solution]
     settle: Settle
-    controls: tuple[Scalar, Scalar, Scalar]  # tol, max_steps and acceptable of the linear solves
+    # tol, max_steps and acceptable of the linear solves
+    controls: tuple[Scalar | None, Scalar, Scalar | None]
 
     def __call__(
         self,
@@ -100,6 +102,8 @@ class BothModes:
         """X = J x + b, for the product with J; differentiable and transposable."""
         # inside of shard_map, what the solve closes over must vary before it as right does
         tol, max_steps, acceptable = vary(controls, varying_axes(right))
+        tol = settled_tol(tol, right)
+        acceptable = tol if acceptable is None else acceptable
         dtype = algebra.accumulation_dtype(right)
 
         # one array: a leaf that no operand reaches would be no linear input, and not transpose
