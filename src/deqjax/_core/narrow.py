@@ -5,7 +5,7 @@ widened again at once. Every value keeps its type, so norms, exponentials, sums 
 lose nothing, and a map of any making can be narrowed: it is its trace that is rewritten.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax

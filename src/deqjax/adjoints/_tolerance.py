@@ -1,4 +1,4 @@
-"""The tolerance of a backward solve where nobody gave one: what the numbers it works on can show."""
+"""The tolerance of a backward solve where nobody gave one: what the dtype of z can show."""
 
 from typing import Any
 

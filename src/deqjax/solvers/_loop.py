@@ -25,8 +25,8 @@ from deqjax._core.solution import Solution, Stats, Status
 from deqjax._core.types import PerSample, Scalar, State
 from deqjax._core.validate import (
     check_checkpoint,
-    check_count,
     check_options,
+    check_patience,
     check_problem,
     check_returns,
     check_trajectory,
@@ -145,11 +145,10 @@ def iterate(
         min_steps=min_steps,
         trace=trace,
     )
-    if patience is not None:
-        check_count("patience", patience)
     check_returns(returns, rejects=measure is measure_forgiving)
     check_trajectory(trajectory)
     check_checkpoint(checkpoint_every, differentiable)
+    check_patience(patience)
     dtype = algebra.accumulation_dtype(z0)
     tol = jnp.asarray(tol, dtype)
     limit, least = jnp.asarray(max_steps, jnp.int32), jnp.asarray(min_steps, jnp.int32)
@@ -164,12 +163,8 @@ def iterate(
         status = jnp.where(converged, Status.CONVERGED, status)
         preferred = (returns == "last") | (seen.change < carry.measured.change)
         better = active & finite & preferred | converged
-        goes_on = (status == _RUNNING) & (carry.taken < limit)
-        waited = carry.waited
-        if waited is not None:
-            # a sample that has stopped stands at its best, and waits on
-            waited = jnp.where(seen.change < carry.measured.change, 0, waited + 1)
-            goes_on &= waited < patience
+        waited, patient = _waited(carry, seen, patience)
+        goes_on = (status == _RUNNING) & (carry.taken < limit) & patient
 
         told = Pass(carry.taken, seen.change, seen.residual, goes_on)
         proposal, memory = step(carry.memory, carry.z, fz, told)
@@ -231,6 +226,19 @@ def iterate(
     if chosen is not None:
         chosen = _complete(chosen, end.best, end.taken, trajectory)
     return Solution(end.best, lax.stop_gradient(stats), chosen), end.memory
+
+
+def _waited(
+    carry: _Carry, seen: Measured, patience: int | None
+) -> tuple[PerSample | None, PerSample | bool]:
+    """Passes since the best, and whether that is not too long.
+
+    A sample that has stopped stands at its best, and waits on.
+    """
+    if carry.waited is None or patience is None:
+        return None, True
+    waited = jnp.where(seen.change < carry.measured.change, 0, carry.waited + 1)
+    return waited, waited < patience
 
 
 def by_number(f: Callable[..., State], numbered: bool) -> Callable[[State, jax.Array], State]:

@@ -14,12 +14,13 @@ from deqjax._core.hoist import hoist
 from deqjax._core.narrow import Dtype, narrowed
 from deqjax._core.solution import Solution
 from deqjax._core.types import Map, PerSample, Scalar, State
-from deqjax._core.validate import check_count, check_problem
+from deqjax._core.validate import check_problem
 from deqjax.solvers._anderson import anderson
 from deqjax.solvers._jaxopt import jaxopt
 from deqjax.solvers._loop import LoopOptions
 from deqjax.solvers._reversible import reversible
 
+_PATIENCE = 3
 _OPTIONS_OF_A_PROBLEM = ("stop", "norm", "min_steps", "trace")
 _REFUSED = {
     "numbered": "a step of one phase has no number in the other",
@@ -36,7 +37,6 @@ def mixed_precision(
     max_steps: Scalar,
     solver: Callable[..., Solution] = anderson,
     low: Any = None,
-    patience: int = 3,
     **options: Unpack[LoopOptions],
 ) -> Solution:
     """Solve z = f(z) with bfloat16 products as far as these go, then with those of f itself.
@@ -71,9 +71,8 @@ def mixed_precision(
             options with `functools.partial`.
         low: the narrow type, as in ``"float16"``; None is bfloat16, and float32 where z has
             float64.
-        patience: updates of the first phase without a better state, after which a sample leaves it.
-        **options: see [`deqjax.solvers.LoopOptions`][]; not ``numbered``, ``trajectory`` and
-            ``differentiable``.
+        **options: see [`deqjax.solvers.LoopOptions`][]; ``patience`` is of the first phase alone,
+            and 3 if not given. Not ``numbered``, ``trajectory`` and ``differentiable``.
 
     Returns:
         [`deqjax.Solution`][]. ``stats.steps``, ``stats.evaluations`` and the rows of a trace are
@@ -107,7 +106,6 @@ def mixed_precision(
         if options.get(name):
             # a TypeError that names the option, which adjoints explain in their own words
             raise TypeError(f"mixed_precision does not take the option '{name}': {reason}.")
-    check_count("patience", patience)
     known: Any = {name: options[name] for name in _OPTIONS_OF_A_PROBLEM if name in options}
     z0 = check_problem(f, z0, tol=tol, max_steps=max_steps, **known)
     narrow = _check_low(low, z0)
@@ -118,7 +116,10 @@ def mixed_precision(
         return _with_low(solution, jnp.int32(0))
 
     limit = jnp.asarray(max_steps, jnp.int32)
-    shared: Any = {name: options[name] for name in ("norm", "trace", "axis_name") if name in options}
+    patience = options.pop("patience", _PATIENCE)
+    shared: Any = {
+        name: options[name] for name in ("norm", "trace", "axis_name") if name in options
+    }
     coarse = _coarse(tol, options.get("stop", "relative"), narrow, z0)
     first = lax.stop_gradient(
         solver(low_f, z0, tol=coarse, max_steps=limit, patience=patience, **shared)
@@ -180,7 +181,7 @@ def _check_low(low: Any, z0: State) -> Dtype:
     if low is None:
         low = jnp.float32 if full == np.float64 else jnp.bfloat16
     try:
-        dtype = jnp.dtype(low)
+        dtype: Dtype = jnp.dtype(low)
     except TypeError as error:
         raise TypeError(f"low must be a dtype, such as 'bfloat16', got {low!r}.") from error
     if not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize >= full.itemsize:
