@@ -148,7 +148,6 @@ def iterate(
     check_returns(returns, rejects=measure is measure_forgiving)
     check_trajectory(trajectory)
     check_checkpoint(checkpoint_every, differentiable)
-    check_patience(patience)
     dtype = algebra.accumulation_dtype(z0)
     tol = jnp.asarray(tol, dtype)
     limit, least = jnp.asarray(max_steps, jnp.int32), jnp.asarray(min_steps, jnp.int32)
@@ -175,8 +174,7 @@ def iterate(
             running = vary(running, varying_axes(carry.running))
         rows = carry.trace
         if rows is not None:
-            row = jnp.where(active, seen.residual, jnp.nan)
-            rows = written(rows, row, carry.taken, axis=0)
+            rows = written(rows, jnp.where(active, seen.residual, jnp.nan), carry.taken, axis=0)
         chosen = carry.trajectory
         if chosen is not None:
             good = algebra.select(status == int(Status.DIVERGED), carry.best, carry.z)
@@ -208,7 +206,7 @@ def iterate(
         measured=Measured(unmeasured, unmeasured),
         steps=none,
         status=none + _RUNNING,
-        waited=None if patience is None else none,
+        waited=_no_wait(none, patience),
         trace=repeated(filled_like(unmeasured, jnp.nan), trace, axis=0) if trace else None,
         trajectory=_empty_trajectory(z0, len(trajectory)) if trajectory else None,
     )
@@ -226,6 +224,11 @@ def iterate(
     if chosen is not None:
         chosen = _complete(chosen, end.best, end.taken, trajectory)
     return Solution(end.best, lax.stop_gradient(stats), chosen), end.memory
+
+
+def _no_wait(none: PerSample, patience: int | None) -> PerSample | None:
+    check_patience(patience)
+    return None if patience is None else none
 
 
 def _waited(

@@ -102,11 +102,12 @@ def mixed_precision(
         True
     """
     _check_solver(solver)
+    given: Any = options
     for name, reason in _REFUSED.items():
-        if options.get(name):
+        if given.get(name):
             # a TypeError that names the option, which adjoints explain in their own words
             raise TypeError(f"mixed_precision does not take the option '{name}': {reason}.")
-    known: Any = {name: options[name] for name in _OPTIONS_OF_A_PROBLEM if name in options}
+    known = {name: given[name] for name in _OPTIONS_OF_A_PROBLEM if name in given}
     z0 = check_problem(f, z0, tol=tol, max_steps=max_steps, **known)
     narrow = _check_low(low, z0)
     _, traced, operands = hoist(f, z0, ())
@@ -117,9 +118,7 @@ def mixed_precision(
 
     limit = jnp.asarray(max_steps, jnp.int32)
     patience = options.pop("patience", _PATIENCE)
-    shared: Any = {
-        name: options[name] for name in ("norm", "trace", "axis_name") if name in options
-    }
+    shared = {name: given[name] for name in ("norm", "trace", "axis_name") if name in given}
     coarse = _coarse(tol, options.get("stop", "relative"), narrow, z0)
     first = lax.stop_gradient(
         solver(low_f, z0, tol=coarse, max_steps=limit, patience=patience, **shared)
