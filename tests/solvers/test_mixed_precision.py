@@ -2,18 +2,17 @@
 
 import functools
 
-import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 import deqjax as dq
 import deqjax.linen
 import deqjax.nn
 from deqjax.adjoints import implicit, unrolled
-from deqjax.solvers import anderson, broyden, jaxopt, mixed_precision, newton_krylov, picard
+from deqjax.solvers import anderson, jaxopt, mixed_precision, newton_krylov, picard
 
 BATCH, SIZE = 4, 32
 TOL = 1e-6
@@ -32,6 +31,7 @@ def f(z, weights, x):
 
 
 mixed = functools.partial(mixed_precision, solver=anderson)
+plain_steps = functools.partial(mixed_precision, solver=picard)  # which compile faster
 
 
 def solve(weights, x, z0, *, solver=mixed, tol=TOL, max_steps=40, **options):
@@ -39,13 +39,11 @@ def solve(weights, x, z0, *, solver=mixed, tol=TOL, max_steps=40, **options):
 
 
 @functools.cache
-def compiled(name="mixed", **options):
-    inner = {"anderson": anderson, "picard": picard, "broyden": broyden, "newton": newton_krylov}
-    solver = mixed if name == "mixed" else inner[name]
-    return jax.jit(functools.partial(solve, solver=solver, **options))
+def compiled(**options):
+    return jax.jit(functools.partial(solve, **options))
 
 
-@pytest.mark.parametrize("inner", [anderson, picard, broyden, newton_krylov])
+@pytest.mark.parametrize("inner", [anderson, newton_krylov])
 def test_the_residual_is_that_of_f_and_takes_fewer_full_evaluations(inner):
     given = problem()
     solver = functools.partial(mixed_precision, solver=inner)
@@ -138,15 +136,15 @@ def test_gradients_of_first_and_second_order_with_a_mixed_backward_solve():
 
     def loss(scale, solver, adjoint):
         found = dq.fixed_point(
-            f, z0, scale * weights, x, solver=solver, adjoint=adjoint, tol=TOL, max_steps=40
+            f, z0, scale * weights, x, solver=solver, adjoint=adjoint, tol=TOL, max_steps=80
         )
         return jnp.sum(found.value**2)
 
     def both(solver, backward):
-        one = functools.partial(loss, solver=solver, adjoint=implicit(backward, max_steps=40))
+        one = functools.partial(loss, solver=solver, adjoint=implicit(backward, max_steps=80))
         return jax.jit(lambda scale: (jax.grad(one)(scale), jax.grad(jax.grad(one))(scale)))(1.0)
 
-    np.testing.assert_allclose(both(mixed, mixed), both(anderson, anderson), rtol=2e-4)
+    np.testing.assert_allclose(both(plain_steps, plain_steps), both(picard, picard), rtol=2e-4)
 
 
 def test_the_backward_solve_ends_where_a_plain_one_does_and_says_so():
@@ -168,12 +166,14 @@ def test_under_vmap_and_in_forward_mode():
     np.testing.assert_allclose(many[0], compiled()(weights, x, z0).value, atol=1e-5)
 
     def value(scale, solver):
-        rule = implicit(solver, forward_mode=True)
-        return dq.fixed_point(f, z0, scale * weights, x, solver=solver, adjoint=rule, tol=TOL).value
+        rule = implicit(solver, max_steps=80, forward_mode=True)
+        limits = {"tol": TOL, "max_steps": 80}
+        given = scale * weights, x
+        return dq.fixed_point(f, z0, *given, solver=solver, adjoint=rule, **limits).value
 
     for_both = [
         jax.jvp(functools.partial(value, solver=each), (1.0,), (1.0,))[1]
-        for each in (mixed, anderson)
+        for each in (plain_steps, picard)
     ]
     np.testing.assert_allclose(*for_both, atol=1e-4)
 
@@ -225,7 +225,7 @@ def test_float64_is_mixed_with_float32():
         ({"low": "float32"}, "narrower than float32, in which z is solved, got float32"),
         ({"low": "int8"}, "narrower than float32"),
         ({"low": "float8_e4m3fn"}, "must be bfloat16, float16 or float32"),
-        ({"low": "short"}, "low must be a dtype, such as 'bfloat16', got 'short'"),
+        ({"low": "bf16"}, "low must be a dtype, such as 'bfloat16', got 'bf16'"),
         ({"solver": dq.solvers.reversible}, "cannot take solver=reversible"),
         ({"solver": functools.partial(jaxopt, history_size=2)}, "cannot take solver=jaxopt"),
         ({"trajectory": (2,)}, "does not take the option 'trajectory'"),
@@ -252,5 +252,10 @@ def test_what_needs_f_itself_at_each_step_says_so():
         dq.fixed_point(f, z0, weights, x, solver=mixed, adjoint=unrolled())
     with pytest.raises(TypeError, match="does not number its evaluations"):
         dq.fixed_point(
-            lambda z, weights, x, step: f(z, weights, x), z0, weights, x, solver=mixed, numbered=True
+            lambda z, weights, x, step: f(z, weights, x),
+            z0,
+            weights,
+            x,
+            solver=mixed,
+            numbered=True,
         )

@@ -14,13 +14,14 @@ from deqjax._core.hoist import hoist
 from deqjax._core.narrow import Dtype, narrowed
 from deqjax._core.solution import Solution
 from deqjax._core.types import Map, PerSample, Scalar, State
-from deqjax._core.validate import check_problem
+from deqjax._core.validate import check_options, check_problem
 from deqjax.solvers._anderson import anderson
 from deqjax.solvers._jaxopt import jaxopt
 from deqjax.solvers._loop import LoopOptions
 from deqjax.solvers._reversible import reversible
 
 _PATIENCE = 3
+_HANDED_ON = "keep_memory"  # to the second phase, for the rule that asks for it
 _OPTIONS_OF_A_PROBLEM = ("stop", "norm", "min_steps", "trace")
 _REFUSED = {
     "numbered": "a step of one phase has no number in the other",
@@ -107,6 +108,10 @@ def mixed_precision(
         if given.get(name):
             # a TypeError that names the option, which adjoints explain in their own words
             raise TypeError(f"mixed_precision does not take the option '{name}': {reason}.")
+    known_options = LoopOptions.__annotations__
+    check_options(
+        (name for name in given if name not in {*known_options, _HANDED_ON}), known_options
+    )
     known = {name: given[name] for name in _OPTIONS_OF_A_PROBLEM if name in given}
     z0 = check_problem(f, z0, tol=tol, max_steps=max_steps, **known)
     narrow = _check_low(low, z0)
