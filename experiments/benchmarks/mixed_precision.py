@@ -10,8 +10,8 @@ FOLDER holds the cases of golden.py: small models with published weights, inputs
 Each is solved to 1e-6 with its cell in float32, with its cell in bfloat16, and by
 `deqjax.solvers.mixed_precision`; so is the backward system of its gradient at z*, in float32 and
 mixed. Residuals are those of the float32 cell at what was returned. Anderson's method solves from
-zero where that converges in float32; elsewhere (random weights of a spectral radius above 1) Newton's
-solves from near the published fixed point, and products with the Jacobian count as evaluations.
+zero where that converges in float32; elsewhere (random weights, a radius above 1) Newton's solves
+from near the published fixed point, and products with the Jacobian count as evaluations.
 
 On a CPU nothing is faster in bfloat16: XLA converts it and multiplies in float32. So counts are
 shown, not times: evaluations in either precision, and bytes of weights that their products read,

@@ -50,7 +50,7 @@ def implicit(
         solver: for the backward system, affine in w: any solver of this library (``gmres`` is made
             for it) or of the same signature.
         tol: relative residual at which a sample's backward solve stops; may be traced. None is by
-            the coarsest dtype of z: 1e-5 for float32 and float64, 2.0e-3 for float16 and 7.8e-3 for
+            the coarsest dtype of z: 1e-5 for float32 and float64, 9.8e-4 for float16 and 7.8e-3 for
             bfloat16, which can show no less. What f computes in inside is not seen: where a z of
             float32 goes through bfloat16, give 8e-3.
         max_steps: most backward steps, 0 or more; may be traced.
