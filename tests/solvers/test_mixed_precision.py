@@ -213,10 +213,10 @@ def test_cells_of_flax_need_nothing_of_their_own():
 def test_float64_is_mixed_with_float32():
     with jax.enable_x64(True):
         given = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), problem())
-        found = solve(*given, tol=1e-12)
-        plain = solve(*given, tol=1e-12, solver=anderson)
-    assert jnp.all(found.stats.residual <= 1e-12)
-    assert found.stats.evaluations - found.stats.low_evaluations < plain.stats.evaluations
+        stats = solve(*given, tol=1e-12).stats
+        assert jnp.all(stats.residual <= 1e-12)
+        # the second phase starts from 6e-8
+        assert stats.evaluations - stats.low_evaluations < stats.low_evaluations
 
 
 @pytest.mark.parametrize(

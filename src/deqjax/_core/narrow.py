@@ -130,9 +130,8 @@ def _product(equation: Any, inputs: list[Any], low: Dtype) -> jax.Array:
         # a device may multiply float32 in fewer digits than asked for here
         params["precision"] = lax.Precision.HIGHEST if low == np.float32 else None
     if "preferred_element_type" in params:
-        # sums of matrix products stay wide; a convolution of mixed types has no derivative
-        wide = equation.primitive.name == "dot_general" and low.itemsize < 4
-        params["preferred_element_type"] = np.dtype(np.float32) if wide else None
+        # not the wide type, which XLA's CPU kernel for some matrix products refuses
+        params["preferred_element_type"] = None
     rounded = (lax.convert_element_type(x, low) for x in inputs)
     result = equation.primitive.bind(*rounded, **params)
     return lax.convert_element_type(result, equation.outvars[0].aval.dtype)

@@ -43,9 +43,9 @@ def mixed_precision(
     """Solve z = f(z) with bfloat16 products as far as these go, then with those of f itself.
 
     Any f in float32 will do, NNX and Linen cells and backward systems too: its trace is rewritten.
-    In the first phase matrix products and convolutions, at any depth of f, take their operands
-    rounded to ``low``; matrix products are summed in float32. All else, and with it z, norms and
-    the solver's own algebra, is as it was. Weights are rounded once, before the loop.
+    In the first phase matrix products and convolutions, at any depth of f, take operands rounded to
+    ``low`` and round what they give, and no more. All else, and with it z, sums, norms and the
+    solver's own algebra, is as it was. Weights are rounded once, before the loop.
 
     Rounding the operands of products by a relative u (at most 2^-8 for bfloat16) changes f(z) by
     about u (3e-3 to 4e-3 in published models), and no smaller residual tells anything of f. So a
