@@ -323,5 +323,5 @@ def test_a_sample_without_patience_left_stops_at_its_best_and_the_others_go_on()
     assert together.stats.steps[0] == 3
     assert together.stats.status.tolist() == [Status.STEP_LIMIT, Status.CONVERGED]
     np.testing.assert_array_equal(together.value[0], 1)
-    with pytest.raises(ValueError, match="patience must be a Python int >= 1 or None, got 1.5"):
+    with pytest.raises(ValueError, match=r"patience must be a Python int >= 1 or None, got 1\.5"):
         picard(lambda z: 0.5 * z, jnp.ones((2, 3)), tol=1e-3, max_steps=5, patience=1.5)
