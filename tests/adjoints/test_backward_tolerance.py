@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import deqjax as dq
+from deqjax._core.tolerance import reachable
 from deqjax.adjoints import implicit, shine
-from deqjax.adjoints._tolerance import reachable
 from deqjax.solvers import anderson, broyden
 
 BATCH, SIZE = 4, 16

@@ -13,11 +13,11 @@ from deqjax._core.flatten import ravel, unravel
 from deqjax._core.hoist import PureMap
 from deqjax._core.manual_axes import vary, varying_axes
 from deqjax._core.sharding import zeros_like
+from deqjax._core.tolerance import settled_tol
 from deqjax._core.types import Operands, Scalar, State
 from deqjax.adjoints._forward import solve_forward
 from deqjax.adjoints._pattern import split_operands
 from deqjax.adjoints._probe import BackwardStats
-from deqjax.adjoints._tolerance import settled_tol
 from deqjax.solvers import Solution, Stats
 
 _COUNTS = ("steps", "status", "evaluations", "low_evaluations")  # the last may be None

@@ -9,13 +9,13 @@ from jax import lax
 
 from deqjax._core import algebra
 from deqjax._core.hoist import hoist
+from deqjax._core.tolerance import settled_tol
 from deqjax._core.types import PerSample, Scalar, State
 from deqjax._core.validate import check_count, check_not_negative
 from deqjax.adjoints._adjoint_state import ByAdjointState, Transpose
 from deqjax.adjoints._both_modes import BothModes
 from deqjax.adjoints._pattern import Adjoint, Kept, WithBackward
 from deqjax.adjoints._probe import BackwardStats
-from deqjax.adjoints._tolerance import settled_tol
 from deqjax.solvers import Solution, Stats, Status, anderson
 
 

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 from deqjax._core import algebra
 from deqjax._core.low_rank import LowRankInverse
+from deqjax._core.tolerance import settled_tol
 from deqjax._core.types import PerSample, Scalar, State
 from deqjax._core.validate import check_count, check_not_negative
 from deqjax.adjoints._adjoint_state import ByAdjointState, Transpose, no_steps
 from deqjax.adjoints._implicit import solve_adjoint_state
 from deqjax.adjoints._pattern import Adjoint, Kept, WithBackward
 from deqjax.adjoints._probe import BackwardStats
-from deqjax.adjoints._tolerance import settled_tol
 from deqjax.solvers import Solution, anderson
 
 

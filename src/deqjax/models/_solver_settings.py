@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval
 
 from deqjax import adjoints, solvers
+from deqjax._core.tolerance import reachable
 from deqjax._core.types import Operands, State
 from deqjax._ranges import NotNegative, PositiveShare, Steps
 from deqjax.adjoints import Adjoint
-from deqjax.adjoints._tolerance import reachable
 from deqjax.models._precision import Precision
 from deqjax.nn import DEQ
 from deqjax.solvers import Solution

@@ -2,10 +2,12 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Literal, TypeAlias
 
 from deqjax.models import SolverSettings
-from deqjax.models._precision import Precision
 from deqjax.training import ConfigError
+
+_Precision: TypeAlias = Literal["float32", "bfloat16", "mixed"]
 
 SOLVER_CHANGES = (
     "network.solver.tol",
@@ -26,7 +28,7 @@ def refused_as(option: str) -> Iterator[None]:
         raise ConfigError(f"{option}: {error}") from error
 
 
-def check_solver(settings: SolverSettings, precision: Precision, option: str) -> None:
+def check_solver(settings: SolverSettings, precision: _Precision, option: str) -> None:
     """Raise a ConfigError for settings that do not go together, or not with an option's dtype."""
     with refused_as("--task.network.solver.damping"):
         settings.build_solver()
