@@ -26,9 +26,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-# or XLA would leave out some of the rounding that an accelerator does
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_allow_excess_precision=false"
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +48,7 @@ def cell_of(folder: Path, name: str, dtype: str):
         arrays = dict(file)
     if name.startswith("mdeq"):
         model = convert_mdeq(state, config)
-        given, z0 = (jnp.asarray(arrays["image"], jnp.float32),), None
+        given = (jnp.asarray(arrays["image"], jnp.float32),)
         z0 = model.zero_state(*arrays["image"].shape[:3])
         published = tuple(jnp.asarray(arrays[f"z_star_{i}"]) for i in range(len(z0)))
     else:
@@ -141,6 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     kinds = ("deq_transformer_*.npz", "mdeq_*.npz")
+    # or XLA would leave out some of the rounding that an accelerator does
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_allow_excess_precision=false"
+    )
     names = sorted(file.stem for kind in kinds for file in options.folder.glob(kind))
     if not names:
         parser.error(f"{options.folder} holds no case of {' or '.join(kinds)}")

@@ -96,7 +96,7 @@ class SolverSettings:
         match self.adjoint:
             case "implicit":
                 kept = self.history if self.backward_history is None else self.backward_history
-                backward = _in(precision, self._solver(self.backward_method, kept))
+                backward = self._solver(self.backward_method, kept)  # mixed, it saves nothing
                 tol = self.backward_tol
                 if tol is None and precision == "bfloat16":  # which z, in float32, does not tell
                     tol = reachable(precision)
