@@ -101,7 +101,7 @@ def test_a_state_comes_back_whole_with_its_rows_in_order():
 
 
 def test_no_collective_is_inside_a_solve():
-    problem, state = text_problem(penalty=0.0, memory_length=6)
+    _, state = text_problem(penalty=0.0, memory_length=6)
     steps = sharded("language").steps
     text = steps.lowered(jax.eval_shape(lambda: state), text_batch()).compile().as_text()
     found = collectives(text)
@@ -161,9 +161,8 @@ def test_evaluation_is_that_of_copies():
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=lambda kind: kind.name)
 def test_meshes_of_both_kinds(kind):
     problem, state = toy.problem_and_state()
-    mesh = jax.make_mesh(
-        (2, 1), ("data", "model"), axis_types=2 * (kind,), devices=jax.devices()[:2]
-    )
+    devices, kinds = jax.devices()[:2], 2 * (kind,)
+    mesh = jax.make_mesh((2, 1), ("data", "model"), axis_types=kinds, devices=devices)
     with jax.set_mesh(mesh):
         steps = ShardedSteps(problem, mesh, state)
         lowered = steps.lowered(jax.eval_shape(lambda: state), toy.batch())
