@@ -15,6 +15,7 @@ from deqjax.training.devices._division import (
     MODEL,
     Rules,
     axes_of,
+    computed,
     is_spec,
     only,
     place_of,
@@ -257,7 +258,7 @@ class ShardedSteps:
     def _kept_on_model(self, leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
         if self.mesh.shape[MODEL] == 1:
             return leaf
-        kept: jax.Array = lax.with_sharding_constraint(leaf, only(spec, MODEL))
+        kept: jax.Array = lax.with_sharding_constraint(leaf, computed(spec))
         return kept
 
 
