@@ -30,8 +30,8 @@ class LayerInputs(NamedTuple):
         seen: (1 or batch, 1, length, memory_length + length) bool.
         content_bias: (heads, d).
         position_bias: (heads, d).
-        qkv: (width, 3, heads, d).
-        out: (heads, d, width), and its bias (width,).
+        qkv: (width, 3 width), or (width, 3, heads, d) where devices share the heads.
+        out: (width, width), and its bias (width,).
         up: (width, hidden), and its bias (hidden,).
         down: (hidden, width), and its bias (width,).
         attention_mask: dropout mask (batch, heads, length, keys) or None; likewise the others,
@@ -142,8 +142,11 @@ class TransformerLayer(nnx.Module):
             ),
             content_bias=cast(self.content_bias[...]),
             position_bias=cast(self.position_bias[...]),
-            qkv=divided(qkv.reshape(width, 3, *heads), 2),
-            out=(divided(cast(self.out()).reshape(*heads, width), 0), self.out_bias[...]),
+            qkv=_by_heads(qkv, heads),
+            out=(
+                divided(cast(self.out()).reshape(*heads, width), 0).reshape(width, width),
+                self.out_bias[...],
+            ),
             up=(cast(self.up()), cast(self.up_bias[...])),
             down=(cast(self.down()), self.down_bias[...]),
             attention_mask=self.attention_mask((batch, heads[0], length, keys), dtype),
@@ -153,17 +156,24 @@ class TransformerLayer(nnx.Module):
         )
 
 
+def _by_heads(qkv: jax.Array, heads: tuple[int, ...]) -> jax.Array:
+    """A matrix (width, 3 width), or (width, 3, heads, d) if the heads are divided over devices."""
+    whole = qkv.reshape(len(qkv), 3, *heads)
+    parts = divided(whole, 2)
+    # one axis of 3 width could not be divided by heads
+    return qkv if parts is whole else parts
+
+
 def attend(c: jax.Array, inputs: LayerInputs) -> jax.Array:
     """The output of attention to the memory and to c (batch, length, width), in c's dtype.
 
     [q, k, v] = c W_qkv + u,  a = heads W_o + b_o.
     """
     width = c.shape[-1]
-    qkv = jnp.einsum("blw,wthd->blthd", c.astype(inputs.qkv.dtype), inputs.qkv)
+    qkv = jnp.tensordot(c.astype(inputs.qkv.dtype), inputs.qkv, 1)
     if inputs.injection is not None:
-        own = inputs.injection[..., : 3 * width].astype(qkv.dtype)
-        qkv = qkv + own.reshape(qkv.shape)
-    q, k, v = jnp.moveaxis(qkv, 2, 0)
+        qkv = qkv + inputs.injection[..., : 3 * width].astype(qkv.dtype).reshape(qkv.shape)
+    q, k, v = jnp.moveaxis(qkv.reshape(*c.shape[:2], 3, *inputs.content_bias.shape), 2, 0)
     mixed = relative_attention(
         q,
         jnp.concatenate([inputs.memory_keys, k], axis=1),
@@ -175,7 +185,7 @@ def attend(c: jax.Array, inputs: LayerInputs) -> jax.Array:
         inputs.attention_mask,
     )
     weight, bias = inputs.out
-    a = jnp.einsum("blhd,hdw->blw", mixed, weight).astype(c.dtype) + bias
+    a = (mixed.reshape(c.shape) @ weight).astype(c.dtype) + bias
     return masked(a.astype(c.dtype), inputs.out_mask)
 
 
