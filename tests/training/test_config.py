@@ -124,7 +124,7 @@ def test_a_field_that_a_stored_configuration_lacks_is_named(tmp_path):
 
 
 def test_copies_of_the_state_cannot_share_a_row(tmp_path):
-    with pytest.raises(ConfigError, match="--model_devices 2 .* add --parallel sharded"):
+    with pytest.raises(ConfigError, match=r"--model_devices 2 .* add --parallel sharded"):
         check(tiny_config(tmp_path, model_devices=2))
 
 
