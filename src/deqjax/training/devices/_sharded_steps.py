@@ -42,7 +42,7 @@ _ROWS = PartitionSpec(AXIS)
 
 
 def mesh_of(devices: Sequence[Any], model_devices: int = 1) -> Mesh:
-    """Devices as a mesh (data, model); each so many neighbours share a row's work.
+    """Devices as a mesh (data, model); each so many neighbours of a process share a row's work.
 
     Raises:
         ReplicaError: they cannot be divided so.
@@ -52,7 +52,9 @@ def mesh_of(devices: Sequence[Any], model_devices: int = 1) -> Mesh:
             f"{len(devices)} devices cannot be divided into groups of --model_devices "
             f"{model_devices}; choose a number that divides {len(devices)}."
         )
-    grid = np.asarray(devices, dtype=object).reshape(-1, model_devices)
+    # a pod counts its devices in an order of its own
+    by_process = sorted(devices, key=lambda device: (device.process_index, device.id))
+    grid = np.asarray(by_process, dtype=object).reshape(-1, model_devices)
     return Mesh(grid, (AXIS, MODEL), axis_types=(AxisType.Auto,) * 2)
 
 
