@@ -18,7 +18,7 @@ resume          whether k + k training steps end in the same bits as 2k
 resume, deterministic   the same under --xla_gpu_deterministic_ops
 kernels         kernels of a solver's step in the compiled program
 language        tokens a second of the WikiText-103 recipe, against Transformer-XL
-images          images a second of MDEQ-tiny, against ResNet-20
+images          images a second of MDEQ-tiny, against a ResNet
 cifar10         half of the time: MDEQ-tiny trains on CIFAR-10
 peers           solvers against those of other packages
 
@@ -125,7 +125,8 @@ def run_stage(
     def note(name: str, part: Running) -> None:
         record["parts"][name] = part.entry
         if "machine" in part.told:
-            record.setdefault("machine", part.told["machine"])
+            machine = part.told["machine"]
+            record.setdefault("machine", {name: machine[name] for name in ("device", "versions")})
 
     with contextlib.ExitStack() as stack:
         running = {}
