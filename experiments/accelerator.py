@@ -7,7 +7,8 @@ Time:      --minutes at most, whatever happens; --tiny takes about two on two co
 Expected:  experiments/results/accelerator.json, written anew with every figure
 Data:      CIFAR-10 prepared by TFDS in --data (by default TFDS's own folder), for the last part;
            without it that part is skipped
-Packages:  what deqjax needs. Peers that do not import are left out, and so is a part
+Packages:  what deqjax needs. Peers that do not import are left out, and so is a part that needs
+           more than there is; "accuracy", "kernels" and "peers" need JAX, Flax and Rich alone
 
 Every part runs in a process of its own, which is killed when its share of the time is over: a part
 that fails, hangs or is killed is recorded as that, with the figures that it had, and the others go
@@ -45,7 +46,7 @@ sys.path[:0] = [str(HERE), str(HERE / "benchmarks")]  # the parts import both by
 from accelerated.part import Findings, Options, write  # noqa: E402
 from accelerated.running import Running, started, until_all_end  # noqa: E402
 
-from children import FAST_COMPILER  # noqa: E402
+from children import FAST_COMPILER, SOURCE  # noqa: E402
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 LEAST = 15.0  # seconds below which no part is begun
@@ -118,7 +119,7 @@ def run_part(name: str, file: Path, options: Options) -> int:
 
 
 def run_stage(
-    names: Sequence[str], seconds: float, folder: Path, asked: argparse.Namespace, record: Any
+    names: Sequence[str], until: float, folder: Path, asked: argparse.Namespace, record: Any
 ) -> None:
     """Run parts beside each other until all have ended or their time is over."""
 
@@ -134,13 +135,13 @@ def run_stage(
             place = folder / name.replace(", ", "-")
             place.mkdir()
             command = [sys.executable, str(Path(__file__).resolve()), "--part", name]
-            command += ["--into", str(place / "found.json"), "--seconds", str(seconds)]
+            command += ["--into", str(place / "found.json"), "--until", str(until)]
             command += ["--tiny"] if asked.tiny else []
             command += ["--data", asked.data] if asked.data else []
             known = mdeq_step(record)
             command += [] if known is None else ["--mdeq-step", str(known)]
             variables = environment_of(name, beside=len(names) > 1, tiny=asked.tiny)
-            part = started(command, place / "found.json", seconds, variables)
+            part = started(command, place / "found.json", until, variables)
             running[name] = stack.enter_context(part)
         until_all_end(running, note, lambda: write(asked.out / "accelerator.json", record))
     for name in names:
@@ -152,7 +153,7 @@ def environment_of(name: str, *, beside: bool, tiny: bool) -> dict[str, str]:
     flags = [os.environ.get("XLA_FLAGS", ""), PARTS[name].flags]
     flags += [FAST_COMPILER["XLA_FLAGS"]] if tiny else []
     return {
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONPATH": os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")]),
         "XLA_FLAGS": " ".join(filter(None, flags)),
         # those that run beside each other share the memory
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false" if beside else "true",
@@ -202,7 +203,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
                 for name in names:
                     record["parts"][name] = {"outcome": "skipped", "reason": reason}
                 continue
-            run_stage(names, seconds, Path(folder), asked, record)
+            run_stage(names, time.monotonic() + seconds, Path(folder), asked, record)
     record["seconds"] = round(time.monotonic() - began, 1)
     write(asked.out / "accelerator.json", record)
     return record
@@ -228,14 +229,14 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="smallest sizes, to try the script")
     parser.add_argument("--part", choices=tuple(PARTS), help=argparse.SUPPRESS)
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
+    # the clock is the system's: the same for a part's own process
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--mdeq-step", type=float, help=argparse.SUPPRESS)
     asked = parser.parse_args(words)
     if asked.part is not None:
-        until = time.monotonic() + asked.seconds
         scratch = asked.into.with_name("scratch")
         scratch.mkdir()
-        options = Options(scratch, until, asked.tiny, asked.data, asked.mdeq_step)
+        options = Options(scratch, asked.until, asked.tiny, asked.data, asked.mdeq_step)
         return run_part(asked.part, asked.into, options)
     if asked.minutes is None:
         asked.minutes = 60.0 if asked.tiny else 8.0

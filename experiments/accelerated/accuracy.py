@@ -85,6 +85,7 @@ def measure(options: Options, tell: Tell) -> None:
     """All of it; what is checked first is told first."""
     settings = [HIGHEST, DOUBLE] if options.tiny else [HIGHEST, DEFAULT, DOUBLE]
     chosen = problems(options.tiny)
+    tell("default of matrix products", str(jax.config.jax_default_matmul_precision))
     tell("settings", [setting._asdict() for setting in settings])
     jobs = {
         (problem.name, setting.name, way): partial(against_truth, problem, setting, way)

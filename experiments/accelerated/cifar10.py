@@ -23,7 +23,7 @@ from deqjax.training._run import build
 RECIPE = Path(__file__).parents[1] / "vision" / "cifar10_mdeq_tiny.py"
 TRIAL = 6  # steps
 TO_COMPILE = 40.0  # seconds for both kinds of steps
-TO_END = 25.0  # seconds for the last checkpoint and the evaluations
+TO_END = 30.0  # seconds for the last checkpoint and the evaluations
 
 
 def measure(options: Options, tell: Tell) -> None:
@@ -89,7 +89,7 @@ def shortened(config: RunConfig, seconds: float, options: Options) -> RunConfig:
 
 def trained_until(config: RunConfig, options: Options) -> training.Outcome:
     """Train; this process asks itself for the end, as a cluster would, should steps take longer."""
-    late = threading.Timer(options.left - TO_END / 2, os.kill, (os.getpid(), signal.SIGTERM))
+    late = threading.Timer(options.left - TO_END, os.kill, (os.getpid(), signal.SIGTERM))
     late.daemon = True
     late.start()
     try:

@@ -1,8 +1,8 @@
 """Images a second of the published MDEQ-tiny on CIFAR-10, against a ResNet of its accuracy.
 
-The explicit model is about the ResNet-20 of He et al., CVPR 2016, section 4.2: three stages of three
-blocks, 16, 32 and 64 channels, which come to about 85 % without augmentation as well. Images are
-random.
+The explicit model is about the ResNet-20 of He et al., CVPR 2016, section 4.2: three stages of
+three blocks, 16, 32 and 64 channels, which come to about 85 % without augmentation as well. Images
+are random.
 """
 
 import dataclasses

@@ -1,9 +1,10 @@
 """What every part of the measurement is given, and how it tells what it finds."""
 
 import json
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,5 +54,14 @@ class Findings:
 def write(file: Path, record: dict[str, Any]) -> None:
     """Replace a JSON file; who reads it, or ends this process, finds the old one or the new."""
     draft = file.with_name(f"{file.name}.draft")
-    draft.write_text(json.dumps(record, indent=1) + "\n")
+    draft.write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n")
     os.replace(draft, file)
+
+
+def _plain(value: Any) -> Any:
+    """The same with words for what JSON has no numbers for: NaN and infinities."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -18,12 +18,12 @@ class Running:
     Args:
         child: the process.
         file: where it tells what it finds.
-        seconds: after which its time is up.
+        until: when its time is up, of `time.monotonic`.
     """
 
-    def __init__(self, child: Child, file: Path, seconds: float) -> None:
+    def __init__(self, child: Child, file: Path, until: float) -> None:
         self._child, self._file = child, file
-        self._until, self._over = time.monotonic() + seconds, False
+        self._until, self._over = until, False
 
     def look(self) -> bool:
         """Whether it has ended; it is killed if its time is up."""
@@ -58,11 +58,11 @@ class Running:
 
 @contextlib.contextmanager
 def started(
-    command: Sequence[str], file: Path, seconds: float, environment: Mapping[str, str]
+    command: Sequence[str], file: Path, until: float, environment: Mapping[str, str]
 ) -> Iterator[Running]:
     """Start a part that tells into a file; it is killed on leaving."""
     with Child(command, file.with_suffix(".log"), environment) as child:
-        yield Running(child, file, seconds)
+        yield Running(child, file, until)
 
 
 def until_all_end(

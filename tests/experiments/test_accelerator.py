@@ -62,7 +62,8 @@ def test_every_end_of_a_part_is_recorded_with_the_figures_that_it_had(load, tmp_
             file = tmp_path / f"{name}.json"
             command = [sys.executable, "-c", code, str(file)]
             seconds = 3.0 if name == "hangs" else 60.0
-            parts[name] = stack.enter_context(running.started(command, file, seconds, {}))
+            until = time.monotonic() + seconds
+            parts[name] = stack.enter_context(running.started(command, file, until, {}))
 
         def note(name, part):
             entries[name] = part.entry
@@ -81,16 +82,16 @@ def accelerator(load, monkeypatch):
     module = load("accelerator")
     real = module.started
 
-    def stand_in(command, file, seconds, environment):
+    def stand_in(command, file, until, environment):
         values = dict(zip(command[2::2], command[3::2], strict=False))
         found = {
-            "seconds": seconds,
+            "seconds": until - time.monotonic(),
             "environment": environment,
             "step": values.get("--mdeq-step"),
             "MDEQ-tiny": {"seconds of a step": 0.25},
         }
         found["machine"] = {"device": "none", "versions": {}, "command": "", "date": ""}
-        return real([sys.executable, "-c", part(found), str(file)], file, seconds, environment)
+        return real([sys.executable, "-c", part(found), str(file)], file, until, environment)
 
     monkeypatch.setattr(module, "started", stand_in)
     return module
@@ -109,7 +110,8 @@ def test_parts_share_the_time_and_know_of_each_other(accelerator, tmp_path, caps
     given = {name: found["figures"]["seconds"] for name, found in parts.items()}
     assert 230 < given["cifar10"] < 480
     # at most eight minutes, if all took what they were given
-    assert given["accuracy"] == given["kernels"] < 480 * 0.15
+    assert given["accuracy"] == pytest.approx(given["kernels"], abs=2)
+    assert given["accuracy"] < 480 * 0.15
     assert parts["cifar10"]["figures"]["step"] == "0.25"
     assert parts["language"]["figures"]["step"] is None
     flags = parts["resume, deterministic"]["figures"]["environment"]["XLA_FLAGS"]
@@ -225,3 +227,11 @@ def test_minutes_of_training_are_planned_from_the_time_of_a_step(load, tmp_path)
     share = config.pretrain_steps / config.steps
     assert planned.pretrain_steps / planned.steps == pytest.approx(share, rel=0.01)
     assert cifar10.shortened(config, 1e9, options).steps == 10
+
+
+def test_what_json_has_no_number_for_is_written_in_words(load, tmp_path):
+    part = load("accelerated.part")
+    part.Findings(tmp_path / "found.json").tell("errors", {"a": [math.nan, 1.0, (-math.inf,)]})
+    assert json.loads((tmp_path / "found.json").read_text()) == {
+        "errors": {"a": ["nan", 1.0, ["-inf"]]}
+    }
