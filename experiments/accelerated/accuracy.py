@@ -44,7 +44,7 @@ class Setting(NamedTuple):
 
 HIGHEST = Setting("float32, full products", "float32", "highest", 1e-6, 1e-3)
 DOUBLE = Setting("float64", "float64", "highest", 1e-11, 1e-8)
-DEFAULT = Setting("float32, default products", "float32", None, 1e-3, None)
+DEFAULT = HIGHEST._replace(name="float32, default products", precision=None, limit=None)
 
 Ways = dict[str, tuple[Callable[..., Any], adjoints.Adjoint]]
 

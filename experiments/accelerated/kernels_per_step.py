@@ -1,7 +1,10 @@
 """Kernels of one step of each solver, in the program that is compiled for this device."""
 
+import dataclasses
 import importlib
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 
@@ -20,4 +23,15 @@ def measure(options: Options, tell: Tell) -> None:
     for contender in contenders:
         solve = jax.jit(partial(contender.solve, cell.f))
         text = solve.lower(*problem, cell.tol).compile().as_text()
-        tell(contender.name, count(text))
+        tell(contender.name, _by_name(count(text)))
+
+
+def _by_name(found: Any) -> Any:
+    """What was counted, with the names of its fields, as JSON has it."""
+    if isinstance(found, list | tuple) and not hasattr(found, "_asdict"):
+        return [_by_name(each) for each in found]
+    if isinstance(found, Mapping):
+        return {name: _by_name(each) for name, each in found.items()}
+    if dataclasses.is_dataclass(found):
+        return _by_name(dataclasses.asdict(found))
+    return _by_name(found._asdict()) if hasattr(found, "_asdict") else found
