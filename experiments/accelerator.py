@@ -71,14 +71,14 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "accuracy": Part("accuracy", 0, 0.13),
-    "resume": Part("resume", 0, 0.13),
-    "resume, deterministic": Part("resume", 0, 0.13, DETERMINISTIC),
-    "kernels": Part("kernels_per_step", 0, 0.13),
-    "language": Part("language", 1, 0.2),
+    "accuracy": Part("accuracy", 0, 0.12),
+    "resume": Part("resume", 0, 0.12),
+    "resume, deterministic": Part("resume", 0, 0.12, DETERMINISTIC),
+    "kernels": Part("kernels_per_step", 0, 0.12),
+    "language": Part("language", 1, 0.22),
     "images": Part("images", 2, 0.08),
     "cifar10": Part("cifar10", 3, 0.5),
-    "peers": Part("peers", 4, 0.09),
+    "peers": Part("peers", 4, 0.08),
 }
 
 

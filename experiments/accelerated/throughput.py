@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from deqjax.training.step import train_step
 
 GIB = 2**30
 MOST_STEPS, LEAST_STEPS = 40, 3
+MOST_SECONDS, TO_TIME = 10.0, 8.0  # of each; TO_TIME is kept free of compilation
 ROOM = 0.9  # of a device's memory
 
 
@@ -53,16 +54,17 @@ def measure(contests: Mapping[str, Contest], options: Options, tell: Tell) -> No
     started = time.perf_counter()
     with ThreadPoolExecutor(min(len(contests), os.cpu_count() or 1)) as pool:
         ready = {name: pool.submit(compiled, each, room) for name, each in contests.items()}
+        # not timed while others compile, unless there would be no time left
+        wait(ready.values(), timeout=max(options.left - TO_TIME * len(contests), 0))
+        tell("seconds of compilation", time.perf_counter() - started)
         for number, (name, contest) in enumerate(contests.items()):
+            if not ready[name].done():
+                tell(name, {"failed": "it was not compiled in time"})
+                continue
             try:
-                found = ready[name].result()
-                if not number:  # before it, times would be those of the compiler's threads
-                    for other in ready.values():
-                        other.exception()
-                    tell("seconds to compile all", time.perf_counter() - started)
                 # the others have as much time each
-                seconds = min(10.0, (options.left - 5) / (len(contests) - number))
-                tell(name, timed(contest, found, 0.5 if options.tiny else seconds))
+                seconds = min(MOST_SECONDS, options.left / (len(contests) - number) / 2)
+                tell(name, timed(contest, ready[name].result(), 0.5 if options.tiny else seconds))
             except Exception as error:  # one of them is no reason to lose the others
                 tell(name, {"failed": f"{type(error).__name__}: {error}"[:400]})
 
