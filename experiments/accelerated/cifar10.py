@@ -11,6 +11,7 @@ import signal
 import statistics
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -30,12 +31,12 @@ def measure(options: Options, tell: Tell) -> None:
     """Plan, train, evaluate."""
     config = configuration(options)
     training.keep_compiled_programs(options.folder / "run")
-    seconds = trial(config) if options.mdeq_step is None else options.mdeq_step
+    seconds = trial(config, options) if options.mdeq_step is None else options.mdeq_step
     tell("seconds of a step, at the start", seconds)
     config = shortened(config, seconds, options)
     tell("steps planned", config.steps)
     tell("of these warm-up", config.pretrain_steps)
-    outcome = trained_until(config, options)
+    outcome = trained_until(config, options, lambda line: tell("said", line))
     rows = config.batch_size * outcome.step
     tell("steps", outcome.step)
     tell("parameters", outcome.parameters)
@@ -57,8 +58,9 @@ def configuration(options: Options) -> RunConfig:
     )
 
 
-def trial(config: RunConfig) -> float:
+def trial(config: RunConfig, options: Options) -> float:
     """Median seconds of a step that solves; those of the warm-up take about as long."""
+    most = options.left / 4
     run = build(config, jax.local_devices()[:1])
     state, times = run.steps.place(run.state), []
     for _ in range(TRIAL):
@@ -66,8 +68,11 @@ def trial(config: RunConfig) -> float:
         started = time.perf_counter()
         state, *_ = jax.block_until_ready(run.steps.train(state, batch))
         times.append(time.perf_counter() - started)
+        if sum(times) > most:
+            break
     run.batches.close()
-    return statistics.median(times)
+    # the first has the compilation
+    return statistics.median(times[1:] or times)
 
 
 def shortened(config: RunConfig, seconds: float, options: Options) -> RunConfig:
@@ -87,13 +92,16 @@ def shortened(config: RunConfig, seconds: float, options: Options) -> RunConfig:
     )
 
 
-def trained_until(config: RunConfig, options: Options) -> training.Outcome:
+def trained_until(
+    config: RunConfig, options: Options, say: Callable[[str], None]
+) -> training.Outcome:
     """Train; this process asks itself for the end, as a cluster would, should steps take longer."""
     late = threading.Timer(options.left - TO_END, os.kill, (os.getpid(), signal.SIGTERM))
     late.daemon = True
     late.start()
     try:
-        return training.train(config, options.folder / "run", devices=jax.local_devices()[:1])
+        first = jax.local_devices()[:1]
+        return training.train(config, options.folder / "run", devices=first, say=say)
     finally:
         late.cancel()
 
