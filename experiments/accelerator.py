@@ -8,7 +8,7 @@ Expected:  experiments/results/accelerator.json, written anew with every figure
 Data:      CIFAR-10 prepared by TFDS in --data (by default TFDS's own folder), for the last part;
            without it that part is skipped
 Packages:  what deqjax needs. Peers that do not import are left out, and so is a part that needs
-           more than there is; "accuracy", "kernels" and "peers" do without Pydantic and the data sets
+           more than there is; "accuracy", "kernels" and "peers" do without Pydantic
 
 Every part runs in a process of its own, which is killed when its share of the time is over: a part
 that fails, hangs or is killed is recorded as that, with the figures that it had, and the others go
