@@ -143,6 +143,12 @@ def check_batch(z0: State) -> None:
         raise ValueError("z0 is an empty batch: axis 0 of its leaves has length 0.")
 
 
+def check_patience(patience: int | None) -> None:
+    """Raise unless it is a number of updates >= 1, the same for all samples, or None."""
+    if patience is not None and (type(patience) is not int or patience < 1):
+        raise ValueError(f"patience must be a Python int >= 1 or None, got {patience!r}.")
+
+
 def settled(f: Callable[..., State], z0: State, *args: Any) -> State:
     """Return z0 on the devices where f(z0) is, or raise if f does not map states to themselves."""
     result = jax.eval_shape(f, z0, *args)

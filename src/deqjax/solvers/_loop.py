@@ -26,6 +26,7 @@ from deqjax._core.types import PerSample, Scalar, State
 from deqjax._core.validate import (
     check_checkpoint,
     check_options,
+    check_patience,
     check_problem,
     check_returns,
     check_trajectory,
@@ -64,6 +65,9 @@ class LoopOptions(TypedDict, total=False):
             mode can differentiate, at memory proportional to max_steps.
         checkpoint_every: with ``differentiable``, keep the state of every so many passes only and
             run those between again in the backward pass; None keeps everything.
+        patience: a sample stops after so many updates in a row of which none led to a state that f
+            changes less than its best, 1 or more; None (default) waits for ``max_steps``. Its
+            status is ``STEP_LIMIT``.
     """
 
     stop: Stop
@@ -76,6 +80,7 @@ class LoopOptions(TypedDict, total=False):
     axis_name: str | None
     differentiable: bool
     checkpoint_every: int | None
+    patience: int | None
 
 
 class _Carry(NamedTuple):
@@ -87,6 +92,7 @@ class _Carry(NamedTuple):
     measured: Measured  # of the best iterates
     steps: PerSample  # (batch,) int32
     status: PerSample  # (batch,) int32
+    waited: PerSample | None  # (batch,) int32, passes since the best; None without patience
     trace: jax.Array | None  # (rows, batch)
     trajectory: State | None  # leaves (chosen steps, batch, ...)
 
@@ -118,6 +124,7 @@ def iterate(
     axis_name: str | None = None,
     differentiable: bool = False,
     checkpoint_every: int | None = None,
+    patience: int | None = None,
     measure: Callable[[State, State, Stop, Norm], Measured] = measure,
     **unknown: object,
 ) -> tuple[Solution, Memory]:
@@ -155,7 +162,8 @@ def iterate(
         status = jnp.where(converged, Status.CONVERGED, status)
         preferred = (returns == "last") | (seen.change < carry.measured.change)
         better = active & finite & preferred | converged
-        goes_on = (status == _RUNNING) & (carry.taken < limit)
+        waited, patient = _waited(carry, seen, patience)
+        goes_on = (status == _RUNNING) & (carry.taken < limit) & patient
 
         told = Pass(carry.taken, seen.change, seen.residual, goes_on)
         proposal, memory = step(carry.memory, carry.z, fz, told)
@@ -166,8 +174,7 @@ def iterate(
             running = vary(running, varying_axes(carry.running))
         rows = carry.trace
         if rows is not None:
-            row = jnp.where(active, seen.residual, jnp.nan)
-            rows = written(rows, row, carry.taken, axis=0)
+            rows = written(rows, jnp.where(active, seen.residual, jnp.nan), carry.taken, axis=0)
         chosen = carry.trajectory
         if chosen is not None:
             good = algebra.select(status == int(Status.DIVERGED), carry.best, carry.z)
@@ -184,6 +191,7 @@ def iterate(
             measured=algebra.select(better, seen, carry.measured),
             steps=carry.steps + goes_on.astype(jnp.int32),
             status=status,
+            waited=waited,
             trace=rows,
             trajectory=chosen,
         )
@@ -198,6 +206,7 @@ def iterate(
         measured=Measured(unmeasured, unmeasured),
         steps=none,
         status=none + _RUNNING,
+        waited=_no_wait(none, patience),
         trace=repeated(filled_like(unmeasured, jnp.nan), trace, axis=0) if trace else None,
         trajectory=_empty_trajectory(z0, len(trajectory)) if trajectory else None,
     )
@@ -215,6 +224,24 @@ def iterate(
     if chosen is not None:
         chosen = _complete(chosen, end.best, end.taken, trajectory)
     return Solution(end.best, lax.stop_gradient(stats), chosen), end.memory
+
+
+def _no_wait(none: PerSample, patience: int | None) -> PerSample | None:
+    check_patience(patience)
+    return None if patience is None else none
+
+
+def _waited(
+    carry: _Carry, seen: Measured, patience: int | None
+) -> tuple[PerSample | None, PerSample | bool]:
+    """Passes since the best, and whether that is not too long.
+
+    A sample that has stopped stands at its best, and waits on.
+    """
+    if carry.waited is None or patience is None:
+        return None, True
+    waited = jnp.where(seen.change < carry.measured.change, 0, carry.waited + 1)
+    return waited, waited < patience
 
 
 def by_number(f: Callable[..., State], numbered: bool) -> Callable[[State, jax.Array], State]:
