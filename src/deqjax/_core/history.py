@@ -65,16 +65,14 @@ def subtract_weighted(start: State, columns: State, weights: jax.Array) -> State
     return jax.tree.map(leaf, start, columns)
 
 
-def subtract_weighted_steps(start: State, columns: State, weights: jax.Array) -> State:
-    """Start minus the weighted sum of the differences columns[j + 1] - columns[j], cyclic in j."""
-
+def subtract_weighted_steps(start, columns, weights, slots):
     def leaf(x: jax.Array, c: jax.Array) -> jax.Array:
-        result = algebra.flat(x).astype(weights.dtype)
-        count = c.shape[1]
-        for slot in range(count):
-            following, column = c[:, (slot + 1) % count], c[:, slot]
-            difference = following.astype(weights.dtype) - column.astype(weights.dtype)
-            result = result - weights[:, slot, None] * difference
+        dtype = weights[0].dtype
+        step = 0
+        for weight, slot in zip(weights, slots, strict=True):
+            column = lax.dynamic_index_in_dim(c, slot, 1, keepdims=False)
+            step = step + weight[:, None] * column.astype(dtype)
+        result = algebra.flat(x).astype(dtype) - jnp.where(jnp.isfinite(step), step, 0)
         return result.reshape(x.shape).astype(x.dtype)
 
     return jax.tree.map(leaf, start, columns)

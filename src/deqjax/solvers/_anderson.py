@@ -14,7 +14,7 @@ from deqjax._core.history import (
     stored,
     subtract_weighted_steps,
 )
-from deqjax._core.sharding import filled_per_sample
+from deqjax._core.sharding import filled_per_sample, zeros_like
 from deqjax._core.solution import Solution
 from deqjax._core.types import Map, PerSample, Scalar, State
 from deqjax._core.validate import check_count, check_not_negative
@@ -26,12 +26,18 @@ _RIDGE_OF_FLOAT32 = 1e-5
 
 
 class _History(NamedTuple):
-    """The last m + 1 residuals and damped iterates, in a ring: step k writes slot k mod (m + 1)."""
+    residual: State
+    damped: State
+    residual_steps: State
+    damped_steps: State
+    gram: jax.Array
+    factor: PerSample
 
-    residuals: State  # factor g_k, g_k = f(z_k) - z_k, leaves (batch, m + 1, features)
-    damped: State  # z_k + damping g_k, leaves (batch, m + 1, features)
-    gram: jax.Array  # (batch, m, m), products of the differences of the residuals, newest first
-    factor: PerSample  # (batch,) power of two near 1 / ||g_0||, so that squares are in range
+
+def damped_now(z, residual, damping):
+    if isinstance(damping, int | float) and damping == 1:
+        return algebra.add(z, residual)
+    return jax.tree.map(lambda x, g: x + jnp.asarray(damping, x.dtype) * g, z, residual)
 
 
 def anderson(
@@ -97,57 +103,50 @@ def anderson(
         ridge = 0.0 if algebra.accumulation_dtype(z0) == jnp.float64 else _RIDGE_OF_FLOAT32
     check_not_negative("ridge", ridge)
 
-    count = history + 1
-
     def init(z: State) -> _History:
-        empty, dtype = empty_columns(z, count), algebra.accumulation_dtype(z)
+        empty, zeros = empty_columns(z, history), zeros_like(z)
+        dtype = algebra.accumulation_dtype(z)
         gram = filled_per_sample(z, jnp.zeros((history, history)), dtype)
-        return _History(empty, empty, gram, filled_per_sample(z, 1, dtype))
+        return _History(zeros, zeros, empty, empty, gram, filled_per_sample(z, 1, dtype))
 
     def step(memory: _History, z: State, fz: State, seen: Pass) -> tuple[State, _History]:
-        index = seen.number
-        newest, previous = index % count, (index - 1) % count
-        factor = jnp.where(index == 0, 1 / algebra.power_of_two(seen.change), memory.factor)
-        damped_now = algebra.mix(z, fz, damping)
-        scaled = algebra.rescale(algebra.subtract(fz, z), factor)
-        residuals = store(memory.residuals, scaled, newest)
-        damped = store(memory.damped, damped_now, newest)
-        # read back from the rings: a second use of f(z) - z would keep XLA from updating in place
-        residual = stored(residuals, newest)
-        latest_step = algebra.subtract(residual, stored(residuals, previous))
-        used = (jnp.arange(history, dtype=index.dtype) < index)[None]
+        z, fz = lax.optimization_barrier((z, fz))
+        residual = algebra.subtract(fz, z)
+        damped = damped_now(z, residual, damping)
+        residual_step = algebra.rescale(algebra.subtract(residual, memory.residual), memory.factor)
+        damped_step = algebra.rescale(algebra.subtract(damped, memory.damped), memory.factor)
+        newest = history - 1 - lax.rem(seen.number, jnp.int32(history))
+        residual_steps = store(memory.residual_steps, residual_step, newest)
+        damped_steps = store(memory.damped_steps, damped_step, newest)
 
-        def differences(products: jax.Array) -> jax.Array:
-            """<g_k - g_(k-1), v>, newest first, from <g_j, v> of the slots."""
-            aged = _backward_from(products, newest)
-            return jnp.where(used, aged[:, :-1] - aged[:, 1:], 0)
+        slots = [ring(newest + age, history) for age in range(history)]
+        row = inner_products(residual_steps, residual_step)
+        gram = lax.dynamic_update_index_in_dim(memory.gram, row, newest, axis=1)
+        right = inner_products(residual_steps, residual)
+        known = [age < seen.number for age in range(history)]
 
-        # with one factor a difference already, the other loses digits to first order only
-        row = differences(inner_products(residuals, latest_step))
-        gram = _prepend(row, memory.gram)
         weights = solve_normal_equations(
-            gram, differences(inner_products(residuals, residual)), ridge
+            [[entry(gram, slots[j], slots[i]) for j in range(i + 1)] for i in range(history)],
+            [entry(right, slot) for slot in slots],
+            ridge, known
         )
-        # as the differences from each slot to the next: none starts at the newest
-        weights = _backward_from(jnp.pad(weights, ((0, 0), (0, 1))), previous)
         # weights are ready before the pass over the history, not formed again for each element
-        weights = lax.optimization_barrier(weights)
-        proposal = subtract_weighted_steps(damped_now, damped, weights)
-        return proposal, _History(residuals, damped, gram, factor)
+        weights, z, fz = lax.optimization_barrier((weights, z, fz))
+        residual = algebra.subtract(fz, z)
+        damped = damped_now(z, residual, damping)
+        proposal = subtract_weighted_steps(damped, damped_steps, weights, slots)
+        factor = jnp.where(seen.number == 0, 1 / algebra.power_of_two(seen.change), memory.factor)
+        return proposal, _History(residual, damped, residual_steps, damped_steps, gram, factor)
 
     solution, _ = iterate(f, z0, init=init, step=step, tol=tol, max_steps=max_steps, **options)
     return solution
 
 
-def _backward_from(values: jax.Array, slot: jax.Array) -> jax.Array:
-    """(batch, count): entry j is that of slot - j, around the ring."""
-    count = values.shape[1]
-    backward = values[:, ::-1]
-    twice = jnp.concatenate([backward, backward], axis=1)
-    return lax.dynamic_slice_in_dim(twice, count - 1 - slot, count, axis=1)
+def ring(slot, count):
+    return jnp.where(slot >= count, slot - count, slot)
 
 
-def _prepend(row: jax.Array, gram: jax.Array) -> jax.Array:
-    """Move all one down and right, and let (batch, m) be the first row and column."""
-    lower = jnp.concatenate([row[:, 1:, None], gram[:, :-1, :-1]], axis=2)
-    return jnp.concatenate([row[:, None], lower], axis=1)
+def entry(array, *index):
+    return lax.dynamic_slice(
+        array, (jnp.zeros_like(index[0]), *index), (array.shape[0],) + (1,) * len(index)
+    ).reshape(array.shape[0])

@@ -156,10 +156,15 @@ def iterate(
         preferred = (returns == "last") | (seen.change < carry.measured.change)
         better = active & finite & preferred | converged
         goes_on = (status == _RUNNING) & (carry.taken < limit)
+        running = jnp.any(goes_on)
+        steps = carry.steps + goes_on.astype(jnp.int32)
+        measured = algebra.select(better, seen, carry.measured)
+        running, status, better, goes_on, steps, measured = lax.optimization_barrier(
+            (running, status, better, goes_on, steps, measured)
+        )
 
         told = Pass(carry.taken, seen.change, seen.residual, goes_on)
         proposal, memory = step(carry.memory, carry.z, fz, told)
-        running = jnp.any(goes_on)
         if axis_name is not None:
             running = lax.pmax(running.astype(jnp.int32), axis_name) > 0
             # one value for all replicas, but the carry's type says that it varies
@@ -181,8 +186,8 @@ def iterate(
             z=algebra.select(goes_on, proposal, best),
             memory=memory,
             best=best,
-            measured=algebra.select(better, seen, carry.measured),
-            steps=carry.steps + goes_on.astype(jnp.int32),
+            measured=measured,
+            steps=steps,
             status=status,
             trace=rows,
             trajectory=chosen,
