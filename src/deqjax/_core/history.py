@@ -68,10 +68,12 @@ def subtract_weighted(start: State, columns: State, weights: jax.Array) -> State
 def subtract_weighted_steps(start, columns, weights, slots):
     def leaf(x: jax.Array, c: jax.Array) -> jax.Array:
         dtype = weights[0].dtype
-        step = 0
-        for weight, slot in zip(weights, slots, strict=True):
-            column = lax.dynamic_index_in_dim(c, slot, 1, keepdims=False)
-            step = step + weight[:, None] * column.astype(dtype)
+        result = algebra.flat(x).astype(dtype)
+        step, newer = 0, lax.dynamic_index_in_dim(c, slots[0], 1, keepdims=False).astype(dtype)
+        for weight, slot in zip(weights, slots[1:], strict=True):
+            older = lax.dynamic_index_in_dim(c, slot, 1, keepdims=False).astype(dtype)
+            step = step + weight[:, None] * (newer - older)
+            newer = older
         result = algebra.flat(x).astype(dtype) - jnp.where(jnp.isfinite(step), step, 0)
         return result.reshape(x.shape).astype(x.dtype)
 

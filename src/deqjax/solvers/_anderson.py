@@ -18,7 +18,7 @@ from deqjax._core.sharding import filled_per_sample, zeros_like
 from deqjax._core.solution import Solution
 from deqjax._core.types import Map, PerSample, Scalar, State
 from deqjax._core.validate import check_count, check_not_negative
-from deqjax.solvers._least_squares import solve_normal_equations
+from deqjax.solvers._least_squares import solve_in_matrices, solve_in_vectors
 from deqjax.solvers._loop import LoopOptions, Pass, iterate
 
 # a hundred times the rounding of the Gram matrix
@@ -26,18 +26,10 @@ _RIDGE_OF_FLOAT32 = 1e-5
 
 
 class _History(NamedTuple):
-    residual: State
+    residuals: State
     damped: State
-    residual_steps: State
-    damped_steps: State
-    gram: jax.Array
+    products: jax.Array
     factor: PerSample
-
-
-def damped_now(z, residual, damping):
-    if isinstance(damping, int | float) and damping == 1:
-        return algebra.add(z, residual)
-    return jax.tree.map(lambda x, g: x + jnp.asarray(damping, x.dtype) * g, z, residual)
 
 
 def anderson(
@@ -103,40 +95,43 @@ def anderson(
         ridge = 0.0 if algebra.accumulation_dtype(z0) == jnp.float64 else _RIDGE_OF_FLOAT32
     check_not_negative("ridge", ridge)
 
+    count = history + 1
+
     def init(z: State) -> _History:
-        empty, zeros = empty_columns(z, history), zeros_like(z)
-        dtype = algebra.accumulation_dtype(z)
-        gram = filled_per_sample(z, jnp.zeros((history, history)), dtype)
-        return _History(zeros, zeros, empty, empty, gram, filled_per_sample(z, 1, dtype))
+        empty, dtype = empty_columns(z, count), algebra.accumulation_dtype(z)
+        products = filled_per_sample(z, jnp.zeros((count, count)), dtype)
+        return _History(empty, empty, products, filled_per_sample(z, 1, dtype))
 
     def step(memory: _History, z: State, fz: State, seen: Pass) -> tuple[State, _History]:
         z, fz = lax.optimization_barrier((z, fz))
-        residual = algebra.subtract(fz, z)
-        damped = damped_now(z, residual, damping)
-        residual_step = algebra.rescale(algebra.subtract(residual, memory.residual), memory.factor)
-        damped_step = algebra.rescale(algebra.subtract(damped, memory.damped), memory.factor)
-        newest = history - 1 - lax.rem(seen.number, jnp.int32(history))
-        residual_steps = store(memory.residual_steps, residual_step, newest)
-        damped_steps = store(memory.damped_steps, damped_step, newest)
+        newest = history - lax.rem(seen.number, jnp.int32(count))
+        slots = [ring(newest + age, count) for age in range(count)]
+        first = seen.number == 0
+        factor = jnp.where(first, 1 / algebra.power_of_two(seen.change), memory.factor)
+        damped_now = algebra.mix(z, fz, damping)
+        scaled = algebra.rescale(algebra.subtract(fz, z), factor)
+        residuals = store(memory.residuals, scaled, newest)
+        damped = store(memory.damped, damped_now, newest)
+        # read back from the rings: a second use of f(z) - z would keep XLA from updating in place
+        residual = stored(residuals, newest)
+        latest_step = algebra.subtract(residual, stored(residuals, slots[1]))
+        row = inner_products(residuals, latest_step)
+        products = lax.dynamic_update_index_in_dim(memory.products, row, newest, axis=1)
+        right = inner_products(residuals, residual)
 
-        slots = [ring(newest + age, history) for age in range(history)]
-        row = inner_products(residual_steps, residual_step)
-        gram = lax.dynamic_update_index_in_dim(memory.gram, row, newest, axis=1)
-        right = inner_products(residual_steps, residual)
-        known = [age < seen.number for age in range(history)]
-
-        weights = solve_normal_equations(
-            [[entry(gram, slots[j], slots[i]) for j in range(i + 1)] for i in range(history)],
-            [entry(right, slot) for slot in slots],
-            ridge, known
+        weights = lax.platform_dependent(
+            products,
+            right,
+            slots,
+            seen.number,
+            jnp.asarray(ridge, products.dtype),
+            cpu=_weights_in_matrices,
+            default=_weights_in_vectors,
         )
         # weights are ready before the pass over the history, not formed again for each element
         weights, z, fz = lax.optimization_barrier((weights, z, fz))
-        residual = algebra.subtract(fz, z)
-        damped = damped_now(z, residual, damping)
-        proposal = subtract_weighted_steps(damped, damped_steps, weights, slots)
-        factor = jnp.where(seen.number == 0, 1 / algebra.power_of_two(seen.change), memory.factor)
-        return proposal, _History(residual, damped, residual_steps, damped_steps, gram, factor)
+        proposal = subtract_weighted_steps(algebra.mix(z, fz, damping), damped, weights, slots)
+        return proposal, _History(residuals, damped, products, factor)
 
     solution, _ = iterate(f, z0, init=init, step=step, tol=tol, max_steps=max_steps, **options)
     return solution
@@ -146,7 +141,35 @@ def ring(slot, count):
     return jnp.where(slot >= count, slot - count, slot)
 
 
-def entry(array, *index):
-    return lax.dynamic_slice(
-        array, (jnp.zeros_like(index[0]), *index), (array.shape[0],) + (1,) * len(index)
-    ).reshape(array.shape[0])
+def _weights_in_vectors(products, right, slots, number, ridge):
+    """Weights of the differences, newest first, each (batch,)."""
+    history = len(slots) - 1
+
+    def difference(array: jax.Array, *index: jax.Array, age: int) -> PerSample:
+        newer, older = (_entry(array, *index, slots[a]) for a in (age, age + 1))
+        return newer - older
+
+    gram = [[difference(products, slots[j], age=i) for j in range(i + 1)] for i in range(history)]
+    for age in range(history):
+        gram[age][age] = jnp.where(age < number, gram[age][age], 0)
+    aged = [difference(right, age=i) for i in range(history)]
+    return solve_in_vectors(gram, aged, ridge)
+
+
+def _weights_in_matrices(products, right, slots, number, ridge):
+    order = jnp.stack(slots)
+    rows = jnp.take(jnp.take(products, order[:-1], axis=1), order, axis=2)  # by age
+    gram = rows[:, :, :-1] - rows[:, :, 1:]
+    index = jnp.arange(len(slots) - 1, dtype=number.dtype)
+    newer = index[:, None] <= index[None]
+    gram = jnp.where(newer[None], gram, gram.transpose(0, 2, 1))
+    unknown = (index[:, None] == index[None]) & (index >= number)[None]
+    gram = jnp.where(unknown[None], 0, gram)
+    aged = jnp.take(right, order, axis=1)
+    weights = solve_in_matrices(gram, aged[:, :-1] - aged[:, 1:], ridge)
+    return [weights[:, age] for age in range(len(slots) - 1)]
+
+
+def _entry(array, *index):
+    start = (jnp.zeros_like(index[0]), *index)
+    return lax.dynamic_slice(array, start, (array.shape[0],) + (1,) * len(index)).reshape(-1)

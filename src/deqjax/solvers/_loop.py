@@ -91,6 +91,15 @@ class _Carry(NamedTuple):
     trajectory: State | None  # leaves (chosen steps, batch, ...)
 
 
+class _Decided(NamedTuple):
+    running: jax.Array  # () bool, whether any sample goes on
+    better: PerSample  # (batch,) bool, whether z is the best iterate now
+    goes_on: PerSample  # (batch,) bool
+    steps: PerSample  # (batch,) int32
+    status: PerSample  # (batch,) int32
+    measured: Measured  # of the best iterates
+
+
 class Pass(NamedTuple):
     """What the loop tells a method of the pass at hand."""
 
@@ -156,12 +165,16 @@ def iterate(
         preferred = (returns == "last") | (seen.change < carry.measured.change)
         better = active & finite & preferred | converged
         goes_on = (status == _RUNNING) & (carry.taken < limit)
-        running = jnp.any(goes_on)
-        steps = carry.steps + goes_on.astype(jnp.int32)
-        measured = algebra.select(better, seen, carry.measured)
-        running, status, better, goes_on, steps, measured = lax.optimization_barrier(
-            (running, status, better, goes_on, steps, measured)
+        # together and at once: formed where each is used, the old ones would need copies
+        decided = _Decided(
+            running=jnp.any(goes_on),
+            better=better,
+            goes_on=goes_on,
+            steps=carry.steps + goes_on.astype(jnp.int32),
+            status=status,
+            measured=algebra.select(better, seen, carry.measured),
         )
+        running, better, goes_on, steps, status, measured = lax.optimization_barrier(decided)
 
         told = Pass(carry.taken, seen.change, seen.residual, goes_on)
         proposal, memory = step(carry.memory, carry.z, fz, told)
