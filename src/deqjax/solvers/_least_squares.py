@@ -1,10 +1,9 @@
 """Small symmetric systems, one per sample, solved together without LAPACK.
 
 Library factorizations of many 6 x 6 matrices cost a call each on CPUs and several kernel launches
-on GPUs. Elimination is written out instead, in the form that each kind of device runs best: on
-accelerators entry by entry, in vectors over the batch, which become a few fused kernels where each
-row written into a matrix would be one; on CPUs, whose compiler makes a loop of every vector, in
-matrices.
+on GPUs. Elimination is written out instead, in two forms: in vectors over the batch, one per entry,
+which an accelerator's compiler fuses into few kernels where each row written into a matrix would be
+one; and in matrices for CPUs, whose compiler makes a loop of every vector.
 """
 
 from collections.abc import Sequence
@@ -22,9 +21,7 @@ Triangle: TypeAlias = Sequence[Sequence[PerSample]]
 """A symmetric matrix for each sample: row i has the entries (i, 0) to (i, i), (batch,) each."""
 
 
-def solve_in_vectors(
-    gram: Triangle, right: Sequence[PerSample], ridge: Scalar
-) -> list[PerSample]:
+def solve_in_vectors(gram: Triangle, right: Sequence[PerSample], ridge: Scalar) -> list[PerSample]:
     """Ridge-regularized least squares from its Gram matrix, by L D L^T elimination.
 
     Solves (gram + ridge D) y = right with D = diag(gram), so that ``ridge`` is relative to each
@@ -39,9 +36,9 @@ def solve_in_vectors(
 
     Returns:
         m weights (batch,), 0 for columns that are zero (an empty slot of a history) or left out;
-        not finite in a sample whose system is not.
+        not all finite in a sample whose system is not.
     """
-    size, least = len(right), _least(len(right), right[0].dtype)
+    size, least = len(right), _least_sine(len(right), right[0].dtype)
     raised = 1 + jnp.asarray(ridge, right[0].dtype)
     matrix = [[*row[:-1], raised * row[-1]] for row in gram]
     right = list(right)
@@ -49,19 +46,19 @@ def solve_in_vectors(
     inverses: list[PerSample] = []  # of D; 0 leaves a column out
     for j in range(size):
         inverse = _inverse(matrix[j][j], least * gram[j][j])
-        below = range(j + 1, size)
-        column = {i: matrix[i][j] for i in below}
-        factors.append([column[i] * inverse for i in below])
-        for i in below:
+        column = [row[j] for row in matrix[j + 1 :]]
+        factor = [entry * inverse for entry in column]
+        for i in range(j + 1, size):
             for k in range(j + 1, i + 1):
-                matrix[i][k] = matrix[i][k] - factors[j][i - j - 1] * column[k]
-            right[i] = right[i] - factors[j][i - j - 1] * right[j]
+                matrix[i][k] = matrix[i][k] - factor[i - j - 1] * column[k - j - 1]
+            right[i] = right[i] - factor[i - j - 1] * right[j]
+        factors.append(factor)
         inverses.append(inverse)
     solution: list[PerSample] = []  # from the last column to the first
     for j in reversed(range(size)):
         value = inverses[j] * right[j]
-        for factor, found in zip(reversed(factors[j]), solution, strict=True):
-            value = value - factor * found
+        for entry, found in zip(reversed(factors[j]), solution, strict=True):
+            value = value - entry * found
         solution.append(value)
     return solution[::-1]
 
@@ -77,7 +74,7 @@ def solve_in_matrices(gram: jax.Array, right: jax.Array, ridge: Scalar) -> jax.A
     Returns:
         Weights (batch, m).
     """
-    size, least = right.shape[1], _least(right.shape[1], right.dtype)
+    size, least = right.shape[1], _least_sine(right.shape[1], right.dtype)
     square = jnp.diagonal(gram, axis1=1, axis2=2).T  # (m, batch)
     # batch last: each operation is one long vector per matrix entry
     rows = jnp.concatenate([gram, right[:, :, None]], axis=2).transpose(1, 2, 0)
@@ -85,20 +82,21 @@ def solve_in_matrices(gram: jax.Array, right: jax.Array, ridge: Scalar) -> jax.A
     for j in range(size):
         inverse = _inverse(rows[j, j] + ridge * square[j], least * square[j])
         normalized = rows[j] * inverse[None]
-        others = jnp.where(index[:, None] == j, 0, rows[:, j])  # (m, batch)
+        others = jnp.where((index == j)[:, None], 0, rows[:, j])  # (m, batch)
         rows = rows - others[:, None] * normalized[None]
         rows = rows.at[j].set(normalized)
     return rows[:, size].T
 
 
-def _least(size: int, dtype: Any) -> float:
+def _least_sine(size: int, dtype: Any) -> float:
     """The least squared sine of a column that is taken."""
     return max(_LEAST_SINE, 4 * size * float(jnp.finfo(dtype).eps))
 
 
 def _inverse(pivot: PerSample, least: PerSample) -> PerSample:
-    """1 / pivot, 0 where it is too small: over its square, the squared sine between a column and
-    the span of those before. A NaN goes on.
+    """1 / pivot, or 0 where it is too small; a NaN goes on.
+
+    Over the column's square, a pivot is the squared sine between it and the span of those before.
     """
     left_out = pivot <= least
     inverse: PerSample = jnp.where(left_out, 0, 1 / jnp.where(left_out, 1, pivot))
