@@ -12,10 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-_FREE = frozenset(
-    ["parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all"]
-    + ["partition-id", "replica-id"]
-)
+_NAMES = frozenset(["parameter", "tuple", "get-tuple-element", "bitcast", "constant"])
+_FREE = _NAMES | {"after-all", "partition-id", "replica-id"}
 _CALLS = frozenset(["call", "conditional", "while"])
 # of a scalar these are still kernels
 _NEVER_FREE = frozenset(["fusion", "reduce", "custom-call", "dot", "convolution"]) | _CALLS

@@ -134,7 +134,7 @@ def of_backward_solves(problem: Problem) -> list[Row]:
 
         return program
 
-    bare = _largest(problem, pulling(lambda f, v: _repeat(f, v)))
+    bare = _largest(problem, pulling(_repeat))
     solvers = {"anderson": partial(anderson, history=HISTORY), "picard": picard, "gmres": gmres}
     rows = [
         _beyond(
@@ -261,13 +261,11 @@ def show(title: str, rows: Sequence[Row]) -> None:
     names = [name for name in rows[0] if name not in ("by kind", "inner loops", "loops")]
     table = Table(title=title, title_justify="left")
     for name in [*names, "by kind"]:
-        table.add_column(
-            name, justify="left" if name in ("state", "solver", "by kind") else "right"
-        )
+        words = name in ("state", "solver", "by kind")
+        table.add_column(name, justify="left" if words else "right")
     for row in rows:
-        kinds = ", ".join(
-            f"{n} {kind}" for kind, n in Counter(row.get("by kind", {})).most_common()
-        )
+        by_kind = Counter(row.get("by kind", {})).most_common()
+        kinds = ", ".join(f"{number} {kind}" for kind, number in by_kind)
         values = [_text(row.get(name, "")) for name in names]
         table.add_row(*values, row.get("refused", kinds))
     Console(width=150).print(table)
