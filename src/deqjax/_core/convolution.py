@@ -47,8 +47,10 @@ def in_fast_layout(f: Callable[..., Result]) -> Callable[..., Result]:
     """
 
     def traced(*args: Any) -> Result:
-        # a new function each time, which JAX then traces anew
-        closed, shape = jax.make_jaxpr(lambda *args: f(*args), return_shape=True)(*args)
+        def evaluate(*args: Any) -> Result:  # a new one each time, which JAX then traces anew
+            return f(*args)
+
+        closed, shape = jax.make_jaxpr(evaluate, return_shape=True)(*args)
         jaxpr = with_fast_convolutions(closed.jaxpr)
         leaves = jax.core.eval_jaxpr(jaxpr, closed.consts, *jax.tree.leaves(args))
         result: Result = jax.tree.unflatten(jax.tree.structure(shape), leaves)
