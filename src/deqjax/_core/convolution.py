@@ -18,7 +18,7 @@ What `jax.custom_jvp` and `jax.custom_vjp` functions have as derivatives is not 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +26,12 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.lax import ConvDimensionNumbers, conv_general_dilated_p
+from jax.sharding import NamedSharding, PartitionSpec
 
 from deqjax._core.substitute import substituted
 
 Result = TypeVar("Result")
+Axes: TypeAlias = tuple[int, ...]
 
 _MOST_PRODUCTS = 64  # of a number of a result, up to which a plain loop is the fastest
 
@@ -62,9 +64,8 @@ def in_fast_layout(f: Callable[..., Result]) -> Callable[..., Result]:
 def _laid_out(x: jax.Array, kernel: jax.Array, **params: Any) -> jax.Array:
     """The convolution with its operands brought into the layout that is fast on a CPU."""
     axes: ConvDimensionNumbers = params["dimension_numbers"]
-    if params["out_sharding"] is not None:
-        # Explicit axes: a layout of the user's, stated for the result as it is
-        return _lax(x, kernel, **params)
+    if params["batch_group_count"] > 1 and params["out_sharding"] is not None:
+        return _lax(x, kernel, **params)  # features of a divided batch would not be typed
     # (batch, in, *spatial) and (out, in, *spatial)
     x, kernel = lax.transpose(x, axes.lhs_spec), lax.transpose(kernel, axes.rhs_spec)
     if params["batch_group_count"] > 1:
@@ -79,8 +80,18 @@ def _laid_out(x: jax.Array, kernel: jax.Array, **params: Any) -> jax.Array:
         x, kernel = lax.transpose(x, (0, *order[2:], 1)), lax.transpose(kernel, (*order[2:], 1, 0))
         image, weights = (0, order[-1], *order[1:-1]), (order[-1], order[-2], *order[:-2])
     params["dimension_numbers"] = ConvDimensionNumbers(image, weights, image)
+    params["out_sharding"] = _moved(params["out_sharding"], axes.out_spec, image)
     y = lax.transpose(_lax(x, kernel, **params), image)
     return lax.transpose(y, [axes.out_spec.index(axis) for axis in order])
+
+
+def _moved(sharding: NamedSharding | None, source: Axes, target: Axes) -> NamedSharding | None:
+    """The sharding of a result with its axes elsewhere; only given on meshes of Explicit axes."""
+    if sharding is None:
+        return None
+    spec = (*sharding.spec, *len(source) * [None])
+    moved = sorted(zip(target, source, strict=True))
+    return NamedSharding(sharding.mesh, PartitionSpec(*(spec[axis] for _, axis in moved)))
 
 
 def _features_of_batch_groups(x: jax.Array, groups: int) -> jax.Array:
