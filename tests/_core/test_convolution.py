@@ -12,6 +12,8 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from deqjax import fixed_point
 from deqjax._core.convolution import in_fast_layout
+from deqjax.adjoints import implicit
+from deqjax.solvers import picard
 
 LAST, FIRST = ("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW")
 
@@ -136,39 +138,42 @@ def convolved_backwards(x, kernel):
 
 convolved_backwards.defvjp(
     lambda x, kernel: (convolved_backwards(x, kernel), kernel),
-    lambda kernel, ct: (convolution(FIRST)(ct, kernel.swapaxes(0, 1)), jnp.ones_like(kernel)),
+    lambda kernel, ct: (
+        convolution(FIRST)(ct, kernel.swapaxes(0, 1)),
+        jnp.full_like(kernel, jnp.sum(ct)),
+    ),
 )
 
 
 CELLS = {
-    "first": lambda z, kernel: convolution(FIRST)(z, kernel),
+    "first": convolution(FIRST),
     "depthwise": lambda z, kernel: convolution(FIRST, feature_group_count=3)(z, kernel[:, :1]),
-    "inside": jax.jit(jax.checkpoint(lambda z, kernel: convolution(FIRST)(z, kernel))),
+    "inside": jax.jit(jax.checkpoint(convolution(FIRST))),
     "own derivative": convolved_backwards,
 }
 
 
-def layouts(compiled):
-    """(dim_labels, groups of the batch) of a program's convolutions."""
-    lines = [line for line in compiled.as_text().splitlines() if " convolution(" in line]
-    return {
-        (re.search(r"dim_labels=(\w+->\w+)", line).group(1), "batch_group_count" in line)
-        for line in lines
-    }
+def loss(convolve, kernel, x):
+    def f(z, kernel, x):
+        return jnp.tanh(0.05 * convolve(z, kernel) + x)
+
+    options = {"solver": picard, "adjoint": implicit(picard, tol=1e-6), "tol": 1e-6}
+    return jnp.sum(fixed_point(f, jnp.zeros_like(x), kernel, x, **options).value ** 2)
 
 
 @pytest.mark.parametrize("name", CELLS)
 def test_all_convolutions_of_a_solve_and_its_gradient_have_the_layout_that_is_fast(name):
-    def loss(kernel, x):
-        def f(z, kernel, x):
-            return jnp.tanh(0.1 * CELLS[name](z, kernel) + x)
-
-        return jnp.sum(fixed_point(f, jnp.zeros_like(x), kernel, x).value ** 2)
-
     x, kernel = jnp.ones((2, 3, 4, 5)), jnp.ones((3, 3, 3, 3))
-    compiled = jax.jit(jax.grad(loss)).lower(kernel, x).compile()
-    assert layouts(compiled) <= {("b01f_01io->b01f", False), ("bf01_oi01->bf01", False)}
-    assert (("b01f_01io->b01f", False) in layouts(compiled)) == (name != "depthwise")
+    program = jax.jit(jax.grad(functools.partial(loss, CELLS[name]))).lower(kernel, x).as_text()
+    lines = [line for line in program.splitlines() if "stablehlo.convolution" in line]
+    found = {re.search("dim_numbers = (.*), window", line)[1].replace(" ", "") for line in lines}
+    fast = (
+        "[b,f,0,1]x[o,i,0,1]->[b,f,0,1]"
+        if name == "depthwise"
+        else "[b,0,1,f]x[0,1,i,o]->[b,0,1,f]"
+    )
+    assert found == {fast}
+    assert all("batch_group_count = 1" in line for line in lines)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
@@ -190,17 +195,12 @@ def test_gradient_of_a_solve_on_two_devices(kind):
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 3))
 
-    def loss(kernel, x):
-        def f(z, kernel, x):
-            return jnp.tanh(0.05 * CELLS["first"](z, kernel) + x)
-
-        return jnp.sum(fixed_point(f, jnp.zeros_like(x), kernel, x, tol=1e-6).value ** 2)
-
+    gradient = jax.grad(functools.partial(loss, CELLS["first"]), argnums=(0, 1))
     devices = np.array(jax.devices()[:2])
     split, whole = PartitionSpec("devices"), PartitionSpec()
     if kind is None:
         mapped = jax.shard_map(
-            lambda *operands: lax.psum(loss(*operands), "devices"),
+            lambda *operands: lax.psum(loss(CELLS["first"], *operands), "devices"),
             mesh=Mesh(devices, ("devices",)),
             in_specs=(whole, split),
             out_specs=whole,
@@ -209,7 +209,7 @@ def test_gradient_of_a_solve_on_two_devices(kind):
     else:
         with jax.set_mesh(Mesh(devices, ("devices",), axis_types=(kind,))):
             placed = jax.device_put(kernel, whole), jax.device_put(x, split)
-            found = jax.jit(jax.grad(loss, argnums=(0, 1)))(*placed)
-    expected = jax.jit(jax.grad(loss, argnums=(0, 1)))(kernel, x)
+            found = jax.jit(gradient)(*placed)
+    expected = jax.jit(gradient)(kernel, x)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
