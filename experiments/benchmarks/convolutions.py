@@ -1,7 +1,7 @@
 """What the gradient of a solve costs over the solve, for cells of other people's convolutions.
 
-Command:   python experiments/benchmarks/convolutions.py [--steps 12] [--repeats 15] [--quick]
-           [--out FOLDER]
+Command:   python experiments/benchmarks/convolutions.py [--cells nnx.Conv "4 groups"]
+           [--steps 12] [--repeats 15] [--quick] [--out FOLDER]
 Hardware:  any; the published figures name theirs
 Time:      about three minutes on two CPU cores
 Expected:  gradient / forward at most 3.5 in every cell (experiments/results/convolutions.json)
@@ -205,11 +205,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--cells", nargs="+", help="some of the cells, by their names")
     parser.add_argument("--steps", type=int, default=12, help="each way")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     chosen = cells(batch=2, size=4, channels=4) if options.quick else cells()
+    if options.cells is not None:
+        chosen = [cell for cell in chosen if cell.name in options.cells]
     rows, missing = [], {}
     for cell in chosen:
         solvers = {"deqjax": ours(cell, options.steps)}
