@@ -62,6 +62,26 @@ def test_gradient_benchmark_covers_every_rule(load, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("compile_fast")
+def test_convolution_benchmark_compares_gradients_and_solves(load, tmp_path, capsys):
+    chosen = ["--cells", "nnx.Conv", "--steps", "2", "--repeats", "1"]
+    load("convolutions").main(["--quick", *chosen, "--out", str(tmp_path)])
+    record = json.loads((tmp_path / "convolutions.json").read_text())
+    assert {"command", "date", "device", "versions"} < set(record)
+    assert [(row["cell"], row["solver"]) for row in record["rows"]] == [
+        ("nnx.Conv", "deqjax"),
+        ("nnx.Conv", "jaxopt"),
+    ]
+    assert all(row["ratio"] > 0 for row in record["rows"])
+    assert "at most 3.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["lax, NCHW", "depthwise, NCHW", "stride 2, then transposed"])
+def test_cells_of_the_convolution_benchmark_map_states_to_states(load, name):
+    (cell,) = (c for c in load("convolutions").cells(2, 4, 4) if c.name == name)
+    assert cell.f(cell.x, cell.weights, cell.x).shape == cell.x.shape
+
+
+@pytest.mark.usefixtures("compile_fast")
 def test_eager_benchmark_times_calls_and_weighs_them(load, tmp_path, capsys):
     load("eager").main(["--quick", "--out", str(tmp_path)])
     record = json.loads((tmp_path / "eager.json").read_text())
