@@ -18,7 +18,7 @@ from deqjax._core.hoist import PureMap, hoist
 from deqjax._core.types import Map, Operands, State
 
 # bilinear in their first two operands
-_PRODUCTS = {"dot_general", "conv_general_dilated", "canonical_convolution"}
+_PRODUCTS = {"dot_general", "conv_general_dilated", "convolution"}
 # functions that stand for their equations; others, such as loops, are rebuilt around theirs
 _CALLS = {"jit", "pjit", "closed_call", "checkpoint", "remat"}
 
