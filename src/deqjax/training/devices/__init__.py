@@ -6,7 +6,13 @@ named.
 
 from deqjax.training.devices._compilation import keep_compiled_programs
 from deqjax.training.devices._interrupts import StopRequest
-from deqjax.training.devices._parallel import AXIS, DataParallel, ReplicaError, first_replica
+from deqjax.training.devices._parallel import (
+    AXIS,
+    DataParallel,
+    ReplicaError,
+    first_replica,
+    step_of_replica,
+)
 from deqjax.training.devices._peers import ClusterOptions, PeerError, Peers, join
 from deqjax.training.devices._resources import memory_in_use
 from deqjax.training.devices._tracing import Trace
@@ -24,4 +30,5 @@ __all__ = [
     "join",
     "keep_compiled_programs",
     "memory_in_use",
+    "step_of_replica",
 ]

@@ -76,8 +76,9 @@ class DataParallel:
         def train(
             pretraining: bool, state: TrainState, batch: Any, number: jax.Array, stop: jax.Array
         ) -> tuple[TrainState, Metrics, Control]:
-            own = _REDUCTIONS._replace(number=number)
-            return train_step(problem, state, batch, own, stop=stop, pretraining=pretraining)
+            return step_of_replica(
+                problem, state, batch, number, stop=stop, pretraining=pretraining
+            )
 
         def evaluate(
             weights: Weights, batch: Any, memory: Any, limits: SolveLimits
@@ -239,6 +240,29 @@ class DataParallel:
                     f"a leaf of the training state has shape {leaf.shape}, but there are "
                     f"{self.devices} devices; replicate the state first."
                 )
+
+
+def step_of_replica(
+    problem: Problem,
+    state: TrainState,
+    batch: Any,
+    number: jax.Array,
+    *,
+    stop: jax.Array | int = 0,
+    pretraining: bool = False,
+) -> tuple[TrainState, Metrics, Control]:
+    """`deqjax.training.step.train_step` of one of the replicas along the mapped axis.
+
+    Args:
+        problem: what is trained.
+        state: its own.
+        batch: its own rows.
+        number: () int32, its own.
+        stop: number of the signal that asked this process to stop, or 0.
+        pretraining: whether the step belongs to the warm-up stage.
+    """
+    own = _REDUCTIONS._replace(number=number)
+    return train_step(problem, state, batch, own, stop=stop, pretraining=pretraining)
 
 
 def first_replica(tree: Tree) -> Tree:

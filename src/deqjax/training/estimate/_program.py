@@ -10,10 +10,13 @@ _NAMED = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _OPCODE = re.compile(r"\s*([\w\-]+)\(")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
+_INTEGER = re.compile(r"\((\d+)\)$")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|branch_computations)=(\{[^}]*\}|%[\w.\-]+)")
 _BODY = re.compile(r"\bbody=%?([\w.\-]+)")
+_CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 _ARRAY = re.compile(r"\b(pred|bf16|[suf]\d+|f8\w*|c64|c128)\[([\d,]*)\](?:\{([^{}]*)\})?")
+_NUMBERED = ("constant", "parameter")
 _OPENING = {"(": 1, ")": -1, "{": 1, "}": -1, "[": 1, "]": -1}
 
 
@@ -27,7 +30,9 @@ class Instruction(NamedTuple):
         operands: names of instructions of the same computation.
         called: names of computations.
         body: the computation that a loop repeats, or None.
-        trips: how often a loop repeats it, if XLA knows.
+        condition: the computation that says whether a loop goes on, or None.
+        trips: how often a loop repeats, if XLA says so.
+        number: value of a constant that is an integer, index of a parameter, or None.
         op_name: JAX's name of the operation that it came from, or "".
         root: whether it is what its computation returns.
     """
@@ -38,7 +43,9 @@ class Instruction(NamedTuple):
     operands: tuple[str, ...]
     called: tuple[str, ...]
     body: str | None
+    condition: str | None
     trips: int | None
+    number: int | None
     op_name: str
     root: bool
 
@@ -91,19 +98,45 @@ def _instruction(line: str) -> Instruction | None:
     end = _end(given)
     attributes = given[end:]
     called = [name for each in _CALLED.findall(attributes) for name in _names(each)]
-    body, trips = _BODY.search(attributes), _TRIPS.search(attributes)
-    op_name = _OP_NAME.search(attributes)
+
+    def found(pattern: re.Pattern[str]) -> str | None:
+        match = pattern.search(attributes)
+        return match[1] if match else None
+
+    trips, number = found(_TRIPS), _INTEGER.match(given[:end]) if opcode[1] in _NUMBERED else None
     return Instruction(
         named[2],
         shape,
         opcode[1],
         tuple(_OPERAND.findall(given[:end])),
         tuple(called),
-        body[1] if body else None,
-        int(trips[1]) if trips else None,
-        op_name[1] if op_name else "",
+        found(_BODY),
+        found(_CONDITION),
+        int(trips) if trips else None,
+        int(number[1]) if number else None,
+        found(_OP_NAME) or "",
         bool(named[1]),
     )
+
+
+def repeats(program: Program, loop: Instruction) -> int | None:
+    """How often a loop repeats, None where that is not known before it runs.
+
+    A loop that counts ends with a comparison of its counter with a constant, which not every
+    compiler notes on the loop itself.
+    """
+    if loop.trips is not None or loop.condition is None:
+        return loop.trips
+    numbers, compares = [], False
+    pending = [loop.condition]
+    while pending:
+        for each in program.computations[pending.pop()].values():
+            compares |= each.root and each.opcode == "compare"
+            if each.opcode == "constant" and each.number is not None:
+                numbers.append(each.number)
+            if each.opcode == "fusion":
+                pending += each.called
+    return max(numbers) if compares and numbers else None
 
 
 def _names(group: str) -> list[str]:
