@@ -144,9 +144,7 @@ class Observation:
             key: value for key, value in form.items() if value is not None and value is not False
         }
         self.solves.append(
-            ObservedSolve(
-                shown, u, solution, name, used, layer.max_steps, layer.tol, layer.adjoint
-            )
+            ObservedSolve(shown, u, solution, name, used, layer.max_steps, layer.tol, layer.adjoint)
         )
         return solution
 

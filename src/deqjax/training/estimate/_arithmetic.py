@@ -12,10 +12,30 @@ from deqjax.training.estimate._limits import Limits
 from deqjax.training.estimate._parts import Part, part_of
 
 # what moves numbers, or makes them, without arithmetic
-_NO_ARITHMETIC = frozenset(
-    "broadcast_in_dim concatenate convert_element_type copy copy_p dynamic_slice "
-    "dynamic_update_slice empty empty2 expand_dims gather iota optimization_barrier pad pvary "
-    "reshape rev select_n slice squeeze stop_gradient transpose all_gather".split()
+_NO_ARITHMETIC = (
+    "broadcast_in_dim",
+    "concatenate",
+    "convert_element_type",
+    "copy",
+    "copy_p",
+    "dynamic_slice",
+    "dynamic_update_slice",
+    "empty",
+    "empty2",
+    "expand_dims",
+    "gather",
+    "iota",
+    "optimization_barrier",
+    "pad",
+    "pvary",
+    "reshape",
+    "rev",
+    "select_n",
+    "slice",
+    "squeeze",
+    "stop_gradient",
+    "transpose",
+    "all_gather",
 )
 
 
@@ -66,10 +86,10 @@ def _flop(step: Any, kind: str, given: Any) -> float:
     if kind == "dot_general":
         (contracted, _), _ = given["dimension_numbers"]
         left = step.invars[0].aval.shape
-        return 2.0 * numbers * math.prod(left[axis] for axis in contracted)
+        return float(2 * numbers * math.prod(left[axis] for axis in contracted))
     if kind == "conv_general_dilated":
         kernel, axes = step.invars[1].aval.shape, given["dimension_numbers"].rhs_spec
-        return 2.0 * numbers * math.prod(kernel) / kernel[axes[0]]
+        return float(2 * numbers * math.prod(kernel) // kernel[axes[0]])
     if kind in _NO_ARITHMETIC or not numbers:
         return 0.0
     if kind.startswith(("reduce", "cum", "arg")):
@@ -95,9 +115,9 @@ def _jaxprs(given: Any) -> Iterator[Any]:
 def _alive(jaxpr: Any) -> Iterator[Any]:
     """The steps that some result needs: the compiler leaves out the others, too."""
     wanted = {each for each in jaxpr.outvars if not isinstance(each, core.Literal)}
-    kept = []
+    kept: list[Any] = []
     for step in reversed(jaxpr.eqns):
         if step.effects or any(each in wanted for each in step.outvars):
             kept.append(step)
             wanted |= {each for each in step.invars if not isinstance(each, core.Literal)}
-    return reversed(kept)
+    yield from reversed(kept)

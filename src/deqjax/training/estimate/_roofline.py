@@ -58,7 +58,5 @@ def roofline(
     }
     # round a ring each device sends all but its own share, and of a sum that twice
     around = (devices - 1) / devices
-    sent = sum(
-        each.size * around * (2 if each.kind == "all-reduce" else 1) for each in collectives
-    )
+    sent = sum(each.size * around * (2 if each.kind == "all-reduce" else 1) for each in collectives)
     return Seconds(parts, sent / chip.interconnect)

@@ -63,7 +63,11 @@ def pmapped_step(config: RunConfig, devices: Sequence[Any]) -> PlannedStep:
     specs = jax.tree.map(lambda leaf: leaf.sharding.spec, state)
     # without checks, as in pmap
     mapped = jax.shard_map(
-        step, mesh=mesh, in_specs=(specs, rows, rows), out_specs=(specs, whole, whole), check_vma=False
+        step,
+        mesh=mesh,
+        in_specs=(specs, rows, rows),
+        out_specs=(specs, whole, whole),
+        check_vma=False,
     )
     numbers = jax.ShapeDtypeStruct((count,), jnp.int32)
     traced = jax.jit(mapped, donate_argnums=0).trace(

@@ -33,8 +33,8 @@ def print_estimate(found: Estimate, console: "Console") -> None:
         console.print(sentence, markup=False, highlight=False)
 
     say(
-        f"{found.name}: {found.parameters:,} parameters, {found.rows} rows a step, {found.parallel} "
-        f"on {found.devices} devices ({found.target})"
+        f"{found.name}: {found.parameters:,} parameters, {found.rows} rows a step, "
+        f"{found.parallel} on {found.devices} devices ({found.target})"
     )
     if found.target == "cpu":
         say(
@@ -119,7 +119,7 @@ def _collectives(found: Estimate) -> "Table":
     for each in found.collectives:
         where = "in a solve's loop" if each.looping else "once"
         table.add_row(
-            each.kind, _WORDS[each.part], f"{each.count:,.0f}", f"{each.size / 1e6:,.3f}", where
+            each.kind, _WORDS[each.part], f"{each.number:,.0f}", f"{each.size / 1e6:,.3f}", where
         )
     return table
 

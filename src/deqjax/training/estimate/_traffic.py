@@ -1,5 +1,6 @@
 """What a compiled program moves: through the device's memory, and between devices."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -18,9 +19,18 @@ _COLLECTIVES = (
     "collective-permute",
     "collective-broadcast",
 )
-_FREE = frozenset(
-    "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id domain "
-    "opt-barrier add-dependency".split()
+_FREE = (
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "domain",
+    "opt-barrier",
+    "add-dependency",
 )
 
 
@@ -31,23 +41,24 @@ class Collective(NamedTuple):
         kind: such as "all-reduce".
         part: of the step.
         looping: whether they are inside of a loop that stops when it has converged.
-        count: how many, in one step: in such a loop, those of all its passes.
+        number: how many, in one step: in such a loop, those of all its passes.
         size: bytes of the arrays that are exchanged, of all of them, on one device.
     """
 
     kind: str
     part: Part
     looping: bool
-    count: float
+    number: float
     size: float
 
 
-class Traffic(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Traffic:
     """What one device moves in a step.
 
     Attributes:
         memory: bytes by part, read from and written to its main memory.
-        exchanges: (kind, part, looping) -> (count, bytes).
+        exchanges: (kind, part, looping) -> (number, bytes).
     """
 
     memory: Counter[Part]
@@ -65,10 +76,8 @@ class Traffic(NamedTuple):
             {key: (count * times, size * times) for key, (count, size) in self.exchanges.items()},
         )
 
-    def __add__(self, other: object) -> "Traffic":
+    def __add__(self, other: "Traffic") -> "Traffic":
         """Of both, one after the other."""
-        if not isinstance(other, Traffic):
-            return NotImplemented
         joined = dict(self.exchanges)
         for key, (count, size) in other.exchanges.items():
             before = joined.get(key, (0.0, 0.0))
