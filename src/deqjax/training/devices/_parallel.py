@@ -1,4 +1,4 @@
-"""Data parallelism: the one place that knows of devices and of the mapped axis."""
+"""Data parallelism by pmap: a copy of the state on every device."""
 
 import functools
 from collections.abc import Sequence
@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from deqjax.training.devices._copies import count_differing, first_replica
+from deqjax.training.devices._engine import AXIS, ReplicaError
 from deqjax.training.step import (
     Control,
     Metrics,
@@ -22,7 +24,6 @@ from deqjax.training.step import (
     train_step,
 )
 
-AXIS = "devices"
 _REDUCTIONS = Replicas(
     0,
     mean=functools.partial(lax.pmean, axis_name=AXIS),
@@ -30,10 +31,6 @@ _REDUCTIONS = Replicas(
     largest=functools.partial(lax.pmax, axis_name=AXIS),
 )
 Tree = TypeVar("Tree")
-
-
-class ReplicaError(RuntimeError):
-    """A state or a batch does not fit the devices, or was already given away."""
 
 
 class DataParallel:
@@ -53,6 +50,7 @@ class DataParallel:
     Attributes:
         problem: what is trained.
         devices: number of this process's devices.
+        shares: the same; each device has rows of its own.
 
     Raises:
         ReplicaError: the batch cannot be shared evenly.
@@ -63,6 +61,7 @@ class DataParallel:
     ) -> None:
         self.problem = problem
         self.devices = jax.local_device_count() if devices is None else len(devices)
+        self.shares = self.devices
         self._processes = jax.process_count() if devices is None else 1
         self._process = jax.process_index() if devices is None else 0
         if batch_size % (self.devices * problem.micro_batches):
@@ -76,9 +75,8 @@ class DataParallel:
         def train(
             pretraining: bool, state: TrainState, batch: Any, number: jax.Array, stop: jax.Array
         ) -> tuple[TrainState, Metrics, Control]:
-            return step_of_replica(
-                problem, state, batch, number, stop=stop, pretraining=pretraining
-            )
+            own = _REDUCTIONS._replace(number=number)
+            return train_step(problem, state, batch, own, stop=stop, pretraining=pretraining)
 
         def evaluate(
             weights: Weights, batch: Any, memory: Any, limits: SolveLimits
@@ -208,6 +206,10 @@ class DataParallel:
         copies: Tree = self._replicate(tree, self.numbers)
         return copies
 
+    def place_weights(self, weights: Weights) -> Weights:
+        """Weights on the host, copied to every device."""
+        return self.replicate(weights)
+
     def share(self, tree: Tree) -> Tree:
         """Deal the rows of every leaf (rows, ...) out in turn: (devices, rows / devices, ...).
 
@@ -242,35 +244,6 @@ class DataParallel:
                 )
 
 
-def step_of_replica(
-    problem: Problem,
-    state: TrainState,
-    batch: Any,
-    number: jax.Array,
-    *,
-    stop: jax.Array | int = 0,
-    pretraining: bool = False,
-) -> tuple[TrainState, Metrics, Control]:
-    """`deqjax.training.step.train_step` of one of the replicas along the mapped axis.
-
-    Args:
-        problem: what is trained.
-        state: its own.
-        batch: its own rows.
-        number: () int32, its own.
-        stop: number of the signal that asked this process to stop, or 0.
-        pretraining: whether the step belongs to the warm-up stage.
-    """
-    own = _REDUCTIONS._replace(number=number)
-    return train_step(problem, state, batch, own, stop=stop, pretraining=pretraining)
-
-
-def first_replica(tree: Tree) -> Tree:
-    """One device's copy of a replicated tree, moved to the host; keys become unbound arrays."""
-    copy: Tree = jax.tree.map(_fetch, tree)
-    return copy
-
-
 def _gathered(tree: Tree) -> Tree:
     """Of all devices, on every one: leaves (all devices, ...)."""
     result: Tree = lax.all_gather(tree, AXIS)
@@ -279,22 +252,5 @@ def _gathered(tree: Tree) -> Tree:
 
 def _count_differing(tree: Any) -> jax.Array:
     """() int32, numbers whose bits differ between devices."""
-
-    def differing(leaf: jax.Array) -> jax.Array:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            leaf = lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
-        same = lax.pmax(leaf, AXIS) == lax.pmin(leaf, AXIS)
-        return jnp.sum(~same, dtype=jnp.int32)
-
-    return sum((differing(leaf) for leaf in jax.tree.leaves(tree)), start=jnp.int32(0))
-
-
-def _fetch(leaf: jax.Array) -> Any:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        # through the host: a key bound to some devices could not be placed on others
-        data = np.asarray(jax.random.key_data(leaf))[0]
-        return jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(leaf))
-    # a shard's own data: indexing the whole array would first gather it
-    return np.asarray(leaf.addressable_shards[0].data)[0]
+    leaves = jax.tree.leaves(tree)
+    return sum((count_differing(leaf, AXIS) for leaf in leaves), start=jnp.int32(0))

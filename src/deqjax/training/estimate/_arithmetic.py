@@ -40,7 +40,7 @@ _NO_ARITHMETIC = (
 
 
 def arithmetic(jaxpr: Any, limits: Limits) -> Counter[Part]:
-    """FLOP by part: two for each product of a matrix product, one for each other operation.
+    """FLOP of all devices by part: two for each product of a matrix, one for each other number.
 
     Args:
         jaxpr: a traced program.
@@ -74,6 +74,10 @@ def _step(step: Any, prefix: str, limits: Limits, *, looping: bool) -> Counter[P
             branches = [inside(each) for each in given["branches"]]
             share = limits.penalized if part == "penalty" else 1.0
             return _scaled(max(branches, key=lambda each: each.total()), share)
+        case "shard_map":  # what is inside is one device's, along these axes
+            sizes = given["mesh"].shape
+            devices = math.prod(sizes[axis] for axis in given["manual_axes"])
+            return _scaled(inside(given["jaxpr"]), devices)
     nested = list(_jaxprs(given))
     if nested:  # of functions that are called, and rules beside them
         return inside(nested[0])

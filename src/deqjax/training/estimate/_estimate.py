@@ -15,7 +15,7 @@ from deqjax.training.estimate._parts import PARTS, Part
 from deqjax.training.estimate._program import read_program
 from deqjax.training.estimate._quiet import quiet_natives
 from deqjax.training.estimate._roofline import Seconds, roofline
-from deqjax.training.estimate._step import PlannedStep, pmapped_step
+from deqjax.training.estimate._step import PlannedStep, planned_step
 from deqjax.training.estimate._target import Target, target_of
 from deqjax.training.estimate._traffic import Collective, traffic
 
@@ -72,22 +72,22 @@ def estimate_run(config: RunConfig, topology: str | None = None) -> Estimate:
     """
     check(config)
     target = target_of(topology)
-    planned_step = pmapped_step(config, target.devices)
-    inputs = planned_step.inputs
-    layers = layers_of(inputs, planned_step.share)
+    step = planned_step(config, target.devices)
+    inputs = step.inputs
+    layers = layers_of(inputs, step.share)
     penalized = config.penalty.probability if config.penalty.weight else 0.0
     limits = limits_of(layers, penalized)
-    total = arithmetic(planned_step.traced.jaxpr, limits)
-    flop: dict[Part, float] = {part: total[part] / planned_step.apart for part in PARTS}
+    total = arithmetic(step.traced.jaxpr, limits)
+    flop: dict[Part, float] = {part: total[part] / len(target.devices) for part in PARTS}
     started = time.perf_counter()
-    memory, compiled = _compiled(planned_step, target)
+    memory, compiled = _compiled(step, target)
     seconds = time.perf_counter() - started
     found = None if compiled is None else traffic(read_program(compiled.as_text()), limits)
     return Estimate(
         name=config.name,
         target=target.name,
         devices=len(target.devices),
-        parallel="pmap",
+        parallel=config.parallel,
         rows=config.batch_size,
         parameters=inputs.parameters,
         limits=limits,

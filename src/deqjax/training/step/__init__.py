@@ -19,7 +19,13 @@ from deqjax.training.step._problem import (
 from deqjax.training.step._schedule import learning_rate
 from deqjax.training.step._solve_metrics import is_largest
 from deqjax.training.step._state import Architecture, TrainState, Weights, initial_state, split
-from deqjax.training.step._update import Control, train_step
+from deqjax.training.step._update import (
+    Control,
+    Found,
+    gradient_step,
+    train_step,
+    update_step,
+)
 
 __all__ = [
     "OWN_LIMITS",
@@ -27,6 +33,7 @@ __all__ = [
     "Batch",
     "Control",
     "Forward",
+    "Found",
     "Loss",
     "Metrics",
     "Problem",
@@ -36,6 +43,7 @@ __all__ = [
     "Weights",
     "evaluate_step",
     "forward",
+    "gradient_step",
     "initial_state",
     "is_largest",
     "learning_rate",
@@ -44,4 +52,5 @@ __all__ = [
     "radius_step",
     "split",
     "train_step",
+    "update_step",
 ]

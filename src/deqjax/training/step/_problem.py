@@ -24,12 +24,15 @@ class Replicas(NamedTuple):
         mean: average over all replicas.
         total: sum over all replicas.
         largest: maximum over all replicas.
+        gradient: average of the gradient over all replicas, of which each may get a part; None is
+            ``mean``.
     """
 
     number: jax.Array | int
     mean: Reduction
     total: Reduction
     largest: Reduction
+    gradient: Reduction | None = None
 
 
 def _same(tree: Any) -> Any:

@@ -47,7 +47,7 @@ class _Plan(NamedTuple):
     samples: tuple[int, ...] = ()  # of each solve
 
 
-class _Found(NamedTuple):
+class _OwnFound(NamedTuple):
     """What the rows of a batch, or of a part of it, contribute."""
 
     gradient: Any
@@ -83,14 +83,66 @@ def train_step(
         The next state; scalar float32 metrics, the same on every replica, of which "penalty" is
         NaN on a step without one; and what the loop must know.
     """
-    found = _work_off(problem, state, batch, _draw(problem, state, replicas, pretraining), replicas)
-    gradient = replicas.mean(found.gradient)
+    found = gradient_step(problem, state, batch, replicas, stop=stop, pretraining=pretraining)
+    return update_step(problem, state, found, replicas)
+
+
+class Found(NamedTuple):
+    """What all replicas have found in a batch, the same on every one but for the memory.
+
+    Attributes:
+        gradient: mean over all replicas, or this replica's part of it.
+        metrics: scalars, float32.
+        statistics: of batch normalizations, or None.
+        memory: what this replica's rows hand on, or None.
+        stop: () int32, the signal that some process was asked to stop by, or 0.
+    """
+
+    gradient: Any
+    metrics: Metrics
+    statistics: nnx.State[Any, Any] | None
+    memory: Any
+    stop: jax.Array
+
+
+def gradient_step(
+    problem: Problem,
+    state: TrainState,
+    batch: Batch,
+    replicas: Replicas = ALONE,
+    *,
+    stop: jax.Array | int = 0,
+    pretraining: bool = False,
+) -> Found:
+    """The first half of `train_step`: what a replica does with its rows, and agrees on with others.
+
+    Needs nothing of the optimizer's state, nor of the average.
+    """
+    plan = _draw(problem, state, replicas, pretraining)
+    found = _work_off(problem, state, batch, plan, replicas)
     averaged = found.shares | {
         name: each for name, each in found.metrics.items() if not is_largest(name)
     }
     largest = {name: each for name, each in found.metrics.items() if is_largest(name)}
     metrics = replicas.mean(averaged) | replicas.largest(largest)
-    parameters = state.weights.parameters
+    agreed = replicas.largest(jnp.asarray(stop, jnp.int32))
+    gradient = (replicas.gradient or replicas.mean)(found.gradient)
+    return Found(gradient, metrics, found.statistics, found.memory, agreed)
+
+
+def update_step(
+    problem: Problem, state: TrainState, found: Found, replicas: Replicas = ALONE
+) -> tuple[TrainState, Metrics, Control]:
+    """The second half of `train_step`: the update of parameters and optimizer.
+
+    Args:
+        problem: model, optimizer and penalty.
+        state: before the step.
+        found: by the first half.
+        replicas: those that each make the whole update. The only one, where arrays are divided
+            among devices: what the optimizer does with a whole array stays right.
+    """
+    parameters, gradient, metrics = state.weights.parameters, found.gradient, dict(found.metrics)
     with jax.named_scope("optimizer"):
         updates, optimizer_state = problem.optimizer.update(gradient, state.optimizer, parameters)
     metrics["gradient_norm"] = optax.tree.norm(gradient)
@@ -116,8 +168,7 @@ def train_step(
         _counted(state.skips, healthy),
         _averaged(problem, state, weights, healthy),
     )
-    agreed = replicas.largest(jnp.asarray(stop, jnp.int32))
-    return after, metrics, Control(agreed, after.skips.in_a_row)
+    return after, metrics, Control(found.stop, after.skips.in_a_row)
 
 
 def _draw(problem: Problem, state: TrainState, replicas: Replicas, pretraining: bool) -> _Plan:
@@ -136,7 +187,7 @@ def _draw(problem: Problem, state: TrainState, replicas: Replicas, pretraining: 
 
 def _work_off(
     problem: Problem, state: TrainState, batch: Batch, plan: _Plan, replicas: Replicas
-) -> _Found:
+) -> _OwnFound:
     """The gradient of all of a replica's rows, one micro-batch after the other."""
     parts = problem.micro_batches
     # in evaluation mode: a batch normalization would average over replicas what is then left out
@@ -179,7 +230,7 @@ def _work_off(
     }
     rejoined = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), memory)
     added = {name: values.sum() for name, values in shares.items()}
-    return _Found(gradient, added, joined, statistics, rejoined)
+    return _OwnFound(gradient, added, joined, statistics, rejoined)
 
 
 def _differentiate(
@@ -189,7 +240,7 @@ def _differentiate(
     memory: Any,
     plan: _Plan,
     targets: jax.Array,
-) -> _Found:
+) -> _OwnFound:
     """Gradient and metrics of rows whose loss counts as a share of so many targets."""
 
     def objective(
@@ -215,7 +266,7 @@ def _differentiate(
     (gradient, backward), (shares, metrics, statistics, kept) = jax.grad(
         objective, argnums=(0, 1), has_aux=True
     )(weights.parameters, probes)
-    return _Found(gradient, shares, metrics | backward_metrics(backward), statistics, kept)
+    return _OwnFound(gradient, shares, metrics | backward_metrics(backward), statistics, kept)
 
 
 def _chosen(condition: jax.Array, new: Any, old: Any) -> Any:
