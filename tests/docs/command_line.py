@@ -154,14 +154,12 @@ class CommandLine:
                 return self._without_peers(arguments)
             case "train":
                 return self._train(arguments[1:])
-            case "estimate":  # compiles what is not tiny, some of it for chips that few have
-                check_test(*ESTIMATE)
-                return self._parse(arguments)
             case "convert":
                 return self._convert(arguments)
             case "evaluate" if "--overlays" in arguments:
-                check_test(*OVERLAYS)
-                return self._parse(arguments)
+                return self._tested(arguments, *OVERLAYS)
+            case "estimate":  # compiles what is not tiny, some of it for chips that few have
+                return self._tested(arguments, *ESTIMATE)
             case "sweep":
                 file, *options = arguments[1:]
                 added = missing(tiny(load_experiment(self.folder / file)), options)
@@ -174,6 +172,11 @@ class CommandLine:
         if arguments[0] in ("inspect", "evaluate", "generate", "compare"):
             self._need(arguments[1])
         return self._main(arguments)
+
+    def _tested(self, arguments, file, name):
+        """Only the options, of a command that a test of its own runs."""
+        check_test(file, name)
+        return self._parse(arguments)
 
     def _expand(self, word):
         """What a shell makes of a word with a star."""

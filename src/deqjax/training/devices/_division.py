@@ -154,9 +154,7 @@ def _by_rule(
     return PartitionSpec(*entries) if named else _completed(entries, shape, sizes)
 
 
-def _completed(
-    entries: list[Any], shape: Sequence[int], sizes: Mapping[str, int]
-) -> PartitionSpec:
+def _completed(entries: list[Any], shape: Sequence[int], sizes: Mapping[str, int]) -> PartitionSpec:
     """With the largest axis that is left over "data", the first of several."""
     free = [
         place

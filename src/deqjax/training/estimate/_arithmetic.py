@@ -76,7 +76,7 @@ def _step(step: Any, prefix: str, limits: Limits, *, looping: bool) -> Counter[P
             return _scaled(max(branches, key=lambda each: each.total()), share)
         case "shard_map":  # what is inside is one device's, along these axes
             sizes = given["mesh"].shape
-            devices = math.prod(sizes[axis] for axis in given["manual_axes"])
+            devices = math.prod(sizes[axis] for axis in given["newly_manual_axes"])
             return _scaled(inside(given["jaxpr"]), devices)
     nested = list(_jaxprs(given))
     if nested:  # of functions that are called, and rules beside them

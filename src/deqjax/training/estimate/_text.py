@@ -76,7 +76,7 @@ def _verdict(found: Estimate) -> str:
     memory = found.memory
     if memory.fits is None:
         return "How much memory this machine has for it is not looked at."
-    told = f"{memory.total / GIB:.2f} of {(memory.room or 0) / GIB:.2f} GiB"
+    told = f"{_binary(memory.total)} of {_binary(memory.room or 0)}"
     if memory.fits:
         return f"It fits: {told} on each device."
     refused = "" if memory.arguments is not None else ", and the compiler refuses it"
@@ -92,35 +92,34 @@ def _memory(found: Estimate) -> "Table":
         "program": memory.code,
         "together": memory.total,
     }
-    table = _table("memory of each device, by XLA's plan", "", "GiB")
+    table = _table("memory of each device, by XLA's plan", "", "bytes")
     for name, size in rows.items():
         if size is not None:
-            table.add_row(name, f"{size / GIB:.3f}")
+            table.add_row(name, _binary(size))
     return table
 
 
 def _parts(found: Estimate) -> "Table":
-    table = _table("one step on each device, at most", "", "GFLOP", "GB moved", "time")
+    table = _table("one step on each device, at most", "", "FLOP", "bytes moved", "time")
     for part in PARTS:
-        moved = "" if found.moved is None else f"{found.moved[part] / 1e9:,.2f}"
+        moved = "" if found.moved is None else _decimal(found.moved[part])
         seconds = "" if found.seconds is None else _time(found.seconds.parts[part])
-        table.add_row(_WORDS[part], f"{found.flop[part] / 1e9:,.2f}", moved, seconds)
-    moved = "" if found.moved is None else f"{sum(found.moved.values()) / 1e9:,.2f}"
+        table.add_row(_WORDS[part], _decimal(found.flop[part]), moved, seconds)
+    moved = "" if found.moved is None else _decimal(sum(found.moved.values()))
     seconds = "" if found.seconds is None else _time(sum(found.seconds.parts.values()))
     table.add_section()
-    table.add_row("together", f"{sum(found.flop.values()) / 1e9:,.2f}", moved, seconds)
+    table.add_row("together", _decimal(sum(found.flop.values())), moved, seconds)
     return table
 
 
 def _collectives(found: Estimate) -> "Table":
     if not found.collectives:
         return _table("exchanges between devices: none")
-    table = _table("exchanges between devices, in one step", "", "part", "number", "MB", "where")
+    table = _table("exchanges between devices, in one step", "", "part", "number", "bytes", "where")
     for each in found.collectives:
         where = "in a solve's loop" if each.looping else "once"
-        table.add_row(
-            each.kind, _WORDS[each.part], f"{each.number:,.0f}", f"{each.size / 1e6:,.3f}", where
-        )
+        number, size = f"{each.number:,.0f}", _decimal(each.size)
+        table.add_row(each.kind, _WORDS[each.part], number, size, where)
     return table
 
 
@@ -131,6 +130,21 @@ def _table(title: str, *columns: str) -> "Table":
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left")
     return table
+
+
+def _decimal(amount: float) -> str:
+    """With three figures and a prefix: 1.23 G."""
+    for prefix, unit in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if amount >= unit:
+            return f"{amount / unit:.4g} {prefix}"
+    return f"{amount:.0f}  "
+
+
+def _binary(size: float) -> str:
+    for name, unit in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= unit:
+            return f"{size / unit:.2f} {name}"
+    return f"{size:.0f} B"
 
 
 def _time(seconds: float) -> str:
