@@ -44,6 +44,10 @@ class RunConfig:
         pretrain_layers: see ``pretrain_steps``.
         micro_batches: parts that each device's rows of a batch are worked off in, one after the
             other, to save memory; batch normalizations see one part at a time.
+        parallel: "pmap" gives each device a copy of the state, "sharded" divides
+            parameters, optimizer and averages among all, for models that one cannot hold.
+        model_devices: with "sharded", how many neighbouring devices share the work on a row, as the
+            task's ``sharding`` divides its parameters; 1 divides the state alone.
         average_decay: of the moving average of the weights, which is then evaluated instead of
             them; 0 is no average.
         log_every: steps between two records of training metrics, which average over them.
@@ -69,6 +73,8 @@ class RunConfig:
     pretrain_steps: Natural = 0
     pretrain_layers: Layers = 2
     micro_batches: Size = 1
+    parallel: Literal["pmap", "sharded"] = "pmap"
+    model_devices: Size = 1
     average_decay: Rate = 0.0
     log_every: Count = 10
     checkpoint_every: Count = 200
@@ -89,6 +95,8 @@ class RunConfig:
 _RESUMABLE = (
     "steps",
     "threads",
+    "parallel",
+    "model_devices",
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
@@ -142,6 +150,11 @@ def check(config: RunConfig) -> None:
         raise ConfigError(
             f"--batch_size {config.batch_size} cannot be worked off in --micro_batches "
             f"{config.micro_batches} equal parts."
+        )
+    if config.model_devices > 1 and config.parallel == "pmap":
+        raise ConfigError(
+            f"--model_devices {config.model_devices} divides the work on a row, which --parallel "
+            "pmap cannot; add --parallel sharded."
         )
     try:
         config.task.check()

@@ -54,7 +54,7 @@ def sweep_depths(
         if not isinstance(depth, int) or depth < 1:
             raise ConfigError(f"--depths must be whole numbers of at least 1, got {depth}.")
     run = load_run(workdir, checkpoint)
-    weights = run.steps.replicate(run.state.evaluated)
+    weights = run.steps.place_weights(run.state.evaluated)
     result = []
     for depth in depths:
         found = evaluate(

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import jax
+
 from deqjax._fields import FieldError, check_value
 from deqjax._ranges import NotNegative, Steps
 from deqjax.training._config import check
@@ -36,6 +38,8 @@ def load_run(
     """
     config = stored_config(workdir)
     check(config)
+    if jax.local_device_count() % config.model_devices:  # trained on others
+        config = dataclasses.replace(config, model_devices=1)
     folder = Workdir.at(workdir)
     if not folder.checkpoints.is_dir():
         raise CheckpointError(f"there is no checkpoint in {workdir}; train first.")
@@ -80,7 +84,7 @@ def evaluate_run(
     run = load_run(workdir, checkpoint)
     return evaluate(
         run,
-        run.steps.replicate(run.state.evaluated),
+        run.steps.place_weights(run.state.evaluated),
         split,
         batches=run.config.evaluation.final_batches,
         limits=limits,

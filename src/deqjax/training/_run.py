@@ -18,7 +18,7 @@ from deqjax.training._rehearsal import Layer, rehearse
 from deqjax.training._task import Task
 from deqjax.training._task_errors import of_task
 from deqjax.training.batches import BatchOrder, Data, TrainingBatches
-from deqjax.training.devices import AXIS, DataParallel
+from deqjax.training.devices import AXIS, DataParallel, Parallel, ShardedParallel
 from deqjax.training.step import (
     Batch,
     Loss,
@@ -39,14 +39,14 @@ class Run:
         config: the run.
         task: the configuration's, opened.
         data: its splits.
-        steps: mapped over the devices.
+        steps: on the devices.
         state: before the first step or restored, on the host: the devices have room for one only.
     """
 
     config: RunConfig
     task: Task
     data: Data
-    steps: DataParallel
+    steps: Parallel
     state: TrainState
 
     @property
@@ -91,7 +91,7 @@ class Run:
         Raises:
             ConfigError, ExperimentError: the task's loss cannot be trained on, or fails.
         """
-        rows = len(batch.counted) // self.steps.devices
+        rows = len(batch.counted) // self.steps.shares
         own: Batch = jax.tree.map(lambda leaf: np.asarray(leaf)[:rows], batch)
         shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(own)]
         form = str((jax.tree.structure(own), shapes))
@@ -146,10 +146,34 @@ def build(
             not go together, a batch cannot be shared, or the task fails.
     """
     task = of_task(config.task, lambda: config.task.opened(kept))
-    problem, state = assemble(config, task, axis_name=AXIS)
-    rows = config.batch_size // jax.process_count()
-    steps = DataParallel(problem, rows, devices)
+    # a state that is to be divided may be larger than one device
+    with jax.default_device(_host() if config.parallel == "sharded" else None):
+        problem, state = assemble(config, task, axis_name=AXIS)
+    steps = _parallel(config, task, problem, state, devices)
     return Run(config, task, Data(task), steps, jax.tree.map(_on_host, state))
+
+
+def _parallel(
+    config: RunConfig,
+    task: Task,
+    problem: Problem,
+    state: TrainState,
+    devices: Sequence[jax.Device] | None,
+) -> Parallel:
+    rows = config.batch_size // jax.process_count()
+    match config.parallel:
+        case "pmap":
+            return DataParallel(problem, rows, devices)
+        case "sharded":
+            rules = of_task(task, task.sharding)
+            return ShardedParallel(
+                problem,
+                rows,
+                state,
+                model_devices=config.model_devices,
+                rules=rules,
+                devices=devices,
+            )
 
 
 def assemble(
@@ -205,6 +229,14 @@ def _update(
         return own, None
     schedule = learning_rate(config.optimizer, config.steps)
     return optimizer(config.optimizer, config.steps), schedule
+
+
+def _host() -> jax.Device | None:
+    """The CPU, where JAX has it beside accelerators."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 def _on_host(leaf: jax.Array) -> Any:

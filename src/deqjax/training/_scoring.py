@@ -28,7 +28,7 @@ def evaluate(
 
     Args:
         run: its parts.
-        weights: replicated.
+        weights: placed.
         split: "train", "validation" or "test".
         batches: batches to score at most.
         limits: tolerance and step limit of the solves.
@@ -90,7 +90,7 @@ def try_evaluation(run: Run, split: str) -> None:
 
 
 def _order(run: Run, data: Pipeline, batches: int) -> BatchOrder:
-    devices = run.steps.devices * jax.process_count()
+    devices = run.steps.shares * jax.process_count()
     rows = data.evaluation_rows(run.config.batch_size, devices)
     return run.order._replace(batch_size=rows, limit=batches, workers=0)
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from deqjax.training._options import ConfigError
 from deqjax.training.step import Loss
@@ -137,6 +138,20 @@ class Task(abc.ABC):
         """
         del model, rows
         return None
+
+    def sharding(self) -> Mapping[str, PartitionSpec | None]:
+        """Rules for ``--parallel sharded``: how parameters are divided among the devices.
+
+        A pattern of parameters' names (``deq.cell.*.kernel``; ``*`` stands for anything) -> which
+        axis of the array is divided over which devices: "model" are those that share the work on a
+        row, "data" all groups of these. The first pattern that fits decides. A rule that does not
+        name "data" is completed by the largest axis that is left; an axis that a number of devices
+        does not divide stays whole; None keeps a parameter whole on every device.
+
+        What no rule names is divided by itself: the last axis of matrices and kernels over "model",
+        the largest of the others over "data".
+        """
+        return {}
 
     def in_units(self, loss: float) -> dict[str, float]:
         """A loss as what people compare, "loss" itself first."""

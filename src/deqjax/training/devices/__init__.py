@@ -18,8 +18,8 @@ from deqjax.training.devices._tracing import Trace
 
 __all__ = [
     "AXIS",
-    "ClusterOptions",
     "MODEL",
+    "ClusterOptions",
     "DataParallel",
     "Parallel",
     "PeerError",

@@ -69,7 +69,7 @@ def specs_of_state(state: TrainState, rules: Rules, sizes: Mapping[str, int]) ->
         ReplicaError: see `specs_of_weights`.
     """
     weights = specs_of_weights(state.weights, rules, sizes)
-    known = {
+    known: dict[KeyPath, tuple[tuple[int, ...], PartitionSpec]] = {
         path: (leaf.shape, spec)
         for (path, leaf), spec in zip(
             jax.tree_util.tree_leaves_with_path(state.weights.parameters),
@@ -81,12 +81,12 @@ def specs_of_state(state: TrainState, rules: Rules, sizes: Mapping[str, int]) ->
     def moment(path: KeyPath, leaf: Any) -> PartitionSpec:
         # Optax keeps a tree like the parameters' somewhere below its own names
         for start in range(len(path)):
-            shape, spec = known.get(path[start:], (None, None))
-            if spec is not None and shape == leaf.shape:
-                return spec
+            found = known.get(path[start:])
+            if found is not None and found[0] == leaf.shape:
+                return found[1]
         return default_spec(leaf.shape, sizes)
 
-    whole = PartitionSpec()
+    whole: Any = PartitionSpec()
     return TrainState(
         step=whole,
         weights=weights,

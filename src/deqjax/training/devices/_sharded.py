@@ -133,9 +133,11 @@ class ShardedParallel:
             """Rows dealt out, back in their order."""
             dealt = self._fetch(leaf).reshape(len(self._numbers), -1, *leaf.shape[1:])
             order = np.argsort(self._numbers)
-            return np.swapaxes(dealt[order], 0, 1).reshape(leaf.shape)
+            result: np.ndarray = np.swapaxes(dealt[order], 0, 1).reshape(leaf.shape)
+            return result
 
-        return rest._replace(memory=jax.tree.map(in_order, state.memory))
+        whole: TrainState = rest._replace(memory=jax.tree.map(in_order, state.memory))
+        return whole
 
     def place(self, state: TrainState) -> TrainState:
         """A state on the host, divided; its memory's rows shared out."""
@@ -169,7 +171,7 @@ class ShardedParallel:
                 )
             each = leaf.shape[0] // self.shares
 
-            def part(index: tuple[slice, ...]) -> np.ndarray:
+            def part(index: Any) -> np.ndarray:
                 rank = self._own_ranks[(index[0].start or 0) // max(each, 1)]
                 rows: np.ndarray = leaf[rank :: self.shares]
                 return rows
@@ -198,7 +200,8 @@ class ShardedParallel:
         """An array that every process has, on the devices: each gets its own part only."""
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = self._put(np.asarray(jax.random.key_data(leaf)), sharding)
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+            key: jax.Array = jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+            return key
         leaf = np.asarray(leaf)
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 

@@ -144,7 +144,8 @@ class ShardedSteps:
         # the optimizer's state and the average stay as they are, divided
         known = state._replace(optimizer=None, average=None)
         specs = self.specs._replace(optimizer=None, average=None)
-        parts = Found(specs.weights.parameters, _WHOLE, _WHOLE, _ROWS, _WHOLE)
+        whole: Any = _WHOLE
+        parts = Found(specs.weights.parameters, whole, whole, _ROWS, whole)
         mapped = self._mapped(gradient, (specs, _ROWS, _ROWS, _ROWS), parts)
         found: Found = mapped(known, batch, number, stop)
         wanted = self.shardings.weights.parameters
@@ -188,7 +189,8 @@ class ShardedSteps:
 
         def own(leaves: Sequence[jax.Array]) -> jax.Array:
             each = (_differing(leaf, spec) for leaf, spec in zip(leaves, specs, strict=True))
-            return sum(each, start=jnp.int32(0))
+            total: jax.Array = sum(each, start=jnp.int32(0))
+            return total
 
         every = jax.shard_map(
             own, mesh=self.mesh, in_specs=(specs,), out_specs=_WHOLE, check_vma=False
@@ -231,17 +233,21 @@ class ShardedSteps:
 
         def scatter(spec: PartitionSpec, leaf: jax.Array) -> jax.Array:
             place = place_of(spec, AXIS)
-            if place is None:
-                return lax.pmean(leaf, AXIS)
             leaf = self._kept_on_model(leaf, spec)
-            return lax.psum_scatter(leaf, AXIS, scatter_dimension=place, tiled=True) / count
+            if place is None:
+                total = lax.psum(leaf, AXIS)
+            else:
+                total = lax.psum_scatter(leaf, AXIS, scatter_dimension=place, tiled=True)
+            mean: jax.Array = total / count
+            return mean
 
         return jax.tree.map(scatter, self.specs.weights.parameters, gradient, is_leaf=is_spec)
 
     def _kept_on_model(self, leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
         if self.mesh.shape[MODEL] == 1:
             return leaf
-        return lax.with_sharding_constraint(leaf, only(spec, MODEL))
+        kept: jax.Array = lax.with_sharding_constraint(leaf, only(spec, MODEL))
+        return kept
 
 
 def _replicas(number: jax.Array | int, gradient: Any = None) -> Replicas:
@@ -266,5 +272,7 @@ def _differing(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
     if not copies:
         return jnp.int32(0)
     count = count_differing(leaf, copies)
-    total: jax.Array = lax.psum(count, divided) if divided else count
+    if not divided:
+        return count
+    total: jax.Array = lax.psum(count, divided)
     return total

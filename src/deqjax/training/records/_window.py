@@ -27,7 +27,7 @@ class Window:
         return len(self._fetched) + len(self._pending)
 
     def add(self, metrics: Mapping[str, Any]) -> None:
-        """Add a step's replicated metrics."""
+        """Add a step's metrics, for `first_replica`."""
         self._pending.append(metrics)
 
     def values(self) -> list[Values]:
