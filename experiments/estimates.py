@@ -26,12 +26,17 @@ HERE = Path(__file__).parent
 WIKITEXT = "experiments/language/wikitext103_regularized.py"
 IMAGENET = "experiments/vision/imagenet_mdeq_small_regularized.py"
 LARGE = "experiments/language/deq_transformer_1b.py"
-PLANS = {
+SHARDED = ["--parallel", "sharded"]
+RECIPES = {
     # 56 rows are shared evenly by 8 chips, not by 16
-    "wikitext103, 8 chips": [WIKITEXT, "--topology", "v5e:2x4"],
-    "wikitext103": [WIKITEXT, "--topology", "v5e:4x4", "--batch-size", "64"],
+    "wikitext103": [WIKITEXT, "--topology", "v5e:2x4"],
     "imagenet": [IMAGENET, "--topology", "v5e:4x4"],
     "1b": [LARGE, "--topology", "v5e:4x4"],
+}
+PLANS = {
+    f"{name} {parallel}": [*words, *(SHARDED if parallel == "sharded" else [])]
+    for name, words in RECIPES.items()
+    for parallel in ("pmap", "sharded")
 }
 GIB = 2**30
 

@@ -156,10 +156,9 @@ class CommandLine:
                 return self._train(arguments[1:])
             case "convert":
                 return self._convert(arguments)
-            case "evaluate" if "--overlays" in arguments:
-                return self._tested(arguments, *OVERLAYS)
-            case "estimate":  # compiles what is not tiny, some of it for chips that few have
-                return self._tested(arguments, *ESTIMATE)
+            case "evaluate" | "estimate" if test := tested_elsewhere(arguments):
+                check_test(*test)
+                return self._parse(arguments)
             case "sweep":
                 file, *options = arguments[1:]
                 added = missing(tiny(load_experiment(self.folder / file)), options)
@@ -172,11 +171,6 @@ class CommandLine:
         if arguments[0] in ("inspect", "evaluate", "generate", "compare"):
             self._need(arguments[1])
         return self._main(arguments)
-
-    def _tested(self, arguments, file, name):
-        """Only the options, of a command that a test of its own runs."""
-        check_test(file, name)
-        return self._parse(arguments)
 
     def _expand(self, word):
         """What a shell makes of a word with a star."""
@@ -263,6 +257,13 @@ class CommandLine:
         if found != status or not any(text in err.getvalue() for text in says):
             raise WrongCommandError(f"{shlex.join(arguments)} ended with {found}: {err.getvalue()}")
         return out.getvalue()
+
+
+def tested_elsewhere(arguments):
+    """The test that runs a command of which only the options are parsed here; None for others."""
+    if arguments[0] == "estimate":  # compiles what is not tiny, some of it for chips that few have
+        return ESTIMATE
+    return OVERLAYS if "--overlays" in arguments else None
 
 
 def tiny(experiment):

@@ -1,11 +1,12 @@
 """Made-up rows look like those of the data, and are there without them."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 
 from deqjax.training import BatchOrder, load_experiment
-from pathlib import Path
 from tiny import tiny_config, with_parts
 from tiny_vision import tiny_vision
 

@@ -30,8 +30,8 @@ def until(function, x):
     [
         (lambda x: x @ W, PRODUCT),
         (lambda x: jnp.tanh(x + 1).T.reshape(-1)[::2], 2 * 24),
-        (lambda x: jnp.sum(x), 24),
-        (lambda x: jax.jit(lambda x: x @ W)(x), PRODUCT),
+        (jnp.sum, 24),
+        (jax.jit(lambda x: x @ W), PRODUCT),
         (lambda x: lax.scan(lambda x, _: (x @ W, None), x, length=5)[0], 5 * PRODUCT),
         (lambda x: lax.cond(x[0, 0] > 0, lambda x: x @ W @ W, lambda x: x @ W, x), 2 * PRODUCT),
         (lambda x: (x @ W, [jnp.sin(x) @ W for _ in "dead"])[0], PRODUCT),

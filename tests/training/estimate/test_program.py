@@ -27,14 +27,14 @@ TPU = """HloModule jit_step, is_scheduled=true
 %body.1 (p.1: (s32[], pred[], f32[8])) -> (s32[], pred[], f32[8]) {
   %p.1 = (s32[]{:T(128)}, pred[]{:T(512)}, f32[8]{0:T(128)}) parameter(0)
   %z.1 = f32[8]{0:T(128)} get-tuple-element(%p.1), index=2
-  %norm = f32[]{:T(128)} all-reduce(%z.1), to_apply=%add, metadata={op_name="jit(step)/jvp()/while/body/psum"}
+  %norm = f32[]{:T(128)} all-reduce(%z.1), metadata={op_name="jit(s)/jvp()/psum"}
   ROOT %tuple.1 = (s32[], pred[], f32[8]{0:T(128)}) tuple(%z.1, %z.1, %z.1)
 }
 
 %body.2 (p.2: (s32[], f32[8])) -> (s32[], f32[8]) {
   %p.2 = (s32[]{:T(128)}, f32[8]{0:T(128)S(1)}) parameter(0)
   %z.2 = f32[8]{0:T(128)S(1)} get-tuple-element(%p.2), index=1
-  %twice = f32[8]{0:T(128)} add(%z.2, %z.2), metadata={op_name="jit(step)/transpose(jvp())/add"}
+  %twice = f32[8]{0:T(128)} add(%z.2, %z.2), metadata={op_name="jit(s)/transpose(jvp())/add"}
   ROOT %tuple.2 = (s32[], f32[8]{0:T(128)}) tuple(%z.2, %twice)
 }
 
@@ -43,12 +43,12 @@ ENTRY %main.7_spmd (x: f32[100,50], /*index=1*/y: f32[8]) -> f32[8] {
   %y = f32[8]{0:T(128)} parameter(1)
   %copy-start.1 = (f32[8]{0:T(128)S(1)}, f32[8]{0:T(128)}, u32[]{:S(2)}) copy-start(%y)
   %copy-done.1 = f32[8]{0:T(128)S(1)} copy-done(%copy-start.1)
-  %slice-start.1 = ((f32[100,50]{1,0:T(8,128)}), f32[10,50]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:10], [0:50]}
-  %all-gather-start.1 = (f32[2]{0}, f32[8]{0}) all-gather-start(%y), metadata={op_name="jit(step)/optimizer/all_gather"}
-  %loop.1 = (s32[], pred[], f32[8]{0:T(128)}) while(%y), condition=%goes_on, body=%body.1, metadata={op_name="jit(step)/jvp()/while"}
-  ROOT %loop.2 = (s32[], f32[8]{0:T(128)S(1)}) while(%y), condition=%counts, body=%body.2, metadata={op_name="jit(step)/jvp()/while"}
+  %slice-start.1 = ((f32[100,50]{1,0}), f32[10,50]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%x)
+  %gather = (f32[2]{0}, f32[8]{0}) all-gather-start(%y), metadata={op_name="jit(s)/optimizer/x"}
+  %loop.1 = (s32[], pred[], f32[8]{0:T(128)}) while(%y), condition=%goes_on, body=%body.1, NAMED
+  ROOT %loop.2 = (s32[], f32[8]{0:T(128)S(1)}) while(%y), condition=%counts, body=%body.2, NAMED
 }
-"""
+""".replace("NAMED", 'metadata={op_name="jit(s)/jvp()/while"}')
 
 
 def test_shapes_have_bytes_and_a_place():

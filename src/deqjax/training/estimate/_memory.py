@@ -3,7 +3,11 @@
 import re
 from typing import Any, NamedTuple
 
-_REFUSED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", re.IGNORECASE)
+# as libtpu says it in JAX 0.12, and as it said it before; arguments are counted in
+_REFUSED = (
+    re.compile(r"temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"),
+    re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"),
+)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -52,8 +56,8 @@ def planned(compiled: Any, room: int | None) -> Memory:
 
 def refused(sentence: str) -> Memory | None:
     """The plan of a program that XLA refused, read out of what it said; None for other reasons."""
-    found = _REFUSED.search(sentence)
+    found = next(filter(None, (pattern.search(sentence) for pattern in _REFUSED)), None)
     if found is None:
         return None
-    used, room = (int(float(found[i]) * _UNITS[found[i + 1].upper()]) for i in (1, 3))
+    used, room = (int(float(found[i]) * _UNITS[found[i + 1]]) for i in (1, 3))
     return Memory(None, None, None, None, total=used, room=room)

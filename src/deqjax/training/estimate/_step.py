@@ -38,7 +38,7 @@ def planned_step(config: RunConfig, devices: Sequence[Any]) -> PlannedStep:
         ReplicaError: the batch cannot be shared evenly, or the devices cannot be grouped so.
         ConfigError, DataError, ExperimentError: as `inputs_of`.
     """
-    group = getattr(config, "model_devices", 1) if getattr(config, "parallel", "pmap") == "sharded" else 1
+    group = config.model_devices if config.parallel == "sharded" else 1
     shares, parts = len(devices) // group, config.micro_batches
     if shares and config.batch_size % (shares * parts):
         raise ReplicaError(
@@ -46,7 +46,7 @@ def planned_step(config: RunConfig, devices: Sequence[Any]) -> PlannedStep:
             f"{'devices' if group == 1 else f'groups of {group} devices'} in {parts} part(s) each; "
             f"choose a multiple of {shares * parts}."
         )
-    build = _sharded if getattr(config, "parallel", "pmap") == "sharded" else _pmapped
+    build = _sharded if config.parallel == "sharded" else _pmapped
     return build(config, devices)
 
 
@@ -92,9 +92,9 @@ def _pmapped(config: RunConfig, devices: Sequence[Any]) -> PlannedStep:
 
 def _sharded(config: RunConfig, devices: Sequence[Any]) -> PlannedStep:
     """As a mesh runs it: the state divided, too."""
-    mesh = mesh_of(devices, getattr(config, "model_devices", 1))
+    mesh = mesh_of(devices, config.model_devices)
     inputs = inputs_of(config, AXIS)
-    rules = getattr(inputs.task, "sharding", dict)()
+    rules = of_task(inputs.task, inputs.task.sharding)
     steps = ShardedSteps(inputs.problem, mesh, inputs.state, rules)
     share = mesh.shape[AXIS]
     number = jax.ShapeDtypeStruct((share,), jnp.int32)
