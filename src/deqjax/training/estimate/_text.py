@@ -38,8 +38,8 @@ def print_estimate(found: Estimate, console: "Console") -> None:
     )
     if found.target == "cpu":
         say(
-            "Planned for this CPU: --topology v5e:2x4 plans for a TPU, which needs "
-            "pip install 'deqjax[tpu]' and no TPU."
+            "Planned for this CPU; --topology v5e:2x4 plans for a TPU that need not be there, once "
+            "its compiler is installed (pip install '.[tpu]' in deqjax's folder)."
         )
     console.print(_memory(found))
     say(_verdict(found))
