@@ -13,6 +13,13 @@ def backward_steps(adjoint: Adjoint | None) -> Scalar | None:
 
     Args:
         adjoint: the rule, or None for the default one.
+
+    Examples:
+        >>> from deqjax import adjoints
+        >>> adjoints.backward_steps(adjoints.implicit(max_steps=8))
+        8
+        >>> adjoints.backward_steps(adjoints.jacobian_free()) is None
+        True
     """
     match adjoint or implicit():
         case BothModes(controls=(_, limit, _)):

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from deqjax._scores import is_score
-from deqjax.adjoints._backward_steps import backward_steps
+from deqjax.adjoints import backward_steps
 from deqjax.nn import reseed
 from deqjax.training._dependence import depend_on
 from deqjax.training._options import ConfigError

@@ -32,8 +32,8 @@ _DOCS = "https://cloud.google.com/tpu/docs"
 CHIPS = {
     chip.name: chip
     for chip in (
-        # 2,400 Gbit/s over its six links
-        Chip("v4", 32 * GIB, 1.2e12, 275e12, 0.30e12, 3, f"{_DOCS}/v4"),
+        # six links of 50 GB/s each: Jouppi et al., ISCA 2023, arXiv 2304.01433
+        Chip("v4", 32 * GIB, 1.2e12, 275e12, 0.30e12, 3, f"{_DOCS}/v4, arXiv 2304.01433"),
         Chip("v5e", 16 * GIB, 0.819e12, 197e12, 0.20e12, 2, f"{_DOCS}/v5e"),
         Chip("v5p", 95 * GIB, 2.765e12, 459e12, 0.60e12, 3, f"{_DOCS}/v5p"),
         Chip("v6e", 32 * GIB, 1.6e12, 918e12, 0.40e12, 2, f"{_DOCS}/v6e"),
