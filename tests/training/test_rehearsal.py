@@ -46,7 +46,7 @@ def rehearsed(loss=squares, rows=ROWS, memory=None, axis_name=None):
 
 
 def test_layers_are_listed_in_the_order_of_their_calls():
-    first, second = Layer("first", 7, 0.1), Layer("inner.second", 9, 0.2)
+    first, second = Layer("first", 7, 0.1, 30), Layer("inner.second", 9, 0.2, 30)
     assert rehearsed() == (first, second, first)
 
 
