@@ -1,7 +1,8 @@
 """Kills runs at random moments, lets them go on, and compares them with one that nobody disturbed.
 
 Command:   python experiments/benchmarks/kill_resume.py [--kills 10 4 2] [--steps 600]
-           [--mutant all|none|data|...] [--devices 2] [--seed 0] [--out FOLDER]
+           [--mutant all|none|data|...] [--devices 2] [--parallel sharded] [--seed 0]
+           [--out FOLDER]
 Hardware:  two CPU cores, no GPU
 Time:      about five minutes, most of them starts of Python
 Expected:  every run that was killed is equal to the undisturbed one, and every mutant is noticed
@@ -183,10 +184,12 @@ class Run:
         arguments: of ``deqjax train``.
         folder: of the run.
         devices: virtual devices of the CPU.
+        parallel: how they share a batch.
     """
 
-    def __init__(self, arguments: Sequence[str], folder: Path, devices: int) -> None:
+    def __init__(self, arguments: Sequence[str], folder: Path, devices: int, parallel: str) -> None:
         self.arguments, self.folder, self.devices = arguments, folder, devices
+        self.parallel = parallel
         self.starts = 0
         self.seconds = 0.0
         self.kills: list[dict[str, Any]] = []
@@ -199,7 +202,7 @@ class Run:
     def start(self, fault: str | None = None) -> Child:
         """Start the run, or go on with it."""
         words = ["train", *self.arguments, "--workdir", str(self.folder)]
-        words += ["--devices", str(self.devices)]
+        words += ["--devices", str(self.devices), "--parallel", self.parallel]
         if holds_run(self.folder):
             words.append("--resume")
         self.starts += 1
@@ -256,10 +259,11 @@ def judge(
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """Train undisturbed, train under fire, let mutants go on; one row each."""
-    whole = Run(arguments, folder / f"{name}-whole", options.devices)
+    devices, parallel = options.devices, options.parallel
+    whole = Run(arguments, folder / f"{name}-whole", devices, parallel)
     wanted = whole.to_its_end()
     say(f"{name}: undisturbed, {wanted.step} steps in {whole.seconds:.0f} s")
-    run = Run(arguments, folder / name, options.devices)
+    run = Run(arguments, folder / name, devices, parallel)
     for kill in plan(kills, options.steps, options.seed):
         run.kill(kill)
         last = run.kills[-1]
@@ -269,7 +273,7 @@ def judge(
         shutil.copytree(run.folder, copy)
     rows = [row(name, None, run, run.to_its_end(), wanted)]
     for mutant, copy in copies.items():
-        forgetful = Run(arguments, copy, options.devices)
+        forgetful = Run(arguments, copy, devices, parallel)
         forgetful.starts, forgetful.kills = run.starts - 1, run.kills
         rows.append(row(name, mutant, forgetful, forgetful.to_its_end(mutant), wanted))
         say(f"{name}: without {mutant}, ended")
@@ -328,6 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mutant", choices=("all", "none", *FORGOTTEN), default="all")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--devices", type=int, default=1, help="virtual devices of the CPU")
+    parser.add_argument("--parallel", choices=("pmap", "sharded"), default="pmap")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
@@ -353,7 +358,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rows += judge(name, words, kills, chosen, options, folder, console.print)
     console.print(table(rows))
     record = environment(("jax", "orbax-checkpoint", "grain", "flax", "optax", "deqjax"))
-    settings = {"steps": options.steps, "devices": options.devices, "seed": options.seed}
+    names = ("steps", "devices", "parallel", "seed")
+    settings = {name: getattr(options, name) for name in names}
     save(options.out, "kill_resume", record | settings | {"runs": rows}, None)
     return 0 if all(each["as_expected"] for each in rows) else 1
 

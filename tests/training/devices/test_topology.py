@@ -46,10 +46,10 @@ def config(tmp_path, steps):
     )
 
 
-def train(tmp_path, name, steps, devices):
+def train(tmp_path, name, steps, devices, parallel="pmap"):
     folder = tmp_path / name
     outcome = training.train(
-        config(tmp_path, steps),
+        with_parts(config(tmp_path, steps), parallel=parallel),
         folder,
         resume=folder.exists(),
         devices=jax.local_devices()[:devices],
@@ -59,15 +59,16 @@ def train(tmp_path, name, steps, devices):
     return [r["loss"] for r in records if r["split"] == "train"]
 
 
-def test_four_then_one_then_two_devices_train_as_one(tmp_path):
-    expected = train(tmp_path, "one", 4, 1)
-    for steps, devices in ((2, 4), (3, 1), (4, 2)):
-        found = train(tmp_path, "several", steps, devices)
+def test_a_run_on_changing_devices_with_copies_and_parts_of_the_state_is_as_on_one(tmp_path):
+    expected = train(tmp_path, "one", 5, 1)
+    stages = ((1, 4, "pmap"), (2, 1, "pmap"), (3, 2, "pmap"), (4, 4, "sharded"), (5, 2, "pmap"))
+    for steps, devices, parallel in stages:
+        found = train(tmp_path, "several", steps, devices, parallel)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     states = [training.load_run(tmp_path / name).state for name in ("one", "several")]
     memories = [state.memory for state in states]
     np.testing.assert_allclose(memories[1].states, memories[0].states, rtol=0, atol=1e-5)
-    assert [int(state.step) for state in states] == [4, 4]
+    assert [int(state.step) for state in states] == [5, 5]
 
 
 class Pair:
@@ -166,6 +167,17 @@ def test_two_processes_train_as_one_stop_together_go_on_and_end_together(tmp_pat
     found = [pair.losses()[step] for step in range(1, steps + 1)]
     np.testing.assert_allclose(found, train(tmp_path, "alone", steps, 1), rtol=1e-6)
     np.testing.assert_allclose(found, train(tmp_path, "four", steps, 4), rtol=1e-6)
+
+
+def test_two_processes_share_one_state_and_a_run_of_copies_goes_on_with_it(tmp_path):
+    with Pair(tmp_path, "--parallel", "sharded") as pair:
+        pair.wait_for_step(3)
+        os.kill(pair.processes[0].pid, signal.SIGTERM)
+        statuses, errors, _ = pair.ends(60)
+        assert statuses == [0, 0], errors
+    stopped = max(pair.losses())
+    found = train(tmp_path, "pair", stopped + 1, 2)
+    np.testing.assert_allclose(found, train(tmp_path, "alone", stopped + 1, 1), rtol=1e-6)
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec
 from numpy.typing import NDArray
 
 from deqjax import data
@@ -25,6 +26,7 @@ from deqjax.models import (
 from deqjax.tasks._network import SOLVER_CHANGES, check_solver, refused_as
 from deqjax.tasks.language._batches import Segments, TextRows, bigram_nats
 from deqjax.tasks.language._config import LanguageNetwork, Text
+from deqjax.tasks.language._sharding import rules
 from deqjax.training import ConfigError, Loss, Task
 
 
@@ -146,6 +148,10 @@ class LanguageTask(Task):
         nats = model.negative_log_likelihood(prediction.states, batch.tokens[:, 1:])
         kept = None if memory is None else prediction.memory
         return Loss(nats, weights=jnp.asarray(batch.scored, jnp.float32), memory=kept)
+
+    def sharding(self) -> Mapping[str, PartitionSpec]:
+        """The hidden features of feed-forwards, and the vocabulary."""
+        return rules(self.network)
 
     def throughput(self, rows: int) -> tuple[str, int]:
         """Tokens."""

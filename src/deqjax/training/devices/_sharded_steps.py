@@ -1,14 +1,14 @@
 """The steps of a problem as programs of a mesh, whose devices need not be there."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, use_abstract_mesh
 
 from deqjax.training.devices._copies import count_differing
 from deqjax.training.devices._division import (
@@ -95,7 +95,7 @@ class ShardedSteps:
         rows, whole = self.sharding(_ROWS), self.sharding(_WHOLE)
         self.train, self.pretrain = (
             jax.jit(
-                functools.partial(self._train, pretraining),
+                self._in_mesh(functools.partial(self._train, pretraining)),
                 in_shardings=(self.shardings, rows, rows, rows),
                 out_shardings=(self.shardings, whole, whole),
                 donate_argnums=0,
@@ -103,14 +103,16 @@ class ShardedSteps:
             for pretraining in (False, True)
         )
         self.evaluate = jax.jit(
-            self._evaluate,
+            self._in_mesh(self._evaluate),
             in_shardings=(weights, rows, rows, whole),
             out_shardings=(whole, whole, rows),
         )
         self.radius = jax.jit(
-            self._radius, in_shardings=(weights, rows, rows, whole, whole), out_shardings=whole
+            self._in_mesh(self._radius),
+            in_shardings=(weights, rows, rows, whole, whole),
+            out_shardings=whole,
         )
-        self.count_differing = jax.jit(self._count, out_shardings=whole)
+        self.count_differing = jax.jit(self._in_mesh(self._count), out_shardings=whole)
 
     def sharding(self, spec: PartitionSpec) -> NamedSharding:
         """On the mesh."""
@@ -198,6 +200,15 @@ class ShardedSteps:
         count: jax.Array = every(leaves)
         return count
 
+    def _in_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function in this mesh, in whichever one its caller is."""
+
+        def inside(*inputs: Any) -> Any:
+            with use_abstract_mesh(self.mesh.abstract_mesh):
+                return function(*inputs)
+
+        return inside
+
     def _mapped(self, function: Any, in_specs: Any, out_specs: Any) -> Any:
         """Manual over "data"; over "model" too where that is a single device."""
         alone = self.mesh.shape[MODEL] == 1
@@ -269,10 +280,7 @@ def _differing(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
     """How many numbers of an array differ between devices that hold the same part of it."""
     divided = tuple(axis for entry in spec for axis in axes_of(entry))
     copies = tuple(axis for axis in (AXIS, MODEL) if axis not in divided)
-    if not copies:
-        return jnp.int32(0)
-    count = count_differing(leaf, copies)
-    if not divided:
-        return count
-    total: jax.Array = lax.psum(count, divided)
+    total: jax.Array = count_differing(leaf, copies) if copies else jnp.int32(0)
+    if copies and divided:
+        total = lax.psum(total, divided)
     return total
