@@ -51,7 +51,7 @@ def test_layers_are_listed_in_the_order_of_their_calls():
 
 
 def test_normalization_over_replicas_needs_none():
-    assert len(rehearsed(axis_name="devices")) == 3
+    assert len(rehearsed(axis_name="data")) == 3
 
 
 def test_a_model_that_solves_nothing_has_no_layers():
