@@ -16,7 +16,7 @@ from deqjax.training import RunConfig, load_experiment
 
 
 def config() -> RunConfig:
-    """Width 5,120 and 65,536 features inside, in bfloat16; 64 rows, four on each of 16 chips."""
+    """Width 5,120 and 65,536 features inside, in bfloat16; 32 rows, two on each of 16 chips."""
     small = load_experiment(Path(__file__).with_name("wikitext103_regularized.py"))
     network = small.task.network
     shape = dataclasses.replace(
@@ -33,5 +33,5 @@ def config() -> RunConfig:
         small,
         name="deq_transformer_1b",
         task=dataclasses.replace(small.task, network=network),
-        batch_size=64,
+        batch_size=32,
     )

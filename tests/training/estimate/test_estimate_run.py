@@ -10,9 +10,10 @@ import pytest
 
 from deqjax.training import ReplicaError, TopologyError, estimate_run, load_experiment
 from deqjax.training._rehearsal import Layer
-from deqjax.training.estimate import CHIPS, _memory, _target
+from deqjax.training.estimate import CHIPS, _estimate, _memory, _target
 from deqjax.training.estimate._limits import Limits, limits_of
 from deqjax.training.estimate._roofline import roofline
+from deqjax.training.estimate._step import PlannedStep
 from deqjax.training.estimate._traffic import Collective
 from tiny import tiny_config, with_parts
 
@@ -116,8 +117,19 @@ def test_a_refused_program_still_tells_what_it_needs(said):
     assert memory.fits is False
 
 
-def test_other_refusals_are_errors():
-    assert _memory.refused("INTERNAL: something else") is None
+def test_other_refusals_are_sentences():
+    said = "INTERNAL: Ran out of memory in memory space vmem.\nSee elsewhere"
+    assert _memory.refused(said) is None
+
+    class Refused:
+        def lower(self):
+            raise jax.errors.JaxRuntimeError(said)
+
+    step = PlannedStep(None, Refused(), 1)
+    with pytest.raises(TopologyError, match=r"for v5e:2x2 refuses the step, .*space vmem\. See"):
+        _estimate._compiled(step, _target.Target("v5e:2x2", (), CHIPS["v5e"]))
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        _estimate._compiled(step, _target.Target("cpu", (), None))
 
 
 def test_each_part_takes_its_longer_half():

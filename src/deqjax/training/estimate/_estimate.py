@@ -16,8 +16,10 @@ from deqjax.training.estimate._program import read_program
 from deqjax.training.estimate._quiet import quiet_natives
 from deqjax.training.estimate._roofline import Seconds, roofline
 from deqjax.training.estimate._step import PlannedStep, planned_step
-from deqjax.training.estimate._target import Target, target_of
+from deqjax.training.estimate._target import Target, TopologyError, target_of
 from deqjax.training.estimate._traffic import Collective, traffic
+
+_TOLD = 400  # characters of what a compiler says
 
 
 class Estimate(NamedTuple):
@@ -66,7 +68,7 @@ def estimate_run(config: RunConfig, topology: str | None = None) -> Estimate:
             no TPU. None plans for the devices of this CPU.
 
     Raises:
-        TopologyError: there is no such TPU, or libtpu is not installed.
+        TopologyError: there is no such TPU, libtpu is not installed, or it cannot compile the step.
         ReplicaError: the batch cannot be shared evenly by so many devices.
         ConfigError, DataError, ExperimentError: the run cannot be trained.
     """
@@ -110,6 +112,12 @@ def _compiled(step: PlannedStep, target: Target) -> tuple[Memory, Any]:
     except jax.errors.JaxRuntimeError as error:
         memory = refused(str(error))
         if memory is None:
-            raise
+            if target.chip is None:
+                raise
+            said = " ".join(str(error).split())
+            raise TopologyError(
+                f"the compiler for {target.name} refuses the step, and not for want of memory: "
+                f"{said[:_TOLD]}; other sizes, such as fewer rows on each chip, may compile."
+            ) from error
         return memory, None
     return planned(compiled, None if target.chip is None else target.chip.hbm), compiled
