@@ -1,5 +1,7 @@
 """FLOP of traced programs, counted by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from deqjax.nn import convolve
 from deqjax.training.estimate._arithmetic import arithmetic
 from deqjax.training.estimate._limits import Limits
 from deqjax.training.estimate._parts import part_of
@@ -57,6 +60,20 @@ def test_convolutions(groups, strides):
 
     numbers = 2 * (8 // strides) ** 2 * 6
     assert flop(convolved, x).total() == 2 * numbers * 9 * 4 // groups
+
+
+def test_convolutions_of_our_own_layers():
+    x, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 6))
+    products = 2 * 8 * 8 * 6 * 9 * 4 * 2
+    assert flop(convolve, x, kernel).total() == products
+    # its gradient in the image is as long again
+    pulled = flop(jax.grad(lambda x: jnp.sum(convolve(x, kernel) ** 2)), x).total()
+    assert 2 * products <= pulled < 2.1 * products
+    # at a stride of two a quarter of it, and so is the gradient, whose zeros are left out
+    strided = functools.partial(convolve, kernel=kernel, stride=2)
+    assert flop(strided, x).total() == products / 4
+    pulled = flop(jax.grad(lambda x: jnp.sum(strided(x) ** 2)), x).total()
+    assert products / 2 <= pulled < 0.55 * products
 
 
 def test_parts_and_loops():

@@ -98,7 +98,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(config):
 
 def test_limits_are_the_longest_solves():
     layers = [Layer("a", 6, 1e-3, 4), Layer("b", 9, 1e-3, None), Layer("c", None, None, None)]
-    assert limits_of(layers, 1.0) == Limits(forward=10, backward=10, penalized=1.0)
+    assert limits_of(layers, 1.0) == Limits(forward=10, backward=9, penalized=1.0)
     assert limits_of([], 0.0) == Limits(forward=1, backward=1, penalized=0.0)
 
 

@@ -1,10 +1,12 @@
 """The arithmetic of a traced program, by the part of a training step that it belongs to."""
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.extend import core
 
@@ -78,10 +80,18 @@ def _step(step: Any, prefix: str, limits: Limits, *, looping: bool) -> Counter[P
             sizes = given["mesh"].shape
             devices = math.prod(sizes[axis] for axis in given["newly_manual_axes"])
             return _scaled(inside(given["jaxpr"]), devices)
+    if kind.endswith("convolution"):  # a primitive of our own around JAX's
+        given = {"inner": _traced(step)}
     nested = list(_jaxprs(given))
     if nested:  # of functions that are called, and rules beside them
         return inside(nested[0])
     return Counter({part: _flop(step, kind, given)})
+
+
+def _traced(step: Any) -> Any:
+    """What a primitive whose implementation is JAX's own operations does."""
+    shapes = [jax.ShapeDtypeStruct(each.aval.shape, each.aval.dtype) for each in step.invars]
+    return jax.make_jaxpr(functools.partial(step.primitive.impl, **step.params))(*shapes)
 
 
 def _flop(step: Any, kind: str, given: Any) -> float:
@@ -93,7 +103,8 @@ def _flop(step: Any, kind: str, given: Any) -> float:
         return float(2 * numbers * math.prod(left[axis] for axis in contracted))
     if kind == "conv_general_dilated":
         kernel, axes = step.invars[1].aval.shape, given["dimension_numbers"].rhs_spec
-        return float(2 * numbers * math.prod(kernel) // kernel[axes[0]])
+        spread = math.prod(given["lhs_dilation"])  # zeros between an image's pixels cost nothing
+        return float(2 * numbers * math.prod(kernel) // kernel[axes[0]] // spread)
     if kind in _NO_ARITHMETIC or not numbers:
         return 0.0
     if kind.startswith(("reduce", "cum", "arg")):

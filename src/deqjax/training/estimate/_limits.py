@@ -30,11 +30,11 @@ class Limits(NamedTuple):
 def limits_of(layers: Sequence[Layer], penalized: float) -> Limits:
     """The longest solves of any layer: a pass for each step, and one that measures the last.
 
-    A backward pass without a limit of its own undoes what the forward pass has done.
+    A backward loop without a limit of its own undoes each step of the forward one.
     """
     forward = max((each.max_steps or 0 for each in layers), default=0)
     backward = [
-        (each.max_steps or 0) if each.backward_steps is None else each.backward_steps
+        (each.max_steps or 1) if each.backward_steps is None else each.backward_steps + 1
         for each in layers
     ]
-    return Limits(forward + 1, max(backward, default=0) + 1, penalized)
+    return Limits(forward + 1, max(backward, default=1), penalized)
