@@ -8,6 +8,7 @@ from deqjax.tasks.language import LanguageTask
 from deqjax.training import ConfigError, RunConfig, Share, load_run, train
 from deqjax.training._config import check
 from deqjax.training._config_values import to_dict
+from deqjax.training._finished import _on_these_devices
 from deqjax.training._stored_config import from_dict
 from deqjax.training._stored_task import stored_task
 from deqjax.training._workdir import Workdir, write_config
@@ -120,3 +121,17 @@ def test_a_field_that_a_stored_configuration_lacks_is_named(tmp_path):
     del values["task"]["network"]["solver"]["backward_history"]
     with pytest.raises(ConfigError, match=r"backward_history: absent -> null"):
         from_dict(values, LanguageTask)
+
+
+def test_copies_of_the_state_cannot_share_a_row(tmp_path):
+    with pytest.raises(ConfigError, match=r"--model_devices 2 .* add --parallel sharded"):
+        check(tiny_config(tmp_path, model_devices=2))
+
+
+@pytest.mark.parametrize(("count", "expected"), [(4, 2), (3, 1)])
+def test_a_run_is_used_where_its_groups_of_devices_do_not_fit(
+    tmp_path, monkeypatch, count, expected
+):
+    monkeypatch.setattr("jax.local_device_count", lambda: count)
+    config = tiny_config(tmp_path, parallel="sharded", model_devices=2)
+    assert _on_these_devices(config).model_devices == expected

@@ -7,7 +7,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from deqjax.models._shape import TransformerShape
-from deqjax.nn import DropoutMask, Weight, distance_codes, masked, relative_attention, visible
+from deqjax.nn import (
+    DropoutMask,
+    Weight,
+    distance_codes,
+    divided,
+    masked,
+    relative_attention,
+    visible,
+)
 
 
 class LayerInputs(NamedTuple):
@@ -22,7 +30,7 @@ class LayerInputs(NamedTuple):
         seen: (1 or batch, 1, length, memory_length + length) bool.
         content_bias: (heads, d).
         position_bias: (heads, d).
-        qkv: (width, 3 width).
+        qkv: (width, 3 width), or (width, 3, heads, d) where devices share the heads.
         out: (width, width), and its bias (width,).
         up: (width, hidden), and its bias (hidden,).
         down: (hidden, width), and its bias (width,).
@@ -119,12 +127,13 @@ class TransformerLayer(nnx.Module):
         memory_keys, memory_values = (
             part.reshape(batch, memory_length, *heads) for part in jnp.split(kv, 2, axis=-1)
         )
+        memory_keys, memory_values = divided(memory_keys, 2), divided(memory_values, 2)
         codes = masked(distance_codes(keys, width).astype(dtype), self.mask((1, width), dtype))
         return LayerInputs(
             injection=injection,
             memory_keys=memory_keys,
             memory_values=memory_values,
-            distance_keys=(codes @ cast(self.distance())).reshape(keys, *heads),
+            distance_keys=divided((codes @ cast(self.distance())).reshape(keys, *heads), 1),
             seen=visible(
                 length,
                 memory_length,
@@ -133,8 +142,11 @@ class TransformerLayer(nnx.Module):
             ),
             content_bias=cast(self.content_bias[...]),
             position_bias=cast(self.position_bias[...]),
-            qkv=qkv,
-            out=(cast(self.out()), self.out_bias[...]),
+            qkv=_by_heads(qkv, heads),
+            out=(
+                divided(cast(self.out()).reshape(*heads, width), 0).reshape(width, width),
+                self.out_bias[...],
+            ),
             up=(cast(self.up()), cast(self.up_bias[...])),
             down=(cast(self.down()), self.down_bias[...]),
             attention_mask=self.attention_mask((batch, heads[0], length, keys), dtype),
@@ -144,16 +156,24 @@ class TransformerLayer(nnx.Module):
         )
 
 
+def _by_heads(qkv: jax.Array, heads: tuple[int, ...]) -> jax.Array:
+    """A matrix (width, 3 width), or (width, 3, heads, d) if the heads are divided over devices."""
+    whole = qkv.reshape(len(qkv), 3, *heads)
+    parts = divided(whole, 2)
+    # one axis of 3 width could not be divided by heads
+    return qkv if parts is whole else parts
+
+
 def attend(c: jax.Array, inputs: LayerInputs) -> jax.Array:
     """The output of attention to the memory and to c (batch, length, width), in c's dtype.
 
     [q, k, v] = c W_qkv + u,  a = heads W_o + b_o.
     """
-    batch, length, width = c.shape
-    qkv = c.astype(inputs.qkv.dtype) @ inputs.qkv
+    width = c.shape[-1]
+    qkv = jnp.tensordot(c.astype(inputs.qkv.dtype), inputs.qkv, 1)
     if inputs.injection is not None:
-        qkv = qkv + inputs.injection[..., : 3 * width].astype(qkv.dtype)
-    q, k, v = jnp.moveaxis(qkv.reshape(batch, length, 3, *inputs.content_bias.shape), 2, 0)
+        qkv = qkv + inputs.injection[..., : 3 * width].astype(qkv.dtype).reshape(qkv.shape)
+    q, k, v = jnp.moveaxis(qkv.reshape(*c.shape[:2], 3, *inputs.content_bias.shape), 2, 0)
     mixed = relative_attention(
         q,
         jnp.concatenate([inputs.memory_keys, k], axis=1),
@@ -165,7 +185,7 @@ def attend(c: jax.Array, inputs: LayerInputs) -> jax.Array:
         inputs.attention_mask,
     )
     weight, bias = inputs.out
-    a = (mixed.reshape(batch, length, width) @ weight).astype(c.dtype) + bias
+    a = (mixed.reshape(c.shape) @ weight).astype(c.dtype) + bias
     return masked(a.astype(c.dtype), inputs.out_mask)
 
 

@@ -10,6 +10,7 @@ from deqjax.nn._adaptive_softmax import AdaptiveSoftmax
 from deqjax.nn._conv_batch_norm import ConvBatchNorm
 from deqjax.nn._convolution import ConvWeight, convolve
 from deqjax.nn._deq import DEQ
+from deqjax.nn._divided import divided
 from deqjax.nn._freeze import CellStateError, freeze, reseed
 from deqjax.nn._group_norm import Affine, GroupAffine, group_norm
 from deqjax.nn._masks import DropoutMask, masked
@@ -41,6 +42,7 @@ __all__ = [
     "convolution_norm_bound",
     "convolve",
     "distance_codes",
+    "divided",
     "enlarge_nearest",
     "freeze",
     "group_norm",

@@ -9,7 +9,7 @@ import jax
 
 from deqjax._fields import FieldError, check_value
 from deqjax._ranges import NotNegative, Steps
-from deqjax.training._config import check
+from deqjax.training._config import RunConfig, check
 from deqjax.training._options import ConfigError
 from deqjax.training._run import Run, build
 from deqjax.training._scoring import evaluate
@@ -38,8 +38,7 @@ def load_run(
     """
     config = stored_config(workdir)
     check(config)
-    if jax.local_device_count() % config.model_devices:  # trained on others
-        config = dataclasses.replace(config, model_devices=1)
+    config = _on_these_devices(config)
     folder = Workdir.at(workdir)
     if not folder.checkpoints.is_dir():
         raise CheckpointError(f"there is no checkpoint in {workdir}; train first.")
@@ -105,3 +104,10 @@ def solve_limits(*, max_steps: int | None = None, tol: float | None = None) -> S
     except FieldError as error:
         raise ConfigError(str(error)) from error
     return SolveLimits(tol, max_steps)
+
+
+def _on_these_devices(config: RunConfig) -> RunConfig:
+    """Of a run that was trained where more devices share a row than can here: each works alone."""
+    if jax.local_device_count() % config.model_devices:
+        return dataclasses.replace(config, model_devices=1)
+    return config

@@ -145,8 +145,9 @@ class Task(abc.ABC):
         A pattern of parameters' names (``deq.cell.*.kernel``; ``*`` stands for anything) -> which
         axis of the array is divided over which devices: "model" are those that share the work on a
         row, "data" all groups of these. The first pattern that fits decides. A rule that does not
-        name "data" is completed by the largest axis that is left; an axis that a number of devices
-        does not divide stays whole; None keeps a parameter whole on every device.
+        name "data" is completed by the largest axis that is left, which without "model" is divided
+        over both, and gathered for the step. An axis that a number of devices does not divide stays
+        whole; None keeps a parameter whole on every device.
 
         What no rule names is divided by itself: the last axis of matrices and kernels over "model",
         the largest of the others over "data".

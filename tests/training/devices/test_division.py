@@ -18,8 +18,9 @@ from deqjax.training.devices._division import default_spec, specs_of_state
         ((3, 3, 8, 6), 4, 1, (None, None, "data", None)),
         ((0, 4), 4, 1, (None, "data")),
         ((8, 24), 2, 2, ("data", "model")),
-        ((8, 5), 2, 2, ("data", None)),
-        ((8,), 2, 2, ("data",)),
+        ((8, 5), 2, 2, (("data", "model"), None)),
+        ((8,), 2, 2, (("data", "model"),)),
+        ((6,), 2, 2, ("data",)),
         ((3, 6), 2, 2, (None, "model")),
     ],
 )

@@ -115,20 +115,20 @@ RULES = {"deq.cell.kernel": PartitionSpec(None, "model"), "readout.*": None}
 
 
 @functools.cache
-def divided(model_devices, **options):
-    problem, state = toy.problem_and_state(**options)
-    rules = RULES if model_devices > 1 else {}
-    devices = jax.local_devices()[: 2 * model_devices]
-    return ShardedParallel(
-        problem, 4, state, model_devices=model_devices, rules=rules, devices=devices
+def shared_rows():
+    """A problem, its state, and its steps on copies and on groups of two devices."""
+    problem, state = toy.problem_and_state(
+        dropout=0.5, optimizer=optax.contrib.muon(0.05), average_decay=0.9
     )
+    four = jax.local_devices()[:4]
+    groups = ShardedParallel(problem, 4, state, model_devices=2, rules=RULES, devices=four)
+    return state, (DataParallel(problem, 4, four[:2]), groups)
 
 
 def test_devices_that_share_the_work_on_a_row_draw_what_one_would():
-    options = {"dropout": 0.5, "optimizer": optax.contrib.muon(0.05), "average_decay": 0.9}
-    problem, state = toy.problem_and_state(**options)
+    state, ways = shared_rows()
     found = []
-    for steps in (DataParallel(problem, 4, jax.local_devices()[:2]), divided(2, **options)):
+    for steps in ways:
         placed = steps.place(state)
         for number in range(2):
             placed, metrics, _ = steps.train(placed, toy.batch(number))
@@ -147,9 +147,9 @@ def test_a_row_s_work_is_divided_in_the_loop():
 
 
 def test_evaluation_is_that_of_copies():
-    problem, state = toy.problem_and_state()
+    state, ways = shared_rows()
     found = []
-    for steps in (DataParallel(problem, 4, jax.local_devices()[:2]), divided(1)):
+    for steps in ways:
         memory, weights = steps.share(state.memory), steps.place_weights(state.weights)
         metrics, counts, memory = steps.evaluate(weights, toy.batch(), memory, OWN_LIMITS)
         radii = steps.radius(weights, toy.batch(), memory, OWN_LIMITS, jax.random.key(0))
@@ -170,13 +170,12 @@ def test_meshes_of_both_kinds(kind):
 
 
 def test_a_state_given_away_cannot_be_used_again():
-    _, state = toy.problem_and_state()
-    steps = divided(1)
+    state, (_, steps) = shared_rows()
     placed = steps.place(state)
     steps.train(placed, toy.batch())
     with pytest.raises(ReplicaError, match="given to an earlier step"):
         steps.train(placed, toy.batch())
-    with pytest.raises(ReplicaError, match=r"on 1 device\(s\) of 2; place the state first"):
+    with pytest.raises(ReplicaError, match=r"on 1 device\(s\) of 4; place the state first"):
         steps.train(jax.device_put(state), toy.batch())
 
 

@@ -172,7 +172,7 @@ def test_two_processes_train_as_one_stop_together_go_on_and_end_together(tmp_pat
 def test_two_processes_share_one_state_and_a_run_of_copies_goes_on_with_it(tmp_path):
     with Pair(tmp_path, "--parallel", "sharded") as pair:
         pair.wait_for_step(3)
-        os.kill(pair.processes[0].pid, signal.SIGTERM)
+        os.kill(pair.processes[1].pid, signal.SIGTERM)
         statuses, errors, _ = pair.ends(60)
         assert statuses == [0, 0], errors
     stopped = max(pair.losses())

@@ -19,7 +19,8 @@ Rules: TypeAlias = Mapping[str, PartitionSpec | None]
 
 A name is the path in the model, with dots: ``deq.cell.up.kernel``; in patterns ``*`` stands for
 anything. The first pattern that fits decides. A rule that does not name "data" is completed: the
-largest axis that is left is divided over it. None keeps a parameter whole on every device.
+largest axis that is left is divided over it, and, where "model" divides none, over that too; the
+step then works with the whole array. None keeps a parameter whole on every device.
 """
 
 
@@ -115,6 +116,11 @@ def only(spec: PartitionSpec, axis: str) -> PartitionSpec:
     return PartitionSpec(*(axis if axis in axes_of(entry) else None for entry in spec))
 
 
+def computed(spec: PartitionSpec) -> PartitionSpec:
+    """How a parameter is divided while the step computes with it: over "model" alone."""
+    return PartitionSpec(*(entry if entry == MODEL else None for entry in spec))
+
+
 def place_of(spec: PartitionSpec, axis: str) -> int | None:
     """Which axis of the array is divided over an axis of the mesh."""
     return next((place for place, entry in enumerate(spec) if axis in axes_of(entry)), None)
@@ -155,14 +161,23 @@ def _by_rule(
 
 
 def _completed(entries: list[Any], shape: Sequence[int], sizes: Mapping[str, int]) -> PartitionSpec:
-    """With the largest axis that is left over "data", the first of several."""
-    free = [
-        place
-        for place, entry in enumerate(entries)
-        if entry is None and shape[place] and not shape[place] % sizes[AXIS]
-    ]
-    if free:
-        entries[max(free, key=lambda place: shape[place])] = AXIS
+    """With the largest axis that is left over "data", the first of several.
+
+    And over "model" too, if that divides no axis yet.
+    """
+    every = sizes[AXIS] * sizes[MODEL]
+    ways: list[tuple[Any, int]] = [(AXIS, sizes[AXIS])]
+    if sizes[MODEL] > 1 and MODEL not in entries:
+        ways.insert(0, ((AXIS, MODEL), every))
+    for entry, count in ways:
+        free = [
+            place
+            for place, taken in enumerate(entries)
+            if taken is None and shape[place] and not shape[place] % count
+        ]
+        if free:
+            entries[max(free, key=lambda place: shape[place])] = entry
+            break
     return PartitionSpec(*entries)
 
 

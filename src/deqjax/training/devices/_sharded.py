@@ -60,6 +60,7 @@ class ShardedParallel:
         self.problem = problem
         self.devices = jax.local_device_count() if devices is None else len(devices)
         processes = jax.process_count() if devices is None else 1
+        self._process = jax.process_index() if devices is None else 0
         if self.devices % model_devices:
             raise ReplicaError(
                 f"--model_devices {model_devices} does not divide the {self.devices} device(s) of "
@@ -76,15 +77,11 @@ class ShardedParallel:
         self._processes = processes
         mesh = mesh_of(jax.devices() if devices is None else devices, model_devices)
         self.steps = ShardedSteps(problem, mesh, state, rules)
-        owners = [device.process_index for device in mesh.devices[:, 0]]
-        own = jax.process_index() if devices is None else owners[0]
-        # of this process's rows, which every group along "data" has: None for those of others
-        ranks = [owners[:place].count(owner) for place, owner in enumerate(owners)]
-        self._own_ranks = [
-            rank if owner == own else None for rank, owner in zip(ranks, owners, strict=True)
-        ]
-        firsts = [0 if processes == 1 else owner for owner in owners]
-        self._numbers = np.asarray(firsts, np.int32) + processes * np.asarray(ranks, np.int32)
+        # of each group along "data": its process, and the how manieth of that it is
+        owners = [device.process_index if devices is None else 0 for device in mesh.devices[:, 0]]
+        self._ranks = [owners[:place].count(owner) for place, owner in enumerate(owners)]
+        # which share of each batch's rows it sees, as `DataParallel.numbers`
+        self._numbers = np.asarray(owners, np.int32) + processes * np.asarray(self._ranks, np.int32)
         self._rows = self.steps.sharding(PartitionSpec(AXIS))
         self._number = self._put(self._numbers, self._rows)
 
@@ -146,8 +143,7 @@ class ShardedParallel:
         placed: TrainState = jax.tree.map(self._put, rest, wanted)
         if state.memory is None:
             return placed
-        first = int(min(self._numbers[[rank is not None for rank in self._own_ranks]]))
-        own = jax.tree.map(lambda leaf: leaf[first :: self._processes], state.memory)
+        own = jax.tree.map(lambda leaf: leaf[self._process :: self._processes], state.memory)
         return placed._replace(memory=self.share(own))
 
     def place_weights(self, weights: Weights) -> Weights:
@@ -172,7 +168,8 @@ class ShardedParallel:
             each = leaf.shape[0] // self.shares
 
             def part(index: Any) -> np.ndarray:
-                rank = self._own_ranks[(index[0].start or 0) // max(each, 1)]
+                # asked for this process's groups alone
+                rank = self._ranks[(index[0].start or 0) // max(each, 1)]
                 rows: np.ndarray = leaf[rank :: self.shares]
                 return rows
 

@@ -15,6 +15,7 @@ from deqjax.training.devices._division import (
     MODEL,
     Rules,
     axes_of,
+    computed,
     is_spec,
     only,
     place_of,
@@ -41,7 +42,7 @@ _ROWS = PartitionSpec(AXIS)
 
 
 def mesh_of(devices: Sequence[Any], model_devices: int = 1) -> Mesh:
-    """Devices as a mesh (data, model); each so many neighbours share a row's work.
+    """Devices as a mesh (data, model); each so many neighbours of a process share a row's work.
 
     Raises:
         ReplicaError: they cannot be divided so.
@@ -51,7 +52,9 @@ def mesh_of(devices: Sequence[Any], model_devices: int = 1) -> Mesh:
             f"{len(devices)} devices cannot be divided into groups of --model_devices "
             f"{model_devices}; choose a number that divides {len(devices)}."
         )
-    grid = np.asarray(devices, dtype=object).reshape(-1, model_devices)
+    # a pod counts its devices in an order of its own
+    by_process = sorted(devices, key=lambda device: (device.process_index, device.id))
+    grid = np.asarray(by_process, dtype=object).reshape(-1, model_devices)
     return Mesh(grid, (AXIS, MODEL), axis_types=(AxisType.Auto,) * 2)
 
 
@@ -257,7 +260,7 @@ class ShardedSteps:
     def _kept_on_model(self, leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
         if self.mesh.shape[MODEL] == 1:
             return leaf
-        kept: jax.Array = lax.with_sharding_constraint(leaf, only(spec, MODEL))
+        kept: jax.Array = lax.with_sharding_constraint(leaf, computed(spec))
         return kept
 
 
