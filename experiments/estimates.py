@@ -1,8 +1,8 @@
-"""What steps of the large recipes need, by the programs that are compiled for them: one table.
+"""What steps of large recipes need on a TPU, by the programs compiled for it: one table.
 
 Command:   python experiments/estimates.py [PLAN ...]
 Hardware:  any; libtpu (pip install '.[tpu]'), no TPU; two CPU cores and 16 GiB
-Time:      one to six minutes of compilation a plan
+Time:      three to ten minutes of compilation a plan
 Expected:  see experiments/results/estimate.json
 
 Each plan is a call of ``deqjax estimate`` in a process of its own, one after the other; those that
@@ -33,22 +33,11 @@ RECIPES = {
     "imagenet": [IMAGENET, "--topology", "v5e:4x4"],
     "1b": [LARGE, "--topology", "v5e:4x4"],
 }
-ON_TPUS = {
+PLANS = {
     f"{name} {parallel}": [*words, *(SHARDED if parallel == "sharded" else [])]
     for name, words in RECIPES.items()
     for parallel in ("pmap", "sharded")
 }
-ON_ONE_CPU = {
-    Path(file).stem: [file, "--devices", "1"]
-    for file in (
-        "experiments/language/wikitext103.py",
-        WIKITEXT,
-        "experiments/language/wikitext103_preln_regularized.py",
-        "experiments/language/wikitext103_reversible.py",
-        IMAGENET,
-    )
-}
-PLANS = ON_TPUS | ON_ONE_CPU
 GIB = 2**30
 
 
@@ -83,8 +72,8 @@ def show(results: Mapping[str, Mapping[str, Any]]) -> None:
             f"{found['rows']}",
             f"{found['target']} {found['parallel']}",
             f"{memory['total'] / GIB:.2f}",
-            "" if memory["room"] is None else f"{memory['room'] / GIB:.2f}",
-            {True: "yes", False: "no", None: ""}[memory["fits"]],
+            f"{memory['room'] / GIB:.2f}",
+            "yes" if memory["fits"] else "no",
             f"{sum(found['flop'].values()) / 1e12:.3f}",
             "" if seconds is None else f"{seconds['total']:.3f}",
             f"{found['user_seconds']:.0f}",
