@@ -38,12 +38,28 @@ TPU = """HloModule jit_step, is_scheduled=true
   ROOT %tuple.2 = (s32[], f32[8]{0:T(128)}) tuple(%z.2, %twice)
 }
 
+%starts (p.3: f32[2]) -> (f32[2], f32[8]) {
+  %p.3 = f32[2]{0} parameter(0)
+  %gather.1 = f32[8]{0} all-gather(%p.3), frontend_attributes={chain_id="0"}
+  ROOT %call.1 = (f32[2], f32[8]) custom-call(%gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%goes_along (p.4: f32[2], p.5: f32[8]) -> f32[8] {
+  %p.4 = f32[2]{0} parameter(0)
+  %p.5 = f32[8]{0:T(128)S(1)} parameter(1)
+  %gather.2 = f32[8]{0} all-gather(%p.4), frontend_attributes={chain_id="0"}
+  ROOT %sum = f32[8]{0:T(128)S(1)} add(%p.5, %p.5)
+}
+
 ENTRY %main.7_spmd (x: f32[100,50], /*index=1*/y: f32[8]) -> f32[8] {
   %x = f32[100,50]{1,0:T(8,128)} parameter(0)
   %y = f32[8]{0:T(128)} parameter(1)
   %copy-start.1 = (f32[8]{0:T(128)S(1)}, f32[8]{0:T(128)}, u32[]{:S(2)}) copy-start(%y)
   %copy-done.1 = f32[8]{0:T(128)S(1)} copy-done(%copy-start.1)
   %slice-start.1 = ((f32[100,50]{1,0}), f32[10,50]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%x)
+  %part = f32[2]{0:S(1)} bitcast(%y)
+  %fusion.1 = (f32[2]{0:S(1)}, f32[8]{0:S(1)}) fusion(%part), kind=kCustom, calls=%starts
+  %fusion.2 = f32[8]{0:S(1)} fusion(%part, %copy-done.1), kind=kCustom, calls=%goes_along
   %gather = (f32[2]{0}, f32[8]{0}) all-gather-start(%y), metadata={op_name="jit(s)/optimizer/x"}
   %loop.1 = (s32[], pred[], f32[8]{0:T(128)}) while(%y), condition=%goes_on, body=%body.1, NAMED
   ROOT %loop.2 = (s32[], f32[8]{0:T(128)S(1)}) while(%y), condition=%counts, body=%body.2, NAMED
@@ -77,6 +93,7 @@ def test_what_a_program_moves():
     assert found.memory["forward"] == 13 * (32 + 4)
     assert found.collectives() == [
         Collective("all-reduce", "forward", True, 13, 13 * 32.0),
+        Collective("all-gather", "rest", False, 1, 32.0),
         Collective("all-gather", "optimizer", False, 1, 32.0),
     ]
 

@@ -10,6 +10,7 @@ _NAMED = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _OPCODE = re.compile(r"\s*([\w\-]+)\(")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _INTEGER = re.compile(r"\((\d+)\)$")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|branch_computations)=(\{[^}]*\}|%[\w.\-]+)")
@@ -34,6 +35,8 @@ class Instruction(NamedTuple):
         trips: how often a loop repeats, if XLA says so.
         number: value of a constant that is an integer, index of a parameter, or None.
         op_name: JAX's name of the operation that it came from, or "".
+        target: what a custom call calls, or "".
+        chained: whether it is a piece of an operation that several fusions take turns at.
         root: whether it is what its computation returns.
     """
 
@@ -47,6 +50,8 @@ class Instruction(NamedTuple):
     trips: int | None
     number: int | None
     op_name: str
+    target: str
+    chained: bool
     root: bool
 
 
@@ -115,6 +120,8 @@ def _instruction(line: str) -> Instruction | None:
         int(trips) if trips else None,
         int(number[1]) if number else None,
         found(_OP_NAME) or "",
+        found(_TARGET) or "",
+        "chain_id=" in attributes,
         bool(named[1]),
     )
 

@@ -163,12 +163,16 @@ class _Walk:
         return Traffic(Counter({part: given + made}), {(kind, part, looping): (1.0, float(size))})
 
     def _fused_exchanges(self, name: str, part: Part, *, looping: bool) -> Traffic:
-        """Collectives that the compiler has put into a fusion; its bytes are counted already."""
+        """Collectives that the compiler has put into a fusion; its bytes are counted already.
+
+        Of those that run beside several fusions each has a copy: the one that starts it counts.
+        """
         inside = self._program.computations[name]
+        starts = any(each.target == "AsyncCollectiveStart" for each in inside.values())
         total = _nothing()
         for each in inside.values():
             kind = each.opcode.removesuffix("-start")
-            if kind in _COLLECTIVES:
+            if kind in _COLLECTIVES and (starts or not each.chained):
                 total += self._exchange(each, kind, inside, part, looping=looping)
         return Traffic(Counter(), total.exchanges)
 
