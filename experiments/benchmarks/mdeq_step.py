@@ -45,9 +45,8 @@ def settings(steps: int) -> SolverSettings:
 
 def build(quick: bool, steps: int):
     """Graph and state of the model, and a batch of images with labels."""
-    shape = MDEQShape()
-    if quick:
-        shape = MDEQShape((2, 2), 2, 1, (2, 2), 4)
+    shape = MDEQShape((2, 2), 2, 1, (2, 2), 4) if quick else MDEQShape()
+    shape = dataclasses.replace(shape, input_channels=3, classes=10)
     rows, side = (2, 8) if quick else (32, 32)
     model = MDEQ(shape, settings(steps), rngs=nnx.Rngs(0))
     rng = np.random.default_rng(0)

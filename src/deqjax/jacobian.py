@@ -14,6 +14,7 @@ from jax import lax
 
 from deqjax._core import algebra
 from deqjax._core.arnoldi import arnoldi
+from deqjax._core.convolution import in_fast_layout
 from deqjax._core.form import Form, take_form
 from deqjax._core.hessenberg import largest_modulus
 from deqjax._core.manual_axes import vary_like_result
@@ -87,8 +88,8 @@ def jacobian_penalty(
     z, form = take_form(z, coupled=coupled, segments=segments, has_aux=has_aux)
     z, core = lax.stop_gradient(z), form.core(f, endomorphism=False)
 
-    def evaluate(state: State) -> State:
-        return core(state, *args)
+    # a penalty is often the branch of a condition, and its samples are a loop
+    evaluate = in_fast_layout(lambda state: core(state, *args))
 
     if mode == "jvp":
         like = z
@@ -249,7 +250,7 @@ def _linear_map(
     """The product with J, linearized once and without gradients, and a random vector."""
     z, args = lax.stop_gradient((z, args))
     z = vary_like_result(f, z, *args)
-    _, product = jax.linearize(lambda state: f(state, *args), z)
+    _, product = jax.linearize(in_fast_layout(lambda state: f(state, *args)), z)
     start = _random_like(key, z, "normal", shared=True)
     # zeros at padding
     return product, form.inward(form.outward(start)) if form.changes_states else start

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import os
 from functools import partial
 from pathlib import Path
 
@@ -58,6 +59,26 @@ def test_gradient_benchmark_covers_every_rule(load, tmp_path, capsys):
     assert all(row["temporary_bytes"] > 0 for row in record["rules"])
     assert record["backward"][0]["evaluations"] == 4
     assert "cold compilation" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("compile_fast")
+def test_convolution_benchmark_compares_gradients_and_solves(load, tmp_path, capsys):
+    chosen = ["--cells", "nnx.Conv", "--steps", "2", "--repeats", "1"]
+    load("convolutions").main(["--quick", *chosen, "--out", str(tmp_path)])
+    record = json.loads((tmp_path / "convolutions.json").read_text())
+    assert {"command", "date", "device", "versions"} < set(record)
+    assert [(row["cell"], row["solver"]) for row in record["rows"]] == [
+        ("nnx.Conv", "deqjax"),
+        ("nnx.Conv", "jaxopt"),
+    ]
+    assert all(row["ratio"] > 0 for row in record["rows"])
+    assert "at most 3.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["lax, NCHW", "depthwise, NCHW", "stride 2, then transposed"])
+def test_cells_of_the_convolution_benchmark_map_states_to_states(load, name):
+    (cell,) = (c for c in load("convolutions").cells(2, 4, 4) if c.name == name)
+    assert cell.f(cell.x, cell.weights, cell.x).shape == cell.x.shape
 
 
 @pytest.mark.usefixtures("compile_fast")
@@ -193,3 +214,27 @@ def test_rounds_run_every_contender_once(load):
     assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2, "c": 2}
     rounds = [sorted(calls[start : start + 3]) for start in (0, 3, 6)]
     assert rounds == [["a", "b", "c"]] * 3
+
+
+def test_the_precisions_are_compared_on_a_folder_of_cases(load, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])  # which the script adds to
+    benchmark = load("mixed_precision")
+    with pytest.raises(SystemExit):
+        benchmark.main([str(tmp_path)])
+    assert "holds no case of deq_transformer_*.npz" in capsys.readouterr().err
+
+    weights = 0.1 * jax.random.normal(jax.random.key(0), (4, 4))
+    z0 = jnp.zeros((2, 4))
+
+    def cell_of(folder, name, dtype):
+        del folder, name
+        narrow = weights.astype(dtype)
+        return lambda z: jnp.tanh((z.astype(dtype) @ narrow).astype(z.dtype) + 1), z0, z0
+
+    monkeypatch.setattr(benchmark, "cell_of", cell_of)
+    (tmp_path / "mdeq_any.npz").touch()
+    benchmark.main([str(tmp_path), "--quick", "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "mixed_precision.json").read_text())["cases"]["mdeq_any"]["rows"]
+    assert set(rows) == {"float32", "mixed", "bfloat16"}
+    assert rows["mixed"]["residual"] <= benchmark.TOL < rows["bfloat16"]["residual"]
+    assert 0 < rows["mixed"]["low_evaluations"] < rows["mixed"]["evaluations"]

@@ -13,6 +13,7 @@ import deqjax as dq
 from deqjax.models._shape import TransformerShape
 from deqjax.models._solver_settings import SolverSettings
 from deqjax.models._transformer_lm import DEQTransformerLM
+from deqjax.models._transformer_xl import TransformerXL
 from deqjax.models._trellisnet_lm import DEQTrellisNetLM
 
 NAMES = {name: get_args(hint) for name, hint in get_type_hints(SolverSettings).items()}
@@ -147,3 +148,50 @@ def test_an_adjoint_trains_a_model(name):
     cell = of_parameters["deq"]["cell"]
     assert jnp.abs(cell["up" if transformer else "kernel"]["kernel"][...]).max() > 1e-6
     assert jnp.isfinite(report.residual).all()
+
+
+def test_mixed_precision_is_a_dtype_of_the_model():
+    shape = dataclasses.replace(SHAPE, dtype="mixed")
+    settings = SolverSettings("picard", max_steps=60, tol=1e-6, backward_method="gmres")
+    layers = []
+    for each in (SHAPE, shape):
+        model = DEQTrellisNetLM(each, settings, rngs=nnx.Rngs(0))
+        tokens = jnp.arange(2 * BATCH).reshape(BATCH, 2) % 5
+        layers.append(model(tokens).equilibrium.solution)
+    plain, mixed = layers
+    assert 0 < mixed.stats.low_evaluations < mixed.stats.evaluations
+    assert plain.stats.low_evaluations is None
+    assert jnp.all(mixed.stats.residual <= 1e-6)
+    for a, b in zip(*map(jax.tree.leaves, (plain.value, mixed.value)), strict=True):
+        assert jnp.allclose(a, b, atol=1e-5)
+    backward = settings.build_adjoint("mixed").backward.rule.solver
+    assert backward.func is dq.solvers.gmres
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (SolverSettings("reversible", damping=0.5), "'mixed' does not go with the method"),
+        (SolverSettings(adjoint="unrolled"), "'mixed' does not go with the adjoint 'unrolled'"),
+    ],
+)
+def test_mixed_precision_refuses_what_undoes_or_differentiates_every_step(settings, told):
+    shape = dataclasses.replace(SHAPE, dtype="mixed")
+    with pytest.raises(ValueError, match=told):
+        DEQTrellisNetLM(shape, settings, rngs=nnx.Rngs(0))
+
+
+def test_a_stack_of_layers_has_nothing_to_mix():
+    with pytest.raises(ValueError, match="dtype 'mixed' is a way to solve"):
+        TransformerXL(dataclasses.replace(SHAPE, dtype="mixed"), 1, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tol"), [("float32", None), ("bfloat16", 2**-7), ("mixed", None)]
+)
+def test_a_backward_tolerance_of_none_is_by_the_dtype_of_the_model(dtype, tol):
+    rule = SolverSettings(backward_tol=None).build_adjoint(dtype)
+    assert rule.controls[0] == tol
+    assert SolverSettings(backward_tol=1e-4).build_adjoint(dtype).controls[0] == 1e-4
+    reversible = SolverSettings("reversible", adjoint="reversible", backward_tol=None)
+    assert reversible.build_adjoint().controls == dq.adjoints.reversible().controls

@@ -307,3 +307,21 @@ def test_a_misspelled_option_is_named(solver):
         TypeError, match="no option 'histroy'; it takes stop, norm, min_steps, returns, numbered"
     ):
         solver(lambda z: 0.5 * z, jnp.ones((2, 3)), tol=1e-3, max_steps=5, histroy=3)
+
+
+def test_a_sample_without_patience_left_stops_at_its_best_and_the_others_go_on():
+    # one sample alternates for good, and does so whatever the other one does
+    slopes = jnp.array([[-1.0], [0.5]])
+
+    def run(slopes):
+        z0 = jnp.ones_like(slopes)
+        f = lambda z: slopes * z + 1  # noqa: E731
+        return picard(f, z0, tol=1e-5, max_steps=40, patience=3)
+
+    together, alone = run(slopes), run(slopes[:1])
+    np.testing.assert_array_equal(together.stats.steps[0], alone.stats.steps[0])
+    assert together.stats.steps[0] == 3
+    assert together.stats.status.tolist() == [Status.STEP_LIMIT, Status.CONVERGED]
+    np.testing.assert_array_equal(together.value[0], 1)
+    with pytest.raises(ValueError, match=r"patience must be a Python int >= 1 or None, got 1\.5"):
+        picard(lambda z: 0.5 * z, jnp.ones((2, 3)), tol=1e-3, max_steps=5, patience=1.5)

@@ -56,20 +56,30 @@ def total(tree: Any) -> jax.Array:
 def norm(a: State) -> PerSample:
     """Euclidean norm of each sample's state over all leaves; (batch,).
 
-    Squares of numbers beyond 1e-19 and 1e19 are none that float32 holds, so they are taken of the
-    state over its scale: right wherever the norm itself is a number, and rounded as the plain sum.
+    Squares of numbers beyond 1e-19 and 1e19 are none that float32 holds, so they are summed at
+    three scales at once, and the one that holds is taken (after Blue, ACM Trans. Math. Softw.
+    1978): right wherever the norm itself is a number, and rounded as the plain sum. This is one
+    pass over the state, which fuses with what makes it; scaling by the largest entry is two.
     """
-    return norm_at(power_of_two(largest(a)), a)
+    dtype = accumulation_dtype(a)
+    leaves = [flat(x).astype(dtype) for x in jax.tree.leaves(a)]
 
+    def squares(scale: float) -> PerSample:
+        return total([jnp.sum((x * jnp.asarray(scale, dtype)) ** 2, axis=1) for x in leaves])
 
-def norm_at(scale: PerSample, a: State) -> PerSample:
-    """The norm of a state of about this scale, a power of two; (batch,)."""
-    inverse, dtype = 1 / scale, accumulation_dtype(a)
-
-    def leaf_squares(x: jax.Array) -> PerSample:
-        return jnp.sum((flat(x).astype(dtype) * inverse[:, None]) ** 2, axis=1)
-
-    return scale * jnp.sqrt(total(jax.tree.map(leaf_squares, a)))
+    # powers of two, which round nothing: 2^-80 and 2^80 in float32
+    shift = 5 * jnp.finfo(dtype).maxexp // 8
+    up, down = 2.0**shift, 2.0**-shift
+    plain, large, small = squares(1.0), squares(down), squares(up)
+    # below this, squares of single entries may have vanished
+    low = plain <= 2.0**-shift
+    # a NaN is in all three sums
+    found: PerSample = jnp.where(
+        low,
+        down * jnp.sqrt(small),
+        jnp.where(jnp.isfinite(plain), jnp.sqrt(plain), up * jnp.sqrt(large)),
+    )
+    return found
 
 
 def power_of_two(peak: PerSample) -> PerSample:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from deqjax._core.convolution import with_fast_convolutions
 from deqjax._core.fingerprint import Key, of_map
 from deqjax._core.manual_axes import vary, varying_axes
 from deqjax._core.sharding import placed_like
@@ -105,5 +106,6 @@ def hoist(
         return hoist(f, placed, args, numbered)
     # without the arrays, which it would keep alive: they go in as operands (JAX 0.12 attaches them)
     jaxpr = closed.jaxpr.replace(constvars=closed.jaxpr.constvars)
-    pure = PureMap(jaxpr, jax.tree.structure(z0), numbered)
+    # what is hoisted goes into a solver's loop
+    pure = PureMap(with_fast_convolutions(jaxpr), jax.tree.structure(z0), numbered)
     return z0, pure, (list(closed.consts), jax.tree.leaves(args))

@@ -39,10 +39,7 @@ def measure(z: State, fz: State, stop: Stop = "relative", norm: Norm = "state") 
     """
     z, fz = lax.stop_gradient((z, fz))
     difference = algebra.subtract(fz, z)
-    # one scale for both norms, so that one pass over the states finds it
-    peaks = jax.tree.map(lambda x, y: jnp.maximum(jnp.abs(x), jnp.abs(y)), z, fz)
-    scale = algebra.power_of_two(algebra.largest(peaks))
-    change, size = algebra.norm_at(scale, difference), algebra.norm_at(scale, fz)
+    change, size = algebra.norm(difference), algebra.norm(fz)
     if norm == "leaf":
         lengths = zip(_leaf_norms(difference), _leaf_norms(fz), strict=True)
         residual = functools.reduce(jnp.maximum, [_compared(*each, stop) for each in lengths])

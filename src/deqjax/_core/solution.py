@@ -84,6 +84,8 @@ class Stats(NamedTuple):
             ``has_aux=True`` another one, at the value.
         trace: (rows, batch) residual before each step, NaN once a sample has stopped; None unless
             asked for with ``trace=rows``.
+        low_evaluations: () int32, how many of the evaluations had narrow products; None but for
+            [`mixed_precision`][deqjax.solvers.mixed_precision].
     """
 
     steps: PerSample
@@ -91,6 +93,7 @@ class Stats(NamedTuple):
     status: PerSample
     evaluations: jax.Array
     trace: jax.Array | None
+    low_evaluations: jax.Array | None = None
 
     def summary(self) -> str:
         """How the samples did, in a sentence; shapes where the numbers are not known yet.
@@ -115,7 +118,7 @@ class Solution(NamedTuple):
     """A fixed point and how it was found.
 
     Attributes:
-        value: the best finite iterate of each sample, or with ``returns="last"`` the last one;
+        value: the best finite iterate of each sample, or what ``returns`` chose instead;
             structure, shapes and dtypes of z0.
         stats: [`Stats`][deqjax.solvers.Stats] of the solve.
         trajectory: the iterates after the chosen steps, leaves (steps, batch, ...); None unless

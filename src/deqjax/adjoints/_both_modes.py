@@ -13,11 +13,14 @@ from deqjax._core.flatten import ravel, unravel
 from deqjax._core.hoist import PureMap
 from deqjax._core.manual_axes import vary, varying_axes
 from deqjax._core.sharding import zeros_like
+from deqjax._core.tolerance import settled_tol
 from deqjax._core.types import Operands, Scalar, State
 from deqjax.adjoints._forward import solve_forward
 from deqjax.adjoints._pattern import split_operands
 from deqjax.adjoints._probe import BackwardStats
 from deqjax.solvers import Solution, Stats
+
+_COUNTS = ("steps", "status", "evaluations", "low_evaluations")  # the last may be None
 
 Settle = Callable[[State, State, Stats, Any], State]
 """``settle(w, right, stats, acceptable)``: what becomes of w where its solve failed."""
@@ -34,7 +37,8 @@ class BothModes:
 
     solver: Callable[..., Solution]
     settle: Settle
-    controls: tuple[Scalar, Scalar, Scalar]  # tol, max_steps and acceptable of the linear solves
+    # tol, max_steps and acceptable of the linear solves
+    controls: tuple[Scalar | None, Scalar, Scalar | None]
 
     def __call__(
         self,
@@ -98,6 +102,8 @@ class BothModes:
         """X = J x + b, for the product with J; differentiable and transposable."""
         # inside of shard_map, what the solve closes over must vary before it as right does
         tol, max_steps, acceptable = vary(controls, varying_axes(right))
+        tol = settled_tol(tol, right)
+        acceptable = tol if acceptable is None else acceptable
         dtype = algebra.accumulation_dtype(right)
 
         # one array: a leaf that no operand reaches would be no linear input, and not transpose
@@ -124,8 +130,6 @@ def _counted_in(dtype: Any, solution: Solution) -> Solution:
     the integer itself does; float32 holds counts up to 16 million.
     """
     stats = solution.stats
-    steps, status, evaluations = (
-        count.astype(dtype) for count in (stats.steps, stats.status, stats.evaluations)
-    )
-    stats = stats._replace(steps=steps, status=status, evaluations=evaluations)
-    return solution._replace(stats=stats)
+    counts = {name: getattr(stats, name) for name in _COUNTS}
+    counted = jax.tree.map(lambda count: count.astype(dtype), counts)
+    return solution._replace(stats=stats._replace(**counted))

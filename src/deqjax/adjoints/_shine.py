@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from deqjax._core import algebra
 from deqjax._core.low_rank import LowRankInverse
+from deqjax._core.tolerance import settled_tol
 from deqjax._core.types import PerSample, Scalar, State
 from deqjax._core.validate import check_count, check_not_negative
 from deqjax.adjoints._adjoint_state import ByAdjointState, Transpose, no_steps
@@ -18,7 +19,9 @@ from deqjax.solvers import Solution, anderson
 
 
 def shine(
-    refine: Scalar = 0, solver: Callable[..., Solution] = anderson, tol: Scalar = 1e-5
+    refine: Scalar = 0,
+    solver: Callable[..., Solution] = anderson,
+    tol: Scalar | None = None,
 ) -> Adjoint:
     """Gradients by the inverse Jacobian that Broyden's method learned on its way to z*.
 
@@ -46,7 +49,8 @@ def shine(
     Args:
         refine: most steps of refinement, 0 or more; may be traced.
         solver: for the refinement, any solver of this library or of the same signature.
-        tol: relative residual at which a sample's refinement stops; may be traced.
+        tol: relative residual at which a sample's refinement stops; may be traced. None is by the
+            dtype of z, as for [`implicit`][deqjax.adjoints.implicit].
 
     Returns:
         A rule for ``fixed_point(..., adjoint=...)``.
@@ -71,7 +75,8 @@ def shine(
         4.00
     """
     check_count("refine", refine, least=0)
-    check_not_negative("the backward tol", tol)
+    if tol is not None:
+        check_not_negative("the backward tol", tol)
 
     never = not isinstance(refine, jax.Array) and refine == 0
     rule = ByAdjointState(_estimate if never else _Refined(solver))
@@ -91,7 +96,12 @@ class _Refined:
         refine, tol = kept.controls
         start, _ = _estimate(transpose, cotangent, kept)
         return solve_adjoint_state(
-            transpose, cotangent, start, solver=self.solver, tol=tol, max_steps=refine
+            transpose,
+            cotangent,
+            start,
+            solver=self.solver,
+            tol=settled_tol(tol, cotangent),
+            max_steps=refine,
         )
 
 

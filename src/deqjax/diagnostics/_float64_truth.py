@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from deqjax._core import algebra
+from deqjax._core.convolution import in_fast_layout
 from deqjax._core.residual import residual_norm
 from deqjax._core.types import Map, Operands, State
 from deqjax.solvers import Solution, anderson
@@ -59,6 +60,7 @@ def unrolled_truth(
     with jax.enable_x64(True):
         z0, args, cotangent = widen((z0, args, cotangent))
         _check_keeps_float64(f, z0, args)
+        f = in_fast_layout(f)
         floating, rebuild = split_floating(args)
 
         @jax.jit

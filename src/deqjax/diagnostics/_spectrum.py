@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deqjax._core import algebra
+from deqjax._core.convolution import in_fast_layout
 from deqjax._core.flatten import ravel, unravel
 from deqjax._core.types import Map, State
 from deqjax._core.validate import check_map, check_state
@@ -60,9 +61,11 @@ def jacobian_spectrum(f: Map, z: State, *args: Any) -> np.ndarray:
 
     @jax.jit
     def columns(z: State, args: Any) -> jax.Array:
+        evaluate = in_fast_layout(lambda state: f(state, *args))
+
         def column(direction: jax.Array) -> jax.Array:
             tangent = unravel(jnp.broadcast_to(direction, (batch, features)), z)
-            return ravel(jax.jvp(lambda state: f(state, *args), (z,), (tangent,))[1], dtype)
+            return ravel(jax.jvp(evaluate, (z,), (tangent,))[1], dtype)
 
         stacked: jax.Array = jax.lax.map(column, jnp.eye(features, dtype=dtype))
         return stacked  # (column, batch, row)

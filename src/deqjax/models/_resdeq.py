@@ -22,6 +22,7 @@ from deqjax.models._image_model import (
     check_probes,
     prediction_of,
 )
+from deqjax.models._precision import cell_dtype
 from deqjax.models._residual_shape import ResidualShape
 from deqjax.models._solver_settings import SolverSettings
 from deqjax.nn import (
@@ -82,7 +83,7 @@ class ResidualCell(nnx.Module):
 
     def prepare(self, injection: jax.Array) -> ResidualInputs:
         """Everything that does not depend on z, for x (batch, height, width, channels)."""
-        dtype = jnp.dtype(self.shape.dtype)
+        dtype = cell_dtype(self.shape.dtype, jnp.dtype(jnp.float32))
         inner, outer = self.inner().astype(dtype), self.outer().astype(dtype)
         mask = self.mask((len(injection), 1, 1, inner.shape[-1]), dtype)
         affine = tuple(each() for each in self.affine)
@@ -126,7 +127,7 @@ class ContractiveCell(nnx.Module):
 
     def prepare(self, injection: jax.Array) -> ResidualInputs:
         """Everything that does not depend on z; the kernels have operator norms 1 and c."""
-        dtype = jnp.dtype(self.shape.dtype)
+        dtype = cell_dtype(self.shape.dtype, jnp.dtype(jnp.float32))
         inner, outer = self.inner(), self.outer()
         mask = self.mask((len(injection), 1, 1, inner.shape[-1]), dtype)
         # a kept unit of the mask is stretched by 1 / (1 - rate)
@@ -180,7 +181,7 @@ class ResDEQ(ImageModel):
         cell = ResidualCell if shape.contraction is None else ContractiveCell
         self.layers = nnx.List(
             (settings or SolverSettings()).build_layer(
-                cell(shape, stage, rngs=rngs), solver, adjoint
+                cell(shape, stage, rngs=rngs), solver, adjoint, shape.dtype
             )
             for stage in range(self.stages)
         )

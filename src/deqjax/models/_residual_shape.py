@@ -8,6 +8,7 @@ from annotated_types import Interval
 from deqjax._fields import check_fields
 from deqjax._ranges import Rate, Size, Width
 from deqjax.models._image_sizes import ImageSizes
+from deqjax.models._precision import Precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,9 @@ class ResidualShape(ImageSizes):
         contraction: Lipschitz constant of the equilibrium cell, below 1: one fixed point, which
             plain iteration finds at this rate; None leaves the cell free. Means nothing to ResNet.
         dropout: rate of the feature maps dropped inside a cell, held for the whole solve.
-        dtype: compute inside the equilibrium cells; parameters stay float32.
+        dtype: compute inside the equilibrium cells; parameters stay float32. "mixed" solves with
+            bfloat16 as far as it goes, and with float32 from there
+            ([`mixed_precision`][deqjax.solvers.mixed_precision]).
 
     Raises:
         ValueError: sizes that make no model.
@@ -41,7 +44,7 @@ class ResidualShape(ImageSizes):
     stem_stride: Literal[1, 2] = 1
     contraction: Annotated[float, Interval(gt=0, lt=1)] | None = None
     dropout: Rate = 0.0
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Precision = "float32"
 
     def hidden_channels(self, stage: int) -> int:
         """Feature maps between the two convolutions of a cell."""

@@ -1,11 +1,12 @@
 """Sizes and options of the language models."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated
 
 from annotated_types import Interval
 
 from deqjax._ranges import Count, NotNegative, Rate, Size, Width
+from deqjax.models._precision import Precision
 
 _Tokens = Annotated[int, Interval(ge=1, le=1_000_000)]
 
@@ -31,6 +32,8 @@ class LanguageShape:
         weight_scale: standard deviation of the layer's initial weights relative to LeCun's; smaller
             weights make the injection strong against z, and the start more contractive.
         dtype: of the layer's matrix products; states, norms, softmax and parameters stay float32.
+            "mixed" solves with bfloat16 as far as it goes, and with float32 from there
+            ([`mixed_precision`][deqjax.solvers.mixed_precision]).
     """
 
     vocabulary: _Tokens | None = None
@@ -45,7 +48,7 @@ class LanguageShape:
     weight_norm: bool = False
     dropout: Rate = 0.0
     weight_scale: NotNegative = 1.0
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Precision = "float32"
 
     @property
     def tokens(self) -> int:

@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval
 
 from deqjax import adjoints, solvers
+from deqjax._core.tolerance import reachable
 from deqjax._core.types import Operands, State
 from deqjax._ranges import NotNegative, PositiveShare, Steps
 from deqjax.adjoints import Adjoint
+from deqjax.models._precision import Precision
 from deqjax.nn import DEQ
 from deqjax.solvers import Solution
 
@@ -34,7 +36,8 @@ class SolverSettings:
         backward_max_steps: backward steps at most: of the implicit adjoint's solve (0 is the
             Jacobian-free gradient), terms of neumann, steps of phantom.
         backward_tol: residual of the backward solve; for the reversible adjoint, the
-            relative error at which it reports lost precision.
+            relative error at which it reports lost precision. None is what the model's dtype can
+            show: 1e-5, or 7.8e-3 for a model in bfloat16; 1e-2 for the reversible adjoint.
         history: updates that anderson and broyden keep.
         backward_history: of the backward solve; None is the forward one's.
         stop: which residual tol and backward_tol are compared with.
@@ -50,13 +53,13 @@ class SolverSettings:
     ] = "implicit"
     backward_method: Literal["picard", "anderson", "broyden", "gmres"] = "anderson"
     backward_max_steps: Annotated[int, Interval(ge=0, le=100_000)] = 12
-    backward_tol: NotNegative = 1e-3
+    backward_tol: NotNegative | None = 1e-3
     history: _History = 6
     backward_history: _History | None = None
     stop: Literal["relative", "absolute"] = "relative"
     ridge: NotNegative = 1e-5
 
-    def build_solver(self) -> Callable[..., Solution]:
+    def build_solver(self, precision: Precision = "float32") -> Callable[..., Solution]:
         """The forward solver, a function of f, z0, tol and max_steps.
 
         Raises:
@@ -64,10 +67,23 @@ class SolverSettings:
         """
         if self.method == "reversible" and self.damping == 1:
             raise ValueError("the method 'reversible' needs a damping below 1, got 1.")
-        return self._solver(self.method, self.history, self.damping)
+        return _in(precision, self._solver(self.method, self.history, self.damping))
 
-    def build_adjoint(self) -> Adjoint:
-        """The rule for the gradient.
+    def check_precision(self, precision: Precision) -> None:
+        """Raise a ValueError if the solve cannot be in that precision."""
+        if precision == "mixed" and "reversible" in (self.method, self.adjoint):
+            raise ValueError(
+                "'mixed' does not go with the method 'reversible', whose steps are undone in the "
+                "precision that they were taken in."
+            )
+        if precision == "mixed" and self.adjoint == "unrolled":
+            raise ValueError(
+                "'mixed' does not go with the adjoint 'unrolled', which differentiates all steps; "
+                "take 'implicit'."
+            )
+
+    def build_adjoint(self, precision: Precision = "float32") -> Adjoint:
+        """The rule for the gradient, for a model of that precision.
 
         Raises:
             ValueError: the adjoint needs another method than the one that is set.
@@ -80,14 +96,18 @@ class SolverSettings:
         match self.adjoint:
             case "implicit":
                 kept = self.history if self.backward_history is None else self.backward_history
-                backward = self._solver(self.backward_method, kept)
-                return adjoints.implicit(backward, self.backward_tol, self.backward_max_steps)
+                backward = self._solver(self.backward_method, kept)  # mixed, it saves nothing
+                tol = self.backward_tol
+                if tol is None and precision == "bfloat16":  # which z, in float32, does not tell
+                    tol = reachable(precision)
+                return adjoints.implicit(backward, tol, self.backward_max_steps)
             case "neumann":
                 return adjoints.neumann(self.backward_max_steps)
             case "phantom":
                 return adjoints.phantom(self.backward_max_steps)
             case "reversible":
-                return adjoints.reversible(self.backward_tol)
+                given = () if self.backward_tol is None else (self.backward_tol,)
+                return adjoints.reversible(*given)
             case other:
                 rule: Adjoint = getattr(adjoints, other)()
                 return rule
@@ -97,12 +117,19 @@ class SolverSettings:
         cell: Callable[[State, Operands], State],
         solver: Callable[..., Solution] | None = None,
         adjoint: Adjoint | None = None,
+        precision: Precision = "float32",
     ) -> DEQ:
-        """The equilibrium layer around a cell; a solver or adjoint given replaces the settings'."""
+        """The equilibrium layer around a cell; a solver or adjoint given replaces the settings'.
+
+        Raises:
+            ValueError: method, adjoint, damping and precision do not go together.
+        """
+        if solver is None and adjoint is None:
+            self.check_precision(precision)
         return DEQ(
             cell,
-            solver=self.build_solver() if solver is None else solver,
-            adjoint=self.build_adjoint() if adjoint is None else adjoint,
+            solver=self.build_solver(precision) if solver is None else solver,
+            adjoint=self.build_adjoint(precision) if adjoint is None else adjoint,
             tol=self.tol,
             max_steps=self.max_steps,
         )
@@ -118,3 +145,9 @@ class SolverSettings:
         if name == "broyden":
             options |= {"rank": history}
         return functools.partial(getattr(solvers, name), **options)
+
+
+def _in(precision: Precision, solver: Callable[..., Solution]) -> Callable[..., Solution]:
+    if precision != "mixed":
+        return solver
+    return functools.partial(solvers.mixed_precision, solver=solver)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from deqjax.models._precision import cell_dtype
 from deqjax.models._shape import TransformerShape
 from deqjax.nn import (
     DropoutMask,
@@ -110,7 +111,7 @@ class TransformerLayer(nnx.Module):
             length: of the segment.
         """
         shape = self.shape
-        dtype = jnp.dtype(shape.dtype) if shape.dtype != "float32" else memory_states.dtype
+        dtype = cell_dtype(shape.dtype, memory_states.dtype)
         batch, memory_length, width = memory_states.shape
         keys = memory_length + length
         heads = self.content_bias.shape

@@ -82,7 +82,8 @@ class DEQTransformerLM(EquilibriumLanguageModel):
         self.shape: TransformerShape = shape
         parts = 4 if shape.residual_injection else 3
         self.injection = nnx.Linear(shape.width, parts * shape.width, rngs=rngs)
-        self.deq = settings.build_layer(TransformerCell(shape, rngs=rngs), solver, adjoint)
+        cell = TransformerCell(shape, rngs=rngs)
+        self.deq = settings.build_layer(cell, solver, adjoint, shape.dtype)
 
     def initial_memory(self, batch: int, memory_length: int | None = None) -> SegmentMemory:
         """A memory that holds nothing; see `LanguageModelBase`."""

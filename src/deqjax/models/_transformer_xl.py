@@ -57,6 +57,10 @@ class TransformerXL(LanguageModelBase):
     def __init__(self, shape: TransformerShape, depth: int, *, rngs: nnx.Rngs) -> None:
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}.")
+        if shape.dtype == "mixed":
+            raise ValueError(
+                "dtype 'mixed' is a way to solve, and a stack of layers solves nothing."
+            )
         super().__init__(shape, rngs=rngs)
         self.shape: TransformerShape = shape
         self.layers = nnx.List([TransformerXLLayer(shape, rngs=rngs) for _ in range(depth)])

@@ -15,6 +15,7 @@ from flax import nnx
 from deqjax.adjoints import Adjoint
 from deqjax.models._equilibrium_language_model import EquilibriumLanguageModel
 from deqjax.models._memory import SegmentMemory
+from deqjax.models._precision import cell_dtype
 from deqjax.models._shape import LanguageShape
 from deqjax.models._solver_settings import SolverSettings
 from deqjax.nn import DropoutMask, Weight, masked
@@ -91,7 +92,7 @@ class TrellisNetCell(nnx.Module):
         if positions:
             last = jnp.where((memory.filled > 0)[:, None, None], states[:, -1:], last)
         c, h = jnp.split(last, 2, axis=-1)
-        dtype = states.dtype if self.shape.dtype == "float32" else jnp.dtype(self.shape.dtype)
+        dtype = cell_dtype(self.shape.dtype, states.dtype)
         history = TrellisNetState(c, masked(h, mask))
         return TrellisNetInputs(injection, history, self.kernel().astype(dtype), mask)
 
@@ -143,7 +144,8 @@ class DEQTrellisNetLM(EquilibriumLanguageModel):
     ) -> None:
         super().__init__(shape, rngs=rngs)
         self.injection = nnx.Linear(shape.width, 4 * shape.width, rngs=rngs)
-        self.deq = settings.build_layer(TrellisNetCell(shape, rngs=rngs), solver, adjoint)
+        cell = TrellisNetCell(shape, rngs=rngs)
+        self.deq = settings.build_layer(cell, solver, adjoint, shape.dtype)
 
     def initial_memory(self, batch: int, memory_length: int | None = None) -> SegmentMemory:
         """A memory that holds nothing; see `LanguageModelBase`."""

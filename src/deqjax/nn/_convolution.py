@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-
-from deqjax.nn._canonical_convolution import Window, canonical_convolution
+from jax import lax
 
 
 class ConvWeight(nnx.Module):
@@ -72,8 +71,13 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
         (batch, ceil(height / stride), ceil(width / stride), out).
     """
     height, width = (size // 2 for size in kernel.shape[:2])
-    window = Window((stride, stride), ((height, height), (width, width)))
-    return canonical_convolution(x.astype(kernel.dtype), kernel, window)
+    return lax.conv_general_dilated(
+        x.astype(kernel.dtype),
+        kernel,
+        (stride, stride),
+        ((height, height), (width, width)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
 def _norms(kernel: jax.Array) -> jax.Array:

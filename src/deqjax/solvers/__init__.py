@@ -7,6 +7,7 @@ from deqjax.solvers._broyden import broyden
 from deqjax.solvers._gmres import gmres
 from deqjax.solvers._jaxopt import jaxopt
 from deqjax.solvers._loop import LoopOptions
+from deqjax.solvers._mixed_precision import mixed_precision
 from deqjax.solvers._newton_krylov import newton_krylov
 from deqjax.solvers._picard import picard
 from deqjax.solvers._reversible import reversible
@@ -21,6 +22,7 @@ __all__ = [
     "broyden",
     "gmres",
     "jaxopt",
+    "mixed_precision",
     "newton_krylov",
     "picard",
     "reversible",

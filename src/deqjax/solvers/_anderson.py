@@ -18,7 +18,7 @@ from deqjax._core.sharding import filled_per_sample
 from deqjax._core.solution import Solution
 from deqjax._core.types import Map, PerSample, Scalar, State
 from deqjax._core.validate import check_count, check_not_negative
-from deqjax.solvers._least_squares import solve_normal_equations
+from deqjax.solvers._least_squares import solve_in_matrices, solve_in_vectors
 from deqjax.solvers._loop import LoopOptions, Pass, iterate
 
 # a hundred times the rounding of the Gram matrix
@@ -26,11 +26,14 @@ _RIDGE_OF_FLOAT32 = 1e-5
 
 
 class _History(NamedTuple):
-    """The last m + 1 residuals and damped iterates, in a ring: step k writes slot k mod (m + 1)."""
+    """The last m + 1 residuals and damped iterates, in a ring that is written backwards.
+
+    Step k has slot m - k mod (m + 1), so that the next slot is the step before.
+    """
 
     residuals: State  # factor g_k, g_k = f(z_k) - z_k, leaves (batch, m + 1, features)
     damped: State  # z_k + damping g_k, leaves (batch, m + 1, features)
-    gram: jax.Array  # (batch, m, m), products of the differences of the residuals, newest first
+    products: jax.Array  # (batch, m + 1, m + 1), row of step k: of g_k - g_(k-1) with all residuals
     factor: PerSample  # (batch,) power of two near 1 / ||g_0||, so that squares are in range
 
 
@@ -101,53 +104,104 @@ def anderson(
 
     def init(z: State) -> _History:
         empty, dtype = empty_columns(z, count), algebra.accumulation_dtype(z)
-        gram = filled_per_sample(z, jnp.zeros((history, history)), dtype)
-        return _History(empty, empty, gram, filled_per_sample(z, 1, dtype))
+        products = filled_per_sample(z, jnp.zeros((count, count)), dtype)
+        return _History(empty, empty, products, filled_per_sample(z, 1, dtype))
 
     def step(memory: _History, z: State, fz: State, seen: Pass) -> tuple[State, _History]:
-        index = seen.number
-        newest, previous = index % count, (index - 1) % count
-        factor = jnp.where(index == 0, 1 / algebra.power_of_two(seen.change), memory.factor)
-        damped_now = algebra.mix(z, fz, damping)
+        # behind this barrier f(z) - z is one of its own: shared with the norms that stop a sample,
+        # it would be kept in memory, and they not be formed along with f(z)
+        z, fz = lax.optimization_barrier((z, fz))
+        slots = _slots(seen.number, count)
+        newest, previous = slots[:2]
+        first = 1 / algebra.power_of_two(seen.change)
+        factor = jnp.where(seen.number == 0, first, memory.factor)
         scaled = algebra.rescale(algebra.subtract(fz, z), factor)
         residuals = store(memory.residuals, scaled, newest)
-        damped = store(memory.damped, damped_now, newest)
+        damped = store(memory.damped, algebra.mix(z, fz, damping), newest)
         # read back from the rings: a second use of f(z) - z would keep XLA from updating in place
         residual = stored(residuals, newest)
         latest_step = algebra.subtract(residual, stored(residuals, previous))
-        used = (jnp.arange(history, dtype=index.dtype) < index)[None]
-
-        def differences(products: jax.Array) -> jax.Array:
-            """<g_k - g_(k-1), v>, newest first, from <g_j, v> of the slots."""
-            aged = _backward_from(products, newest)
-            return jnp.where(used, aged[:, :-1] - aged[:, 1:], 0)
 
         # with one factor a difference already, the other loses digits to first order only
-        row = differences(inner_products(residuals, latest_step))
-        gram = _prepend(row, memory.gram)
-        weights = solve_normal_equations(
-            gram, differences(inner_products(residuals, residual)), ridge
+        row = inner_products(residuals, latest_step)
+        products = lax.dynamic_update_index_in_dim(memory.products, row, newest, axis=1)
+        weights = lax.platform_dependent(
+            products,
+            inner_products(residuals, residual),
+            slots,
+            seen.number,
+            jnp.asarray(ridge, products.dtype),
+            cpu=_weights_in_matrices,
+            default=_weights_in_vectors,
         )
-        # as the differences from each slot to the next: none starts at the newest
-        weights = _backward_from(jnp.pad(weights, ((0, 0), (0, 1))), previous)
-        # weights are ready before the pass over the history, not formed again for each element
-        weights = lax.optimization_barrier(weights)
-        proposal = subtract_weighted_steps(damped_now, damped, weights)
-        return proposal, _History(residuals, damped, gram, factor)
+        # weights are ready before the pass over the history, not formed again for each element;
+        # what comes after is one pass, which reads z before it is overwritten
+        weights, z, fz = lax.optimization_barrier((weights, z, fz))
+        proposal = subtract_weighted_steps(algebra.mix(z, fz, damping), damped, weights, slots)
+        return proposal, _History(residuals, damped, products, factor)
 
     solution, _ = iterate(f, z0, init=init, step=step, tol=tol, max_steps=max_steps, **options)
     return solution
 
 
-def _backward_from(values: jax.Array, slot: jax.Array) -> jax.Array:
-    """(batch, count): entry j is that of slot - j, around the ring."""
-    count = values.shape[1]
-    backward = values[:, ::-1]
-    twice = jnp.concatenate([backward, backward], axis=1)
-    return lax.dynamic_slice_in_dim(twice, count - 1 - slot, count, axis=1)
+def _slots(number: jax.Array, count: int) -> list[jax.Array]:
+    """The slots of step ``number`` and of those before it, newest first."""
+    size = jnp.asarray(count, number.dtype)
+    newest = size - 1 - lax.rem(number, size)
+    slots = [newest + age for age in range(count)]
+    return [jnp.where(slot < size, slot, slot - size) for slot in slots]
 
 
-def _prepend(row: jax.Array, gram: jax.Array) -> jax.Array:
-    """Move all one down and right, and let (batch, m) be the first row and column."""
-    lower = jnp.concatenate([row[:, 1:, None], gram[:, :-1, :-1]], axis=2)
-    return jnp.concatenate([row[:, None], lower], axis=1)
+def _weights_in_vectors(
+    products: jax.Array,
+    right: jax.Array,
+    slots: list[jax.Array],
+    number: jax.Array,
+    ridge: jax.Array,
+) -> list[PerSample]:
+    """Gamma, newest first: entry by entry, which an accelerator fuses into few kernels.
+
+    Args:
+        products: as in `_History`.
+        right: (batch, m + 1), of the newest residual with all.
+        slots: newest first.
+        number: steps known so far; older differences are none.
+        ridge: see `anderson`.
+    """
+    history = len(slots) - 1
+
+    def difference(array: jax.Array, *index: jax.Array, age: int) -> PerSample:
+        """With g_(k-age) - g_(k-age-1), k the newest."""
+        newer, older = (_entry(array, *index, slots[each]) for each in (age, age + 1))
+        return newer - older
+
+    gram = [[difference(products, slots[j], age=i) for j in range(i + 1)] for i in range(history)]
+    for age in range(history):
+        gram[age][age] = jnp.where(age < number, gram[age][age], 0)
+    return solve_in_vectors(gram, [difference(right, age=i) for i in range(history)], ridge)
+
+
+def _weights_in_matrices(
+    products: jax.Array,
+    right: jax.Array,
+    slots: list[jax.Array],
+    number: jax.Array,
+    ridge: jax.Array,
+) -> list[PerSample]:
+    """The same in whole matrices: a CPU's compiler makes a loop of each vector."""
+    order, history = jnp.stack(slots), len(slots) - 1
+    by_age = jnp.take(jnp.take(products, order[:-1], axis=1), order, axis=2)
+    aged = jnp.take(right, order, axis=1)
+    gram = by_age[:, :, :-1] - by_age[:, :, 1:]
+    row, column = jnp.indices((history, history), number.dtype)
+    # a row is of the newer of the two: what it says of newer ones is from a ring since overwritten
+    gram = jnp.where((row <= column)[None], gram, gram.transpose(0, 2, 1))
+    gram = jnp.where(((row == column) & (row >= number))[None], 0, gram)
+    weights = solve_in_matrices(gram, aged[:, :-1] - aged[:, 1:], ridge)
+    return [weights[:, age] for age in range(history)]
+
+
+def _entry(array: jax.Array, *index: jax.Array) -> PerSample:
+    """(batch,) one entry of each sample's."""
+    start = (jnp.zeros_like(index[0]), *index)
+    return lax.dynamic_slice(array, start, (array.shape[0],) + (1,) * len(index)).reshape(-1)

@@ -2,9 +2,12 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Literal, TypeAlias
 
 from deqjax.models import SolverSettings
 from deqjax.training import ConfigError
+
+_Precision: TypeAlias = Literal["float32", "bfloat16", "mixed"]
 
 SOLVER_CHANGES = (
     "network.solver.tol",
@@ -25,9 +28,11 @@ def refused_as(option: str) -> Iterator[None]:
         raise ConfigError(f"{option}: {error}") from error
 
 
-def check_solver(settings: SolverSettings) -> None:
-    """Raise a ConfigError for settings that do not go together."""
+def check_solver(settings: SolverSettings, precision: _Precision, option: str) -> None:
+    """Raise a ConfigError for settings that do not go together, or not with an option's dtype."""
     with refused_as("--task.network.solver.damping"):
         settings.build_solver()
     with refused_as("--task.network.solver.adjoint"):
         settings.build_adjoint()
+    with refused_as(option):
+        settings.check_precision(precision)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from deqjax.models._precision import cell_dtype
 from deqjax.models.mdeq._shape import MDEQShape
 from deqjax.nn import (
     Affine,
@@ -161,7 +162,7 @@ class MDEQCell(nnx.Module):
         Args:
             injection: of branch 0, (batch, height, width, channels).
         """
-        dtype = injection.dtype if self.shape.dtype == "float32" else jnp.dtype(self.shape.dtype)
+        dtype = cell_dtype(self.shape.dtype, injection.dtype)
         batch, height, width, _ = injection.shape
         blocks = [
             BlockInputs(

@@ -69,7 +69,7 @@ class MDEQ(ImageModel):
         self.shape = shape
         self.stem = MDEQStem(shape, rngs=rngs)
         cell = MDEQCell(shape, rngs=rngs)
-        self.deq = (settings or SolverSettings()).build_layer(cell, solver, adjoint)
+        self.deq = (settings or SolverSettings()).build_layer(cell, solver, adjoint, shape.dtype)
         head = ClassificationHead if shape.task == "classification" else SegmentationHead
         self.head: ClassificationHead | SegmentationHead = head(shape, rngs=rngs)
 

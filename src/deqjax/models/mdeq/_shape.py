@@ -8,6 +8,7 @@ from annotated_types import Interval
 from deqjax._fields import check_fields
 from deqjax._ranges import Rate, Size, Width
 from deqjax.models._image_sizes import ImageSizes
+from deqjax.models._precision import Precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,8 @@ class MDEQShape(ImageSizes):
         post_affine: whether those after the fusion have.
         task: one class per image, or one per pixel of branch 0.
         dtype: of the cell's convolutions; states, statistics of norms, stem, head and parameters
-            stay float32.
+            stay float32. "mixed" solves with bfloat16 as far as it goes, and with float32 from
+            there ([`mixed_precision`][deqjax.solvers.mixed_precision]).
 
     Raises:
         ValueError: sizes that make no model.
@@ -57,7 +59,7 @@ class MDEQShape(ImageSizes):
     fuse_affine: bool = True
     post_affine: bool = False
     task: Literal["classification", "segmentation"] = "classification"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Precision = "float32"
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -65,7 +65,7 @@ class LanguageTask(Task):
             raise ConfigError(
                 f"--task.text.corpus {self.text.corpus} needs a text file: give --task.text.file."
             )
-        check_solver(self.network.solver)
+        check_solver(self.network.solver, shape.dtype, "--task.network.shape.dtype")
 
     def opened(self, kept: Mapping[str, Any] | None) -> Self:
         """The task with its vocabulary: counted, or the one that a run has kept.

@@ -74,7 +74,8 @@ class VisionTask(Task):
                 f"{'segmentation' if segments else 'classification'}; only cityscapes has labels "
                 "for every pixel, which an mdeq with --task.network.mdeq.task segmentation learns."
             )
-        check_solver(self.network.solver)
+        sizes = "mdeq" if self.network.kind == "mdeq" else "residual"
+        check_solver(self.network.solver, self.network.shape.dtype, f"--task.network.{sizes}.dtype")
 
     def opened(self, kept: Mapping[str, Any] | None) -> Self:
         """The task with its classes: counted, or those that a run has kept.

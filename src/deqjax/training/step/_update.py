@@ -9,6 +9,7 @@ from flax import nnx
 from jax import lax
 
 from deqjax import backward_probe
+from deqjax._core.convolution import in_fast_layout
 from deqjax.adjoints import BackwardStats
 from deqjax.nn import reseed
 from deqjax.training.step._forward import forward, samples_of, weight_of
@@ -222,7 +223,7 @@ def _work_off(
     zeros = jax.tree.map(jnp.zeros_like, state.weights.parameters)
     every = (jnp.arange(parts), jax.tree.map(split, batch), jax.tree.map(split, state.memory))
     (gradient, statistics), (shares, metrics, memory) = lax.scan(
-        part, (zeros, state.weights.statistics), every
+        in_fast_layout(part), (zeros, state.weights.statistics), every
     )
     joined = {
         name: values.max() if is_largest(name) else values.mean()

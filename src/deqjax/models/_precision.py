@@ -1,0 +1,14 @@
+"""The precision of an equilibrium model: what its cell computes in, and how it is solved."""
+
+from typing import Literal, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+
+Precision: TypeAlias = Literal["float32", "bfloat16", "mixed"]
+"""Of a cell: "mixed" is float32, solved by `deqjax.solvers.mixed_precision`."""
+
+
+def cell_dtype(precision: Precision, states: np.dtype) -> np.dtype:
+    """What a cell computes in, the dtype of the states unless that is bfloat16."""
+    return jnp.dtype(jnp.bfloat16) if precision == "bfloat16" else states
