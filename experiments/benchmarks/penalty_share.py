@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deqjax.tasks.language._batches import Segments
 from deqjax.training import Batch, RunConfig, load_experiment
 from deqjax.training._run import assemble
 from deqjax.training.step._update import train_step
@@ -46,11 +45,9 @@ def penalty_share(quick: bool, repeats: int) -> dict[str, Any]:
         "always": dataclasses.replace(config.penalty, probability=1.0),
         "sometimes": dataclasses.replace(config.penalty, probability=PROBABILITY),
     }
-    rows, shape = config.batch_size, config.task.network.shape
+    rows = config.batch_size
     problem, state = assemble(config, config.task)
-    tokens = np.random.default_rng(0).integers(0, shape.tokens, (rows, shape.length + 1))
-    alone, scored = jnp.ones(rows, bool), jnp.ones((rows, shape.length), bool)
-    batch = Batch(Segments(jnp.asarray(tokens, jnp.int32), alone, scored), alone)
+    batch = jax.tree.map(jnp.asarray, Batch(config.task.example(rows), np.ones(rows, bool)))
     chosen: list[bool] = []
 
     def runner(penalty):

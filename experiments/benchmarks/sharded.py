@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
@@ -37,7 +36,6 @@ from children import (
     wait_until,
     wide_console,
 )
-from deqjax.tasks.language._batches import Segments
 from deqjax.training import Batch, read_metrics
 from deqjax.training._run import assemble
 from deqjax.training._workdir import Workdir, holds_run
@@ -140,7 +138,7 @@ def compiled_step(model_devices: int) -> tuple[dict[str, float], list[dict[str, 
     """Bytes of a device, and the collectives of the default experiment's step."""
     config = configuration(quick=False)
     problem, state = assemble(config, config.task, axis_name=AXIS)
-    rows, length = config.batch_size, config.task.network.shape.length
+    rows = config.batch_size
     steps = ShardedParallel(
         problem,
         rows,
@@ -156,10 +154,7 @@ def compiled_step(model_devices: int) -> tuple[dict[str, float], list[dict[str, 
         for index in range(DEVICES)
     )
     whole = sum(leaf.nbytes for leaf in leaves)
-    tokens = jax.ShapeDtypeStruct((rows, length + 1), jnp.int32)
-    flags = jax.ShapeDtypeStruct((rows,), jnp.bool_)
-    scored = jax.ShapeDtypeStruct((rows, length), jnp.bool_)
-    batch = Batch(Segments(tokens, flags, scored), flags)
+    batch = Batch(config.task.example(rows), np.ones(rows, bool))
     compiled = steps.steps.lowered(jax.eval_shape(lambda: state), batch).compile()
     counted = collections.Counter(
         (each.name, each.shape, each.looped) for each in collectives(compiled.as_text())

@@ -2,7 +2,7 @@
 
 Command:   deqjax train experiments/language/wikitext103.py
 Hardware:  one GPU with 16 to 24 GiB, or several in one process, because of the segment memory;
-           python experiments/estimate.py with this file tells XLA's plan (made for a CPU)
+           deqjax estimate with this file tells XLA's plan
 Time:      300,000 steps, days; not run by us
 Expected:  test perplexity about 23.1 (published model; Bai, Kolter & Koltun 2019 and the authors'
            repository); not reproduced by us

@@ -52,6 +52,7 @@ SAYS_HOW = ("there is no WikiText", "is not prepared")
 REQUIRED = {
     "compare": ["DIR"],
     "convert": ["model.pth", "--config", "model.json", "--out", "runs/converted"],
+    "estimate": ["FILE"],
     "evaluate": ["DIR"],
     "generate": ["DIR", "text"],
     "inspect": ["DIR"],
@@ -69,13 +70,14 @@ SCRIPT_TESTS = {
     "benchmarks/eager.py": "test_eager_benchmark_times_calls_and_weighs_them",
     "benchmarks/kill_resume.py": "test_tiny_runs_are_valid_and_cross_checkpoints",
     "benchmarks/peer_failures.py": "test_every_case_expects_something",
-    "estimate.py": "test_a_recipe_has_parameters_memory_and_arithmetic",
+    "estimates.py": "test_the_table_of_estimates_is_gathered",
     "golden.py": "test_every_kind_of_model_agrees",
 }
 SEVERAL_PROCESSES = (
     "training/devices/test_topology.py",
     "test_two_processes_train_as_one_stop_together_go_on_and_end_together",
 )
+ESTIMATE = ("cli/test_estimate.py", "test_it_tells_what_a_step_needs")
 OVERLAYS = ("tasks/vision/test_overlays.py", "test_evaluate_prints_every_class_and_writes_pictures")
 
 
@@ -116,7 +118,7 @@ class CommandLine:
             self._main(words[1:])
         elif words[0] == "deqjax":
             self._parse(complete(words[1:]))
-        elif words[1:] in (["experiments/estimate.py"], ["experiments/golden.py"]):
+        elif words[1:] == ["experiments/golden.py"]:
             self._run([*words, "FILE"])
         else:
             self._run(words)
@@ -156,8 +158,8 @@ class CommandLine:
                 return self._train(arguments[1:])
             case "convert":
                 return self._convert(arguments)
-            case "evaluate" if "--overlays" in arguments:
-                check_test(*OVERLAYS)
+            case "evaluate" | "estimate" if test := tested_elsewhere(arguments):
+                check_test(*test)
                 return self._parse(arguments)
             case "sweep":
                 file, *options = arguments[1:]
@@ -257,6 +259,13 @@ class CommandLine:
         if found != status or not any(text in err.getvalue() for text in says):
             raise WrongCommandError(f"{shlex.join(arguments)} ended with {found}: {err.getvalue()}")
         return out.getvalue()
+
+
+def tested_elsewhere(arguments):
+    """The test that runs a command of which only the options are parsed here; None for others."""
+    if arguments[0] == "estimate":  # compiles what is not tiny, some of it for chips that few have
+        return ESTIMATE
+    return OVERLAYS if "--overlays" in arguments else None
 
 
 def tiny(experiment):

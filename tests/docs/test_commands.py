@@ -22,8 +22,7 @@ def command_line(tmp_path_factory):
         jax.config.update("jax_disable_most_optimizations", True)
         yield CommandLine(folder)
         jax.config.update("jax_disable_most_optimizations", False)
-    for name in ("estimate", "side_by_side"):  # each test of theirs imports them anew
-        sys.modules.pop(name, None)
+    sys.modules.pop("side_by_side", None)  # each test of it imports it anew
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

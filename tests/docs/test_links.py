@@ -50,6 +50,7 @@ def _help(capsys):
         assert cli.main(["train", str(ROOT / "experiments" / file), "--help"]) == 0
     for command in (
         "prepare",
+        "estimate",
         "sweep",
         "runs",
         "compare",

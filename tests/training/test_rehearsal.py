@@ -46,12 +46,12 @@ def rehearsed(loss=squares, rows=ROWS, memory=None, axis_name=None):
 
 
 def test_layers_are_listed_in_the_order_of_their_calls():
-    first, second = Layer("first", 7, 0.1), Layer("inner.second", 9, 0.2)
+    first, second = Layer("first", 7, 0.1, 30), Layer("inner.second", 9, 0.2, 30)
     assert rehearsed() == (first, second, first)
 
 
 def test_normalization_over_replicas_needs_none():
-    assert len(rehearsed(axis_name="devices")) == 3
+    assert len(rehearsed(axis_name="data")) == 3
 
 
 def test_a_model_that_solves_nothing_has_no_layers():

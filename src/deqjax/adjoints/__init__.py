@@ -1,6 +1,7 @@
 """Rules for the gradient of a fixed point: ``fixed_point(..., adjoint=rule)``."""
 
 from deqjax.adjoints._adjoint_state import by_adjoint_state
+from deqjax.adjoints._backward_steps import backward_steps
 from deqjax.adjoints._forward import solve_forward
 from deqjax.adjoints._implicit import implicit
 from deqjax.adjoints._jacobian_free import jacobian_free
@@ -17,6 +18,7 @@ __all__ = [
     "Adjoint",
     "BackwardStats",
     "backward_probe",
+    "backward_steps",
     "by_adjoint_state",
     "implicit",
     "jacobian_free",

@@ -66,6 +66,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
         MetricsError,
         PeerError,
         ReplicaError,
+        TopologyError,
         WorkdirError,
     )
 
@@ -79,5 +80,6 @@ def _expected_errors() -> tuple[type[Exception], ...]:
         MetricsError,
         PeerError,
         ReplicaError,
+        TopologyError,
         WorkdirError,
     )

@@ -8,6 +8,7 @@ import tyro
 
 from deqjax.cli._compare import Compare
 from deqjax.cli._convert import Convert
+from deqjax.cli._estimate import Estimate
 from deqjax.cli._evaluate import Evaluate
 from deqjax.cli._generate import Generate
 from deqjax.cli._inspect import Inspect
@@ -20,6 +21,7 @@ from deqjax.cli._usage import UsageError, unknown
 _COMMANDS: dict[str, Any] = {
     "train": Train,
     "prepare": Prepare,
+    "estimate": Estimate,
     "sweep": Sweep,
     "runs": Runs,
     "inspect": Inspect,
@@ -28,7 +30,7 @@ _COMMANDS: dict[str, Any] = {
     "generate": Generate,
     "convert": Convert,
 }
-_OF_EXPERIMENTS = ("train", "prepare", "sweep")
+_OF_EXPERIMENTS = ("train", "prepare", "estimate", "sweep")
 _HELP = ("-h", "--help")
 _DESCRIPTION = """Deep equilibrium models in JAX: train them, and see how they do.
 

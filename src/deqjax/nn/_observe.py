@@ -20,7 +20,7 @@ from deqjax._core.algebra import batch_size
 from deqjax._core.form import take_form
 from deqjax._core.hoist import last_step
 from deqjax._core.types import Map, Operands, Scalar, State
-from deqjax.adjoints import BackwardStats
+from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.nn._solve_layer import Layer
 from deqjax.nn._unobserved import is_unobserved, unobserved
 from deqjax.solvers import Solution, Stats
@@ -46,6 +46,7 @@ class ObservedSolve(NamedTuple):
             [`deqjax.jacobian_penalty`][] and [`deqjax.spectral_radius`][] take them.
         max_steps: the layer's own step limit.
         tol: the layer's own tolerance.
+        adjoint: the layer's own rule for the gradient, None for the default.
     """
 
     f: Map
@@ -55,6 +56,7 @@ class ObservedSolve(NamedTuple):
     form: dict[str, Any]
     max_steps: Scalar
     tol: Scalar
+    adjoint: Adjoint | None = None
 
 
 class Observable:
@@ -142,7 +144,7 @@ class Observation:
             key: value for key, value in form.items() if value is not None and value is not False
         }
         self.solves.append(
-            ObservedSolve(shown, u, solution, name, used, layer.max_steps, layer.tol)
+            ObservedSolve(shown, u, solution, name, used, layer.max_steps, layer.tol, layer.adjoint)
         )
         return solution
 

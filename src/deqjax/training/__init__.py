@@ -51,6 +51,7 @@ from deqjax.training.devices import (
     join,
     keep_compiled_programs,
 )
+from deqjax.training.estimate import Estimate, TopologyError, estimate_run
 from deqjax.training.records import MetricsError, read_metrics
 from deqjax.training.report import (
     ComparedRun,
@@ -76,6 +77,7 @@ __all__ = [
     "DamagedCheckpointError",
     "DepthScore",
     "DivergenceError",
+    "Estimate",
     "EvaluationConfig",
     "ExperimentError",
     "GuardConfig",
@@ -106,12 +108,14 @@ __all__ = [
     "Steps",
     "Sweep",
     "Task",
+    "TopologyError",
     "Which",
     "Width",
     "Workdir",
     "WorkdirError",
     "adopt_model",
     "compare_runs",
+    "estimate_run",
     "evaluate_run",
     "join",
     "keep_compiled_programs",

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from deqjax._scores import is_score
+from deqjax.adjoints import backward_steps
 from deqjax.nn import reseed
 from deqjax.training._dependence import depend_on
 from deqjax.training._options import ConfigError
@@ -22,11 +23,14 @@ class Layer(NamedTuple):
         name: where it is in the model.
         max_steps: its own step limit, None where that is no plain number.
         tol: its own tolerance, likewise.
+        backward_steps: the step limit of its backward solve, None where it has none or that is no
+            plain number.
     """
 
     name: str
     max_steps: int | None
     tol: float | None
+    backward_steps: int | None = None
 
 
 def rehearse(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> tuple[Layer, ...]:
@@ -56,7 +60,12 @@ def rehearse(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> t
                 error.args = (f"{error.args[0]} (a row has {', '.join(map(str, batch.rows))})",)
             raise
         layers.extend(
-            Layer(each.layer, _number(each.max_steps, int), _number(each.tol, float))
+            Layer(
+                each.layer,
+                _number(each.max_steps, int),
+                _number(each.tol, float),
+                _number(backward_steps(each.adjoint), int),
+            )
             for each in seen.solves
         )
         _check_others(before, _others(model))

@@ -109,6 +109,17 @@ class Task(abc.ABC):
         """What an opened task has from its data, as JSON values, to be kept with the run."""
         return None
 
+    def example(self, rows: int) -> Any:
+        """Made-up rows, as ``loss`` takes them, for planning a run whose data are not there.
+
+        Only called on a task that was not ``opened``, whose ``model`` must then build without its
+        data, too. None, as by itself, takes a batch of its training data instead.
+
+        Args:
+            rows: so many.
+        """
+        del rows
+
     def optimizer(self, steps: int) -> optax.GradientTransformation | None:
         """How weights are updated; None is the one of the run's options.
 

@@ -51,6 +51,11 @@ def test_an_axis_that_cannot_be_divided_stays_whole():
     assert kernel(found.weights.parameters) == PartitionSpec("data", None)
 
 
+def test_a_single_device_takes_no_axis_from_the_others():
+    found = specs({"deq.*": PartitionSpec("model")}, model=1)
+    assert kernel(found.weights.parameters) == PartitionSpec("data", None)
+
+
 def test_moments_are_divided_as_their_parameters():
     found = specs({"deq.*": PartitionSpec(None, "data"), "readout.*": None})
     moments = found.optimizer[0]

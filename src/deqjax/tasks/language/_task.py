@@ -128,6 +128,15 @@ class LanguageTask(Task):
             ordered=bool(shape.memory_length),
         )
 
+    def example(self, rows: int) -> Segments | None:
+        """Random tokens that continue others; None as long as their number is to be counted."""
+        shape = self.network.shape
+        if shape.vocabulary is None:
+            return None
+        size = (rows, shape.length + 1)
+        tokens = np.random.default_rng(0).integers(0, shape.vocabulary, size, dtype=np.int32)
+        return Segments(tokens, np.zeros(rows, bool), np.ones((rows, shape.length), bool))
+
     def memory(self, model: LanguageModel, rows: int) -> SegmentMemory | None:
         """Empty, where the network has one."""
         return model.initial_memory(rows) if self.network.shape.memory_length else None

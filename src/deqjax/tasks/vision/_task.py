@@ -21,6 +21,9 @@ from deqjax.tasks.vision._config import ImageNetwork, Images
 from deqjax.tasks.vision._scores import confusion, hits, intersections
 from deqjax.training import ConfigError, Loss, Task
 
+_SIDES = {"digits": 8, "cifar10": 32}
+"""Pixels a side of the sets whose images all have one size, and that are known."""
+
 
 class Kept(NamedTuple):
     """What a network depends on in its images.
@@ -148,6 +151,19 @@ class VisionTask(Task):
             except ValueError as error:
                 raise ConfigError(f"--task.images: {error}") from error
         return ImageRows(self.found, split, augmentation)
+
+    def example(self, rows: int) -> LabelledImages | None:
+        """Random images and labels; None as long as sizes of them are to be looked up."""
+        images, shape = self.images, self.network.shape
+        side = images.resolution or _SIDES.get(images.name)
+        height, width = images.augmentation.training_size((side, side))
+        classes, channels = shape.classes, shape.input_channels
+        if height is None or width is None or classes is None or channels is None:
+            return None
+        rng = np.random.default_rng(0)
+        pixels = rng.normal(size=(rows, height, width, channels)).astype(np.float32)
+        labelled = (height, width) if self.network.segments else ()
+        return LabelledImages(pixels, rng.integers(0, classes, (rows, *labelled), dtype=np.int32))
 
     def loss(self, model: ImageModel, batch: LabelledImages) -> Loss:
         """Classify the images of a batch, or their pixels."""

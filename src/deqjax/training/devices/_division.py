@@ -153,8 +153,8 @@ def _by_rule(
         count = 1
         for axis in axes_of(entry):
             count *= sizes[axis]
-        # the same rules serve small models and any number of devices
-        if shape[place] % count:
+        # the same rules serve small models and any number of devices, and one device takes no axis
+        if shape[place] % count or count == 1:
             entries[place] = None
     named = any(AXIS in axes_of(entry) for entry in rule)
     return PartitionSpec(*entries) if named else _completed(entries, shape, sizes)

@@ -144,7 +144,8 @@ def update_step(
             among devices: what the optimizer does with a whole array stays right.
     """
     parameters, gradient, metrics = state.weights.parameters, found.gradient, dict(found.metrics)
-    updates, optimizer_state = problem.optimizer.update(gradient, state.optimizer, parameters)
+    with jax.named_scope("optimizer"):
+        updates, optimizer_state = problem.optimizer.update(gradient, state.optimizer, parameters)
     metrics["gradient_norm"] = optax.tree.norm(gradient)
     # the optimizer does not count the steps that were left out
     made = state.step - state.skips.total
@@ -154,10 +155,11 @@ def update_step(
     # the same numbers everywhere, so that all replicas decide alike
     healthy = jnp.all(jnp.isfinite(replicas.mean(numbers)))
     metrics["skipped"] = 1.0 - healthy
-    weights = Weights(optax.apply_updates(parameters, updates), found.statistics)
-    weights, optimizer_state = _chosen(
-        healthy, (weights, optimizer_state), (state.weights, state.optimizer)
-    )
+    with jax.named_scope("optimizer"):
+        weights = Weights(optax.apply_updates(parameters, updates), found.statistics)
+        weights, optimizer_state = _chosen(
+            healthy, (weights, optimizer_state), (state.weights, state.optimizer)
+        )
     after = TrainState(
         state.step + 1,
         weights,
@@ -256,7 +258,8 @@ def _differentiate(
         draw = plan.penalty
         if draw.never or not found.solves:
             return loss, (shares, metrics, *kept)
-        penalty = penalty_of(found.solves, plan.penalty_key, draw, problem.penalty.samples)
+        with jax.named_scope("penalty"):
+            penalty = penalty_of(found.solves, plan.penalty_key, draw, problem.penalty.samples)
         metrics["penalty"] = jnp.where(draw.chosen, penalty, jnp.nan)
         return loss + draw.weight * penalty, (shares, metrics, *kept)
 
