@@ -39,10 +39,14 @@ from rich.table import Table
 import deqjax
 from contenders import HISTORY, PEERS
 from deqjax.solvers import anderson, broyden, gmres, picard, reversible
+from deqjax.training import RunConfig, load_experiment
+from deqjax.training.estimate._step import planned_step
+from deqjax.training.estimate._target import target_of
 from hlo import Loop, kernels_of_loops, kernels_of_program
 from timing import RESULTS, environment, save, verdict
 
 STEPS = 30
+RECIPE = Path(__file__).parents[1] / "stdlib_lm.py"
 SECTIONS = ("solvers", "backward", "penalty", "training")
 # solver -> most kernels a step beyond f of one leaf, and of each further leaf
 KERNEL_TARGETS = {"anderson": (10, 4), "broyden": (16, 4)}
@@ -172,6 +176,17 @@ def of_penalty(problem: Problem) -> list[Row]:
     return [{"state": problem.name, "kernels": kernels.total(), "by kind": dict(kernels)}]
 
 
+def of_training(config: RunConfig, topology: str) -> list[Row]:
+    """A run's training step on one device: outside of its loops, then each outermost loop."""
+    device = jax.devices()[0] if topology == "here" else target_of(topology).devices[0]
+    text = planned_step(config, (device,)).traced.lower().compile().as_text()
+    outside = kernels_of_program(text)
+    return [
+        {"loop": "none", "kernels": outside.total(), "by kind": dict(outside)},
+        *({"loop": loop.name} | _of_loop(loop) for loop in kernels_of_loops(text)),
+    ]
+
+
 def _beyond(problem: Problem, name: str, loop: Loop, bare: Loop) -> Row:
     must = loop.must - bare.must + problem.bytes
     return {
@@ -281,7 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--topology", default="v5e:2x2")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--sections", nargs="*", default=SECTIONS[:3], choices=SECTIONS)
+    parser.add_argument("--sections", nargs="*", default=SECTIONS, choices=SECTIONS)
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--peers", nargs="*", default=("jaxopt", "optimistix", "banax"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
@@ -298,6 +314,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "penalty" in options.sections:
         record["penalty"] = [row for each in states for row in of_penalty(each)]
         show("penalty and its gradient", record["penalty"])
+    if "training" in options.sections:
+        config = load_experiment(options.recipe)
+        record["recipe"] = options.recipe.stem
+        record["training"] = of_training(config, options.topology)
+        show(f"one training step of {config.name}", record["training"])
     record["targets"] = targets([*record.get("solvers", []), *record.get("backward", [])])
     for target in record["targets"]:
         print(f"{verdict(target['met'])}: {target['target']} ({_text(target['value'])})")

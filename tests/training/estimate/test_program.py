@@ -4,11 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from deqjax.training.estimate._limits import Limits
+from deqjax.training.estimate._limits import ONCE, Limits
 from deqjax.training.estimate._program import arrays, read_program, repeats, size_of
 from deqjax.training.estimate._traffic import Collective, traffic
-
-ONCE = Limits(forward=1, backward=1, penalized=1.0)
 
 TPU = """HloModule jit_step, is_scheduled=true
 

@@ -42,18 +42,35 @@ def _fused(
     read, in_place = 0, 0
     for index, name in enumerate(each.operands):
         whole = _in_memory(beside[name].shape) if name in beside else 0
-        own = parameters.get(index, "")
-        users = [one for one in inside.values() if own in one.operands]
-        if not whole or not users or not all(_is_part(one, own) for one in users):
-            read += whole
-            continue
-        for one in users:
-            if one.opcode in _WRITING:
-                read += 2 * size_of(inside[one.operands[_WRITING[one.opcode]]].shape)
-                in_place += whole
-            else:
-                read += min(size_of(one.shape), whole)
+        if whole and index in parameters:
+            touched, kept = _touched(inside, parameters[index], whole)
+            read, in_place = read + touched, in_place + kept
     return read + max(_in_memory(each.shape) - in_place, 0)
+
+
+def _touched(inside: Mapping[str, Instruction], name: str, whole: int) -> tuple[int, int]:
+    """What a fusion reads or changes of an array of so many bytes.
+
+    Returns:
+        Its bytes, and those of the results that are this array, changed in place.
+    """
+    users = [one for one in inside.values() if name in one.operands]
+    touched, kept = 0, 0
+    for one in users:
+        if one.opcode == "bitcast":
+            more, same = _touched(inside, one.name, whole)
+            touched, kept = touched + more, kept + same
+        elif not _is_part(one, name):
+            touched += whole
+        elif one.opcode in _WRITING:
+            size = size_of(inside[one.operands[_WRITING[one.opcode]]].shape)
+            # a slice is replaced, what a scatter meets may be added to; the new numbers come from
+            # the fusion itself
+            touched += size * (2 if one.opcode == "scatter" else 1)
+            kept += whole
+        else:
+            touched += min(size_of(one.shape), whole)
+    return (min(touched, whole), kept) if users else (whole, 0)
 
 
 def _is_part(one: Instruction, name: str) -> bool:
