@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from deqjax.training.estimate._moved import moved
+from deqjax.training.estimate._parts import Part, part_of
 from deqjax.training.estimate._program import Instruction, Program, read_program, size_of
 
 _NAMES = frozenset(["parameter", "tuple", "get-tuple-element", "bitcast", "constant"])
@@ -37,6 +38,7 @@ class Loop(NamedTuple):
             once; of one that is updated in place, what is written.
         inner: the loops inside, which `kernels` counts as one call each.
         trips: how often it runs, where the program says so.
+        part: of a training step that it belongs to.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Loop(NamedTuple):
     must: int
     inner: tuple["Loop", ...]
     trips: int | None
+    part: Part
 
     @property
     def total(self) -> int:
@@ -89,6 +92,7 @@ def _loop(program: Program, loop: Instruction) -> Loop:
         _carried(program, body),
         tuple(_loop(program, each) for each in _loops(reached)),
         loop.trips,
+        part_of(loop.op_name),
     )
 
 
