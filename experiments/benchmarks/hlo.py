@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from deqjax.training.estimate._moved import moved
+from deqjax.training.estimate._moved import WRITING, moved
 from deqjax.training.estimate._parts import Part, part_of
 from deqjax.training.estimate._program import Instruction, Program, read_program, size_of
 
@@ -146,12 +146,12 @@ def _carried(program: Program, body: Computation) -> int:
 
 
 def _changed(program: Program, body: Computation, result: Instruction) -> int:
-    """Bytes written of a new value: of a slice update, the slice."""
+    """Bytes written of a new value: of one that is changed in place, what is new."""
     size, index = size_of(result.shape), None
     while result.opcode in ("bitcast", "get-tuple-element"):
         index, result = result.number, body[result.operands[0]]
-    if result.opcode == "dynamic-update-slice":
-        return size_of(body[result.operands[1]].shape)
+    if result.opcode in WRITING:
+        return size_of(body[result.operands[WRITING[result.opcode]]].shape)
     if result.opcode == "fusion":
         inside = program.computations[result.called[0]]
         return _changed(program, inside, _results(inside)[index or 0])

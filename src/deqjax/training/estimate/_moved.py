@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from deqjax.training.estimate._program import Instruction, Program, arrays, size_of
 
 _SLICING = ("dynamic-slice", "gather", "slice")
-_WRITING = {"dynamic-update-slice": 1, "scatter": 2}
+WRITING = {"dynamic-update-slice": 1, "scatter": 2}
 """What changes its first operand in place, and which operand has the new numbers."""
 
 
@@ -27,8 +27,8 @@ def moved(program: Program, each: Instruction, beside: Mapping[str, Instruction]
         # the shape of a start has what is cut, the slice, and a semaphore
         size, writes = list(arrays(each.shape))[-2 if each.opcode == "slice-start" else 0]
         return size * (bool(_in_memory(operands[0])) + writes)
-    if kind in _WRITING:
-        return 2 * size_of(operands[_WRITING[kind]]) if _in_memory(each.shape) else 0
+    if kind in WRITING:
+        return 2 * size_of(operands[WRITING[kind]]) if _in_memory(each.shape) else 0
     if kind == "fusion" and each.called:
         return _fused(program.computations[each.called[0]], each, beside)
     return sum(map(_in_memory, operands)) + _in_memory(each.shape)
@@ -62,8 +62,8 @@ def _touched(inside: Mapping[str, Instruction], name: str, whole: int) -> tuple[
             touched, kept = touched + more, kept + same
         elif not _is_part(one, name):
             touched += whole
-        elif one.opcode in _WRITING:
-            size = size_of(inside[one.operands[_WRITING[one.opcode]]].shape)
+        elif one.opcode in WRITING:
+            size = size_of(inside[one.operands[WRITING[one.opcode]]].shape)
             # a slice is replaced, what a scatter meets may be added to; the new numbers come from
             # the fusion itself
             touched += size * (2 if one.opcode == "scatter" else 1)
@@ -75,7 +75,7 @@ def _touched(inside: Mapping[str, Instruction], name: str, whole: int) -> tuple[
 
 def _is_part(one: Instruction, name: str) -> bool:
     """Whether an instruction reads or changes only a part of its first operand, of this name."""
-    return one.opcode in (*_SLICING, *_WRITING) and one.operands.index(name) == 0
+    return one.opcode in (*_SLICING, *WRITING) and one.operands.index(name) == 0
 
 
 def _in_memory(shape: str) -> int:
