@@ -49,7 +49,7 @@ def identity_inverse(z: State, rank: int) -> LowRankInverse:
     """H = I, with zero columns to be filled in."""
     columns = empty_columns(z, rank)
     dtype = algebra.accumulation_dtype(z)
-    middle = filled_per_sample(z, jnp.eye(rank), dtype)
+    middle = filled_per_sample(z, jnp.zeros((rank, rank)), dtype)
     return LowRankInverse(columns, middle, columns, filled_per_sample(z, 1, dtype))
 
 
@@ -67,46 +67,22 @@ def store_each(columns: State, column: State, slot: PerSample, where: PerSample)
     return jax.tree.map(put, columns, column)
 
 
-def invert(matrix: jax.Array) -> tuple[jax.Array, PerSample]:
-    """Inverses of small matrices by Gauss-Jordan elimination with row pivoting.
-
-    Elementwise operations run over the whole batch at once, as in `_least_squares`.
-
-    Args:
-        matrix: (batch, m, m), float32 or float64.
-
-    Returns:
-        The inverses (batch, m, m), and (batch,) the smallest pivot of each matrix, whose columns
-        with entries above 1 are scaled down to 1 first. A pivot near the rounding unit, or NaN,
-        says that the inverse is of no use.
-    """
-    size = matrix.shape[-1]
-    peak = lax.stop_gradient(jnp.max(jnp.abs(matrix), axis=1))  # (batch, m)
-    scale = 1 / jnp.maximum(peak, 1)
-    identity = filled_like(matrix, jnp.eye(size)[None])
-    # batch last: each operation is one long vector per matrix entry
-    rows = jnp.concatenate([matrix * scale[:, None, :], identity], axis=2).transpose(1, 2, 0)
-    index = jnp.arange(size)[:, None]
-
-    def eliminate(
-        carry: tuple[jax.Array, jax.Array], j: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array], None]:
-        rows, smallest = carry
-        column = lax.dynamic_index_in_dim(rows, j, axis=1, keepdims=False)  # (m, batch)
-        best = jnp.argmax(jnp.where(index >= j, jnp.abs(column), -1), axis=0)
-        chosen = index == best[None]
-        row = jnp.sum(jnp.where(chosen[:, None], rows, 0), axis=0)  # (2 m, batch)
-        pivot = lax.dynamic_index_in_dim(row, j, keepdims=False)
-        row = row / jnp.where(pivot != 0, pivot, 1)[None]
-        # swap: row j moves to where the pivot's row was
-        moved = lax.dynamic_index_in_dim(rows, j, axis=0, keepdims=False)
-        rows = jnp.where(chosen[:, None], moved[None], rows)
-        column = jnp.where(chosen, lax.dynamic_index_in_dim(moved, j), column)
-        rows = rows - column[:, None] * row[None]
-        rows = lax.dynamic_update_index_in_dim(rows, row, j, axis=0)
-        return (rows, jnp.minimum(smallest, jnp.abs(pivot))), None
-
-    # a scan compiles and runs several times faster than the loop written out
-    start = (rows, filled_like(peak[:, 0], jnp.inf))
-    (rows, smallest), _ = lax.scan(eliminate, start, jnp.arange(size))
-    return rows[:, size:].transpose(2, 0, 1) * scale[:, :, None], smallest
+def replace_pair(
+    inverse: jax.Array, slot: jax.Array, row: jax.Array, column: jax.Array, corner: PerSample, occupied
+):
+    here = slot[:, None] == jnp.arange(inverse.shape[1], dtype=slot.dtype)[None]
+    here_wide = here.astype(inverse.dtype)
+    a = jnp.sum(inverse * here_wide[:, None, :], axis=2)
+    p = jnp.sum(inverse * column[:, None, :], axis=2)
+    b = jnp.sum(inverse * here_wide[:, :, None], axis=1)
+    r = jnp.sum(inverse * row[:, :, None], axis=1)
+    at = lambda x: jnp.sum(jnp.where(here, x, 0), axis=1)
+    nu = jnp.where(occupied, at(a), 1)
+    gamma = corner - jnp.sum(row * p, axis=1)
+    p_o, r_o = at(p), at(r)
+    det = nu * gamma + p_o * r_o
+    a, b = jnp.where(here, 0, a), jnp.where(here, 0, b)
+    p, r = jnp.where(here, -1, p), jnp.where(here, -1, r)
+    peak = lambda x: lax.stop_gradient(jnp.max(jnp.abs(x), axis=1))
+    growth = peak(a) * (jnp.abs(gamma) * peak(b) + jnp.abs(p_o) * peak(r)) + peak(p) * (jnp.abs(r_o) * peak(b) + jnp.abs(nu) * peak(r))
+    return (a, p, b, r), (nu, gamma, p_o, r_o, det), jnp.abs(det) / growth

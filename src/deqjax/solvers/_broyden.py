@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from deqjax._core import algebra
-from deqjax._core.history import inner_products
-from deqjax._core.low_rank import LowRankInverse, identity_inverse, invert, store_each
+from deqjax._core.history import inner_products, subtract_weighted
+from deqjax._core.low_rank import LowRankInverse, identity_inverse, replace_pair, store_each
 from deqjax._core.residual import measure
 from deqjax._core.sharding import filled_per_sample, zeros_like
 from deqjax._core.solution import Solution
@@ -28,7 +28,6 @@ _SHORTER = 0.5
 class _Estimate(NamedTuple):
     """H = c (I + F M^-1 S^T) from the last pairs; a sample's pair number k has slot k mod rank."""
 
-    matrix: jax.Array  # M, (batch, rank, rank); empty slots are rows of the identity
     inverse: LowRankInverse  # left F, middle M^-1 (zero in empty slots), right S, scale c
     pairs: PerSample  # (batch,) int32, pairs learned since the last restart
 
@@ -135,19 +134,22 @@ def broyden(
         inverse = identity_inverse(z, rank)
         unmeasured, zeros = filled_per_sample(z, jnp.inf, inverse.middle.dtype), zeros_like(z)
         best = None if line_search else _Best(z, zeros, unmeasured)
-        return _Memory(z, zeros, unmeasured, best, none, _Estimate(inverse.middle, inverse, none))
+        return _Memory(z, zeros, unmeasured, best, none, _Estimate(inverse, none))
 
     def advance(memory: _Memory, z: State, fz: State, size: PerSample) -> tuple[State, _Memory]:
         """Learn from the step that led from the base to z, and step from there."""
-        estimate = _learn(
-            memory.estimate, algebra.subtract(z, memory.base), algebra.subtract(fz, memory.image)
+        estimate, weights = _learn(
+            memory.estimate, algebra.subtract(z, memory.base), algebra.subtract(fz, memory.image),
+            algebra.subtract(fz, z)
         )
         memory = memory._replace(base=z, image=fz, size=size, estimate=estimate)
-        return propose(memory), memory
+        return propose(memory, weights), memory
 
-    def propose(memory: _Memory) -> State:
+    def propose(memory: _Memory, weights) -> State:
         residual = algebra.subtract(memory.image, memory.base)
-        newton = algebra.add(memory.base, memory.estimate.inverse.apply(residual))
+        inverse = memory.estimate.inverse
+        moved = algebra.scale(inverse.scale, subtract_weighted(residual, inverse.left, -weights))
+        newton = algebra.add(memory.base, moved)
         return algebra.mix(memory.base, newton, damping)
 
     def watch(
@@ -159,13 +161,14 @@ def broyden(
         best = algebra.select(better, _Best(z, fz, seen.change), before)
         # the way from the best iterate to the runaway is the only pair that is kept
         start = algebra.select(ran_away, (best.z, best.image), (memory.base, memory.image))
-        estimate = _learn(
+        base, image = algebra.select(ran_away, (best.z, best.image), (z, fz))
+        estimate, weights = _learn(
             _forget(memory.estimate, ran_away),
             *(algebra.subtract(now, then) for now, then in zip((z, fz), start, strict=True)),
+            algebra.subtract(image, base),
         )
-        base, image = algebra.select(ran_away, (best.z, best.image), (z, fz))
         memory = memory._replace(base=base, image=image, best=best, estimate=estimate)
-        return propose(memory), memory
+        return propose(memory, weights), memory
 
     def search(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
         size = memory.size
@@ -201,53 +204,56 @@ def broyden(
     return solution._replace(memory=memory.estimate.inverse) if keep_memory else solution
 
 
-def _learn(estimate: _Estimate, step: State, image_step: State) -> _Estimate:
+def _learn(
+    estimate: _Estimate, step: State, image_step: State, residual: State
+) -> tuple[_Estimate, jax.Array]:
     """Replace each sample's oldest pair by (s, y = s - f(z + s) + f(z)), unless that is unsound."""
-    matrix, inverse, pairs = estimate
-    rank = matrix.shape[1]
-    slot = pairs % rank
+    inverse, pairs = estimate
+    middle = inverse.middle
+    rank = middle.shape[1]
+    slot = lax.rem(pairs, jnp.int32(rank))
     image_step = _shortened(image_step, step, inverse.scale)
     change = algebra.subtract(step, image_step)
     length, size = lax.stop_gradient((algebra.norm(step), algebra.norm(change)))
-    threshold = 4 * rank * jnp.finfo(matrix.dtype).eps
+    threshold = 4 * rank * jnp.finfo(middle.dtype).eps
     # finite, and not a zero step or one along which f moves just as z does
     sound = (size > threshold * length) & jnp.isfinite(size) & (length > 0)
     # H depends on neither length: dividing by both makes M's entries cosines of s and y
     step = _divide(step, jnp.where(sound, length, 1))
     change, image_step = _divide((change, image_step), jnp.where(sound, size, 1))
+    right = store_each(inverse.right, step, slot, sound)
+    left = store_each(inverse.left, image_step, slot, sound)
 
-    # the newest pair's row of M, -s^T F, and column, S^T y; columns from before a restart are void
     slots = jnp.arange(rank, dtype=slot.dtype)[None]
-    here, filled = slot[:, None] == slots, slots < pairs[:, None]  # (batch, rank)
-    row = jnp.where(filled, -inner_products(inverse.left, step), 0)
-    column = jnp.where(filled, inner_products(inverse.right, change), 0)
-    column = jnp.where(here, algebra.dot(step, change)[:, None], column)
-    candidate = jnp.where(here[:, :, None], row[:, None, :], matrix)
-    candidate = jnp.where(here[:, None, :], column[:, :, None], candidate)
-
-    middle, pivot = invert(candidate)
-    filled |= here
-    middle = jnp.where(filled[:, :, None] & filled[:, None, :], middle, 0)
-    # M's pivots are Broyden's denominators s^T H y, if taken in the order of the pairs' age
-    sound &= pivot > threshold
-    return _Estimate(
-        algebra.select(sound, candidate, matrix),
-        LowRankInverse(
-            left=store_each(inverse.left, image_step, slot, sound),
-            middle=algebra.select(sound, middle, inverse.middle),
-            right=store_each(inverse.right, step, slot, sound),
-            scale=inverse.scale,
-        ),
-        pairs + sound.astype(pairs.dtype),
+    here = slot[:, None] == slots
+    row = jnp.where(here, 0, -inner_products(left, step))
+    column = inner_products(right, change)
+    corner = jnp.sum(jnp.where(here, column, 0), axis=1)
+    column = jnp.where(here, 0, column)
+    (a, p, b, r), (nu, gamma, p_o, r_o, det), smallest = replace_pair(
+        middle, slot, row, column, corner, pairs >= rank
     )
+    sound &= smallest > threshold
+    e = lambda x: x[:, None, None]
+    fresh = jnp.where(here[:, :, None] | here[:, None, :], 0, middle)
+    det = jnp.where(sound, det, 1)
+    left_of = lambda x: x[:, :, None]
+    right_of = lambda x: x[:, None, :]
+    fresh = fresh - (left_of(a) * (e(gamma / det) * right_of(b) + e(p_o / det) * right_of(r))
+        + left_of(p) * (e(r_o / det) * right_of(b) - e(nu / det) * right_of(r)))
+    middle = algebra.select(sound, fresh, middle)
+    products = inner_products(right, residual)
+    weights = jnp.sum(middle * products[:, None, :], axis=2)
+    return _Estimate(
+        LowRankInverse(left=left, middle=middle, right=right, scale=inverse.scale),
+        pairs + sound.astype(pairs.dtype),
+    ), weights
 
 
 def _forget(estimate: _Estimate, where: PerSample) -> _Estimate:
     """Start again with H = c I of a c that is half as long, where told."""
-    matrix, inverse, pairs = estimate
-    identity = jnp.eye(matrix.shape[1], dtype=matrix.dtype)[None]
+    inverse, pairs = estimate
     return _Estimate(
-        algebra.select(where, identity, matrix),
         inverse._replace(
             middle=algebra.select(where, zeros_like(inverse.middle), inverse.middle),
             scale=jnp.where(where, _SHORTER * inverse.scale, inverse.scale),
