@@ -53,36 +53,23 @@ def identity_inverse(z: State, rank: int) -> LowRankInverse:
     return LowRankInverse(columns, middle, columns, filled_per_sample(z, 1, dtype))
 
 
-def store_each(columns: State, column: State, slot: PerSample, where: PerSample) -> State:
-    """Write each sample's state into its own slot of leaves (batch, rank, features), if it may."""
+def store_where(columns: State, column: State, slot: jax.Array, where: PerSample) -> State:
+    """Write a state to a slot of leaves (batch, rank, features), for the samples that may.
+
+    One slot () for all samples is written in place together with what makes the state; slots
+    (batch,) of their own are scattered.
+    """
 
     @jax.vmap
     def written_each(c: jax.Array, x: jax.Array, target: jax.Array) -> jax.Array:
         return c.at[target].set(x, mode="drop", unique_indices=True)
 
     def put(c: jax.Array, x: jax.Array) -> jax.Array:
-        target = jnp.where(where, slot, c.shape[1])  # a slot out of range is dropped
-        return written_each(c, algebra.flat(x), target)
+        if slot.ndim:
+            target = jnp.where(where, slot, c.shape[1])  # a slot out of range is dropped
+            return written_each(c, algebra.flat(x), target)
+        old = lax.dynamic_index_in_dim(c, slot, axis=1, keepdims=False)
+        kept = jnp.where(where[:, None], algebra.flat(x), old)
+        return lax.dynamic_update_index_in_dim(c, kept, slot, axis=1)
 
     return jax.tree.map(put, columns, column)
-
-
-def replace_pair(
-    inverse: jax.Array, slot: jax.Array, row: jax.Array, column: jax.Array, corner: PerSample, occupied
-):
-    here = slot[:, None] == jnp.arange(inverse.shape[1], dtype=slot.dtype)[None]
-    here_wide = here.astype(inverse.dtype)
-    a = jnp.sum(inverse * here_wide[:, None, :], axis=2)
-    p = jnp.sum(inverse * column[:, None, :], axis=2)
-    b = jnp.sum(inverse * here_wide[:, :, None], axis=1)
-    r = jnp.sum(inverse * row[:, :, None], axis=1)
-    at = lambda x: jnp.sum(jnp.where(here, x, 0), axis=1)
-    nu = jnp.where(occupied, at(a), 1)
-    gamma = corner - jnp.sum(row * p, axis=1)
-    p_o, r_o = at(p), at(r)
-    det = nu * gamma + p_o * r_o
-    a, b = jnp.where(here, 0, a), jnp.where(here, 0, b)
-    p, r = jnp.where(here, -1, p), jnp.where(here, -1, r)
-    peak = lambda x: lax.stop_gradient(jnp.max(jnp.abs(x), axis=1))
-    growth = peak(a) * (jnp.abs(gamma) * peak(b) + jnp.abs(p_o) * peak(r)) + peak(p) * (jnp.abs(r_o) * peak(b) + jnp.abs(nu) * peak(r))
-    return (a, p, b, r), (nu, gamma, p_o, r_o, det), jnp.abs(det) / growth

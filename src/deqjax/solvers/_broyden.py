@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from deqjax._core import algebra
-from deqjax._core.history import inner_products, subtract_weighted
-from deqjax._core.low_rank import LowRankInverse, identity_inverse, replace_pair, store_each
+from deqjax._core.bordered import Entering, exchange
+from deqjax._core.history import inner_products, subtract_weighted_steps
+from deqjax._core.low_rank import LowRankInverse, identity_inverse, store_where
 from deqjax._core.residual import measure
 from deqjax._core.sharding import filled_per_sample, zeros_like
 from deqjax._core.solution import Solution
@@ -25,13 +26,6 @@ _GROWTH = 1e3
 _SHORTER = 0.5
 
 
-class _Estimate(NamedTuple):
-    """H = c (I + F M^-1 S^T) from the last pairs; a sample's pair number k has slot k mod rank."""
-
-    inverse: LowRankInverse  # left F, middle M^-1 (zero in empty slots), right S, scale c
-    pairs: PerSample  # (batch,) int32, pairs learned since the last restart
-
-
 class _Best(NamedTuple):
     """Where a sample restarts."""
 
@@ -46,7 +40,8 @@ class _Memory(NamedTuple):
     size: PerSample  # (batch,) ||f(base) - base||, infinite before the first evaluation
     best: _Best | None  # None where the line search looks after runaways
     backtracks: PerSample  # (batch,) int32, halvings of the step that left the base
-    estimate: _Estimate
+    pairs: PerSample  # (batch,) int32, pairs learned
+    inverse: LowRankInverse
 
 
 def broyden(
@@ -134,23 +129,14 @@ def broyden(
         inverse = identity_inverse(z, rank)
         unmeasured, zeros = filled_per_sample(z, jnp.inf, inverse.middle.dtype), zeros_like(z)
         best = None if line_search else _Best(z, zeros, unmeasured)
-        return _Memory(z, zeros, unmeasured, best, none, _Estimate(inverse, none))
+        return _Memory(z, zeros, unmeasured, best, none, none, inverse)
 
-    def advance(memory: _Memory, z: State, fz: State, size: PerSample) -> tuple[State, _Memory]:
-        """Learn from the step that led from the base to z, and step from there."""
-        estimate, weights = _learn(
-            memory.estimate, algebra.subtract(z, memory.base), algebra.subtract(fz, memory.image),
-            algebra.subtract(fz, z)
-        )
-        memory = memory._replace(base=z, image=fz, size=size, estimate=estimate)
-        return propose(memory, weights), memory
-
-    def propose(memory: _Memory, weights) -> State:
-        residual = algebra.subtract(memory.image, memory.base)
-        inverse = memory.estimate.inverse
-        moved = algebra.scale(inverse.scale, subtract_weighted(residual, inverse.left, -weights))
-        newton = algebra.add(memory.base, moved)
-        return algebra.mix(memory.base, newton, damping)
+    def propose(base: State, image: State, inverse: LowRankInverse, weights: list[PerSample]) -> State:
+        residual = algebra.subtract(image, base)
+        slots = [jnp.int32(slot) for slot in range(rank)]
+        negative = [-weight for weight in weights]
+        moved = subtract_weighted_steps(residual, inverse.left, negative, slots)
+        return algebra.mix(base, algebra.add(base, algebra.scale(inverse.scale, moved)), damping)
 
     def watch(
         memory: _Memory, before: _Best, z: State, fz: State, seen: Pass
@@ -158,17 +144,21 @@ def broyden(
         """Step on, or from the best iterate where the residual has grown beyond it."""
         ran_away = seen.change > _GROWTH * before.size
         better = seen.change <= before.size
-        best = algebra.select(better, _Best(z, fz, seen.change), before)
+        slot = lax.rem(seen.number, jnp.int32(rank))
+        unit = 1 / algebra.power_of_two(jnp.where(ran_away, before.size, memory.size))
         # the way from the best iterate to the runaway is the only pair that is kept
-        start = algebra.select(ran_away, (best.z, best.image), (memory.base, memory.image))
-        base, image = algebra.select(ran_away, (best.z, best.image), (z, fz))
-        estimate, weights = _learn(
-            _forget(memory.estimate, ran_away),
-            *(algebra.subtract(now, then) for now, then in zip((z, fz), start, strict=True)),
-            algebra.subtract(image, base),
+        start, image = algebra.select(
+            ran_away, (before.z, before.image), (memory.base, memory.image)
         )
-        memory = memory._replace(base=base, image=image, best=best, estimate=estimate)
-        return propose(memory, weights), memory
+        base, base_image = algebra.select(ran_away, (before.z, before.image), (z, fz))
+        inverse, weights, sound = _learn(
+            _forget(memory.inverse, ran_away), slot, z, fz, start, image,
+            algebra.subtract(base_image, base), unit,
+        )
+        best = algebra.select(better, _Best(z, fz, seen.change), before)
+        size = jnp.where(ran_away, before.size, seen.change)
+        memory = memory._replace(base=base, image=base_image, size=size, best=best, inverse=inverse)
+        return propose(base, base_image, inverse, weights), memory
 
     def search(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
         size = memory.size
@@ -179,7 +169,15 @@ def broyden(
         accepted |= ~seen.goes_on
         # where rejected, a step of zero from the base teaches nothing
         start, image = algebra.select(accepted, (z, fz), (memory.base, memory.image))
-        proposal, advanced = advance(memory, start, image, jnp.where(accepted, seen.change, size))
+        size = jnp.where(accepted, seen.change, size)
+        inverse, weights, sound = _learn(
+            memory.inverse, lax.rem(memory.pairs, jnp.int32(rank)), start, image,
+            memory.base, memory.image, algebra.subtract(image, start),
+            1 / algebra.power_of_two(memory.size)
+        )
+        proposal = propose(start, image, inverse, weights)
+        advanced = memory._replace(base=start, image=image, size=size, inverse=inverse,
+            pairs=memory.pairs + sound.astype(jnp.int32))
         halved = algebra.mix(memory.base, z, 0.5)
         backtracks = jnp.where(accepted, 0, memory.backtracks + 1)
         return algebra.select(accepted, proposal, halved), advanced._replace(backtracks=backtracks)
@@ -201,64 +199,66 @@ def broyden(
     )
     if line_search:
         solution = solution._replace(stats=report_truly(solution.stats))
-    return solution._replace(memory=memory.estimate.inverse) if keep_memory else solution
+    return solution._replace(memory=memory.inverse) if keep_memory else solution
 
 
 def _learn(
-    estimate: _Estimate, step: State, image_step: State, residual: State
-) -> tuple[_Estimate, jax.Array]:
+    inverse: LowRankInverse,
+    slot: jax.Array,
+    z: State,
+    fz: State,
+    start: State,
+    image: State,
+    residual: State,
+    unit: PerSample,
+) -> tuple[LowRankInverse, list[PerSample], PerSample]:
     """Replace each sample's oldest pair by (s, y = s - f(z + s) + f(z)), unless that is unsound."""
-    inverse, pairs = estimate
-    middle = inverse.middle
-    rank = middle.shape[1]
-    slot = lax.rem(pairs, jnp.int32(rank))
-    image_step = _shortened(image_step, step, inverse.scale)
-    change = algebra.subtract(step, image_step)
-    length, size = lax.stop_gradient((algebra.norm(step), algebra.norm(change)))
-    threshold = 4 * rank * jnp.finfo(middle.dtype).eps
+    rank = inverse.middle.shape[1]
+    step, image_step, change = _pair(z, fz, start, image, inverse.scale, unit)
+    squares = algebra.dot(step, step), algebra.dot(change, change)
+    corner = algebra.dot(step, change)
+    threshold = 4 * rank * float(jnp.finfo(inverse.middle.dtype).eps)
+    length, size = (jnp.sqrt(lax.stop_gradient(each)) for each in squares)
     # finite, and not a zero step or one along which f moves just as z does
-    sound = (size > threshold * length) & jnp.isfinite(size) & (length > 0)
-    # H depends on neither length: dividing by both makes M's entries cosines of s and y
-    step = _divide(step, jnp.where(sound, length, 1))
-    change, image_step = _divide((change, image_step), jnp.where(sound, size, 1))
-    right = store_each(inverse.right, step, slot, sound)
-    left = store_each(inverse.left, image_step, slot, sound)
-
-    slots = jnp.arange(rank, dtype=slot.dtype)[None]
-    here = slot[:, None] == slots
-    row = jnp.where(here, 0, -inner_products(left, step))
-    column = inner_products(right, change)
-    corner = jnp.sum(jnp.where(here, column, 0), axis=1)
-    column = jnp.where(here, 0, column)
-    (a, p, b, r), (nu, gamma, p_o, r_o, det), smallest = replace_pair(
-        middle, slot, row, column, corner, pairs >= rank
-    )
-    sound &= smallest > threshold
-    e = lambda x: x[:, None, None]
-    fresh = jnp.where(here[:, :, None] | here[:, None, :], 0, middle)
-    det = jnp.where(sound, det, 1)
-    left_of = lambda x: x[:, :, None]
-    right_of = lambda x: x[:, None, :]
-    fresh = fresh - (left_of(a) * (e(gamma / det) * right_of(b) + e(p_o / det) * right_of(r))
-        + left_of(p) * (e(r_o / det) * right_of(b) - e(nu / det) * right_of(r)))
-    middle = algebra.select(sound, fresh, middle)
-    products = inner_products(right, residual)
-    weights = jnp.sum(middle * products[:, None, :], axis=2)
-    return _Estimate(
-        LowRankInverse(left=left, middle=middle, right=right, scale=inverse.scale),
-        pairs + sound.astype(pairs.dtype),
-    ), weights
-
-
-def _forget(estimate: _Estimate, where: PerSample) -> _Estimate:
-    """Start again with H = c I of a c that is half as long, where told."""
-    inverse, pairs = estimate
-    return _Estimate(
-        inverse._replace(
-            middle=algebra.select(where, zeros_like(inverse.middle), inverse.middle),
-            scale=jnp.where(where, _SHORTER * inverse.scale, inverse.scale),
+    allowed = (size > threshold * length) & jnp.isfinite(size) & (length > 0)
+    length, size = (jnp.where(allowed, each, 1) for each in (length, size))
+    middle, weights, sound = exchange(
+        inverse.middle,
+        slot,
+        Entering(
+            -inner_products(inverse.left, step),
+            inner_products(inverse.right, change),
+            corner,
+            length,
+            size,
         ),
-        jnp.where(where, 0, pairs),
+        inner_products(inverse.right, residual),
+        algebra.dot(step, residual),
+        allowed,
+        threshold,
+    )
+    # H depends on neither length: dividing by both makes M's entries cosines of s and y
+    weights, sound, length, size, z, fz, start, image, unit, scale = lax.optimization_barrier(
+        (weights, sound, length, size, z, fz, start, image, unit, inverse.scale)
+    )
+    step, image_step, change = _pair(z, fz, start, image, scale, unit)
+    right = store_where(inverse.right, algebra.rescale(step, 1 / length), slot, sound)
+    left = store_where(inverse.left, algebra.rescale(image_step, 1 / size), slot, sound)
+    return LowRankInverse(left, middle, right, scale), weights, sound
+
+
+def _pair(z: State, fz: State, start: State, image: State, scale: PerSample, unit: PerSample):
+    step = algebra.subtract(z, start)
+    image_step = _shortened(algebra.subtract(fz, image), step, scale)
+    step, image_step = algebra.rescale((step, image_step), unit)
+    return step, image_step, algebra.subtract(step, image_step)
+
+
+def _forget(inverse: LowRankInverse, where: PerSample) -> LowRankInverse:
+    """Start again with H = c I of a c that is half as long, where told."""
+    return inverse._replace(
+        middle=algebra.select(where, zeros_like(inverse.middle), inverse.middle),
+        scale=jnp.where(where, _SHORTER * inverse.scale, inverse.scale),
     )
 
 
@@ -271,10 +271,3 @@ def _shortened(image_step: State, step: State, scale: PerSample) -> State:
         return share * changed + (1 - share) * moved
 
     return jax.tree.map(leaf, image_step, step)
-
-
-def _divide(state: State, lengths: PerSample) -> State:
-    """Each sample by its length, formed wide: 1 / length may be beyond float16."""
-    return jax.tree.map(
-        lambda x: (x.astype(lengths.dtype) / algebra.per_sample(lengths, x)).astype(x.dtype), state
-    )
