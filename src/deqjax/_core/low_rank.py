@@ -13,7 +13,7 @@ from deqjax._core.types import PerSample, State
 
 
 class LowRankInverse(NamedTuple):
-    """Each sample's matrix H = c (I + U C V^T): what ``broyden(..., keep_memory=True)`` learned.
+    """Each sample's matrix H = c (I - U C V^T): what ``broyden(..., keep_memory=True)`` learned.
 
     It estimates (I - J)^-1 with J = df/dz at the iterate where the sample stopped, best along the
     last steps; ``transposed.apply(v)`` then estimates the adjoint state w = (I - J^T)^-1 v of
@@ -33,7 +33,7 @@ class LowRankInverse(NamedTuple):
 
     @property
     def transposed(self) -> "LowRankInverse":
-        """H^T = c (I + V C^T U^T), from the same arrays."""
+        """H^T = c (I - V C^T U^T), from the same arrays."""
         return LowRankInverse(self.right, jnp.swapaxes(self.middle, 1, 2), self.left, self.scale)
 
     def apply(self, state: State) -> State:
@@ -42,7 +42,7 @@ class LowRankInverse(NamedTuple):
         products = inner_products(self.right, state)
         # spelled out: a small matrix product may run in reduced precision on accelerators
         weights = jnp.sum(self.middle * products[:, None, :], axis=2)
-        return subtract_weighted(state, self.left, -weights)
+        return subtract_weighted(state, self.left, weights)
 
 
 def identity_inverse(z: State, rank: int) -> LowRankInverse:

@@ -134,8 +134,7 @@ def broyden(
     def propose(base: State, image: State, inverse: LowRankInverse, weights: list[PerSample]) -> State:
         residual = algebra.subtract(image, base)
         slots = [jnp.int32(slot) for slot in range(rank)]
-        negative = [-weight for weight in weights]
-        moved = subtract_weighted_steps(residual, inverse.left, negative, slots)
+        moved = subtract_weighted_steps(residual, inverse.left, weights, slots)
         return algebra.mix(base, algebra.add(base, algebra.scale(inverse.scale, moved)), damping)
 
     def watch(
@@ -222,28 +221,35 @@ def _learn(
     # finite, and not a zero step or one along which f moves just as z does
     allowed = (size > threshold * length) & jnp.isfinite(size) & (length > 0)
     length, size = (jnp.where(allowed, each, 1) for each in (length, size))
-    middle, weights, sound = exchange(
+    slots = jnp.broadcast_to(slot, length.shape)
+    slots, length, size, allowed = lax.optimization_barrier((slots, length, size, allowed))
+    middle, sound = exchange(
         inverse.middle,
-        slot,
+        slots,
         Entering(
-            -inner_products(inverse.left, step),
+            inner_products(inverse.left, step),
             inner_products(inverse.right, change),
             corner,
             length,
             size,
         ),
-        inner_products(inverse.right, residual),
-        algebra.dot(step, residual),
         allowed,
         threshold,
     )
+    products = inner_products(inverse.right, residual)
+    rows = lax.broadcasted_iota(slot.dtype, (1, 1, rank), 2)
+    new = (rows == slots[:, None, None]) & sound[:, None, None]
+    products = jnp.where(new, (algebra.dot(step, residual) / length)[:, None, None], products[:, None, :])
+    weights = jnp.sum(middle * products, axis=2)
+    weights = [weights[:, i] for i in range(rank)]
+    of_step, of_image = 1 / length, 1 / size
     # H depends on neither length: dividing by both makes M's entries cosines of s and y
-    weights, sound, length, size, z, fz, start, image, unit, scale = lax.optimization_barrier(
-        (weights, sound, length, size, z, fz, start, image, unit, inverse.scale)
+    weights, sound, of_step, of_image, z, fz, start, image, unit, scale, right, left = lax.optimization_barrier(
+        (weights, sound, of_step, of_image, z, fz, start, image, unit, inverse.scale, inverse.right, inverse.left)
     )
     step, image_step, change = _pair(z, fz, start, image, scale, unit)
-    right = store_where(inverse.right, algebra.rescale(step, 1 / length), slot, sound)
-    left = store_where(inverse.left, algebra.rescale(image_step, 1 / size), slot, sound)
+    right = store_where(right, algebra.rescale(step, of_step), slot, sound)
+    left = store_where(left, algebra.rescale(image_step, of_image), slot, sound)
     return LowRankInverse(left, middle, right, scale), weights, sound
 
 
@@ -251,7 +257,7 @@ def _pair(z: State, fz: State, start: State, image: State, scale: PerSample, uni
     step = algebra.subtract(z, start)
     image_step = _shortened(algebra.subtract(fz, image), step, scale)
     step, image_step = algebra.rescale((step, image_step), unit)
-    return step, image_step, algebra.subtract(step, image_step)
+    return step, image_step, algebra.subtract(image_step, step)
 
 
 def _forget(inverse: LowRankInverse, where: PerSample) -> LowRankInverse:
