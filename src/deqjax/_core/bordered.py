@@ -23,53 +23,49 @@ def exchange(
     inverse: jax.Array,
     slot: PerSample,
     entering: Entering,
+    target: jax.Array,
+    target_entry: PerSample,
     allowed: PerSample,
     least: float,
-) -> tuple[jax.Array, PerSample]:
+) -> tuple[jax.Array, jax.Array, PerSample]:
     """Replace one row and one column of M, given M's inverse N, and solve M' x = target."""
     row, column, corner, row_length, column_length = entering
     shape = (1, *inverse.shape[1:])
     mark = slot[:, None, None]
     in_row, in_column = (lax.broadcasted_iota(slot.dtype, shape, axis) == mark for axis in (1, 2))
-    here = lax.broadcasted_iota(slot.dtype, shape[:2], 1) == slot[:, None]
     # these fuse: one pass over the matrices
-    a = jnp.sum(jnp.where(in_column, inverse, 0), axis=2)
+    beside_row, beside_column = jnp.where(in_row, 0, inverse), jnp.where(in_column, 0, inverse)
+    by_column = beside_column * column[:, None, :]
+    by_row = beside_row * row[:, :, None]
+    at_column = jnp.where(in_column, inverse, 0)
+    a = jnp.sum(at_column, axis=2)
     b = jnp.sum(jnp.where(in_row, inverse, 0), axis=1)
-    p = jnp.sum(jnp.where(in_column, 0, inverse) * column[:, None, :], axis=2)
-    r = jnp.sum(jnp.where(in_row, 0, inverse) * row[:, :, None], axis=1)
-
-    def at_slot(values: jax.Array) -> PerSample:
-        return jnp.sum(jnp.where(here, values, 0), axis=1)
-
-    def beside(values: jax.Array) -> jax.Array:
-        return jnp.where(here, 0, values)
-
-    def peak(values: jax.Array) -> PerSample:
-        return lax.stop_gradient(jnp.max(jnp.abs(values), axis=1))
-
-    nu, p_o, r_o = (at_slot(each) for each in (a, p, r))
-    v_p = jnp.sum(beside(row) * p, axis=1)
-    peak_a, peak_b, peak_p, peak_r = (peak(beside(each)) for each in (a, b, p, r))
+    p = jnp.sum(by_column, axis=2)
+    r = jnp.sum(by_row, axis=1)
+    nu = jnp.sum(jnp.where(in_row, at_column, 0), axis=(1, 2))
+    p_o = jnp.sum(jnp.where(in_row, by_column, 0), axis=(1, 2))
+    r_o = jnp.sum(jnp.where(in_column, by_row, 0), axis=(1, 2))
+    v_p = jnp.sum(jnp.where(in_row, 0, by_column * row[:, :, None]), axis=(1, 2))
+    used = lax.stop_gradient(jnp.max(jnp.abs(at_column), axis=(1, 2)))
 
     # nothing is in an index that is empty: as if its row and column were those of the identity
-    nu = jnp.where((nu == 0) & (peak_a == 0), 1, nu)
+    nu = jnp.where(used == 0, 1, nu)
     gamma = corner - v_p
     delta = nu * gamma + p_o * r_o
-    peak_p, peak_r = jnp.maximum(peak_p, column_length), jnp.maximum(peak_r, row_length)
-    growth = peak_a * (abs(gamma) * peak_b + abs(p_o) * peak_r)
-    growth += peak_p * (abs(r_o) * peak_b + abs(nu) * peak_r)
-    sound = allowed & (least * growth < abs(delta))
+    sound = allowed & (abs(delta) > least * row_length * column_length * jnp.maximum(abs(nu), 1))
     part = jnp.where(sound, 1, 0) / jnp.where(sound, delta, 1)
-    share = tuple(each * part for each in (gamma, p_o, r_o, nu))
-    share, sound, row_length, column_length = lax.optimization_barrier((share, sound, row_length, column_length))
+    corner_p, corner_r, target_entry = -column_length, -row_length, target_entry / row_length
+    gamma, p_o, r_o, nu, part, sound, corner_p, corner_r, target_entry = lax.optimization_barrier(
+        (gamma, p_o, r_o, nu, part, sound, corner_p, corner_r, target_entry))
     wide = lambda values: values[:, None, None]
-    a2, p2 = jnp.where(in_row, 0, a[:, :, None]), jnp.where(in_row, -wide(column_length), p[:, :, None])
-    b2, r2 = jnp.where(in_column, 0, b[:, None, :]), jnp.where(in_column, -wide(row_length), r[:, None, :])
-    new = (
-        jnp.where(wide(sound) & (in_row | in_column), 0, inverse)
-        - wide(share[0]) * (a2 * b2)
-        - wide(share[1]) * (a2 * r2)
-        - wide(share[2]) * (p2 * b2)
-        + wide(share[3]) * (p2 * r2)
+    a2, p2 = jnp.where(in_row, 0, a[:, :, None]), jnp.where(in_row, wide(corner_p), p[:, :, None])
+    b2, r2 = jnp.where(in_column, 0, b[:, None, :]), jnp.where(in_column, wide(corner_r), r[:, None, :])
+    change = (
+        wide(gamma) * (a2 * b2)
+        + wide(p_o) * (a2 * r2)
+        + wide(r_o) * (p2 * b2)
+        - wide(nu) * (p2 * r2)
     )
-    return new, sound
+    new = jnp.where(wide(sound) & (in_row | in_column), 0, inverse) - wide(part) * change
+    now = jnp.where(wide(sound) & in_column, wide(target_entry), target[:, None, :])
+    return new, jnp.sum(new * now, axis=2), sound

@@ -145,17 +145,27 @@ def broyden(
         better = seen.change <= before.size
         slot = lax.rem(seen.number, jnp.int32(rank))
         unit = 1 / algebra.power_of_two(jnp.where(ran_away, before.size, memory.size))
+        size = jnp.where(ran_away, before.size, seen.change)
+        best_size = jnp.where(better, seen.change, before.size)
+        scale = jnp.where(ran_away, _SHORTER * memory.inverse.scale, memory.inverse.scale)
+        rest = 1 - scale
+        ran_away, better, unit, size, best_size, scale, rest, slots = lax.optimization_barrier(
+            (ran_away, better, unit, size, best_size, scale, rest, jnp.broadcast_to(slot, size.shape))
+        )
         # the way from the best iterate to the runaway is the only pair that is kept
         start, image = algebra.select(
             ran_away, (before.z, before.image), (memory.base, memory.image)
         )
         base, base_image = algebra.select(ran_away, (before.z, before.image), (z, fz))
+        step = algebra.subtract(z, start)
+        image_step = algebra.subtract(fz, image)
+        image_step = _shortened(image_step, step, scale, rest)
+        step, image_step = algebra.rescale((step, image_step), unit)
         inverse, weights, sound = _learn(
-            _forget(memory.inverse, ran_away), slot, z, fz, start, image,
-            algebra.subtract(base_image, base), unit,
+            _forget(memory.inverse, ran_away)._replace(scale=scale), slot, slots, step, image_step,
+            algebra.subtract(base_image, base)
         )
-        best = algebra.select(better, _Best(z, fz, seen.change), before)
-        size = jnp.where(ran_away, before.size, seen.change)
+        best = _Best(*algebra.select(better, (z, fz), (before.z, before.image)), best_size)
         memory = memory._replace(base=base, image=base_image, size=size, best=best, inverse=inverse)
         return propose(base, base_image, inverse, weights), memory
 
@@ -204,16 +214,14 @@ def broyden(
 def _learn(
     inverse: LowRankInverse,
     slot: jax.Array,
-    z: State,
-    fz: State,
-    start: State,
-    image: State,
+    slots: PerSample,
+    step: State,
+    image_step: State,
     residual: State,
-    unit: PerSample,
 ) -> tuple[LowRankInverse, list[PerSample], PerSample]:
     """Replace each sample's oldest pair by (s, y = s - f(z + s) + f(z)), unless that is unsound."""
     rank = inverse.middle.shape[1]
-    step, image_step, change = _pair(z, fz, start, image, inverse.scale, unit)
+    change = algebra.subtract(image_step, step)
     squares = algebra.dot(step, step), algebra.dot(change, change)
     corner = algebra.dot(step, change)
     threshold = 4 * rank * float(jnp.finfo(inverse.middle.dtype).eps)
@@ -221,9 +229,7 @@ def _learn(
     # finite, and not a zero step or one along which f moves just as z does
     allowed = (size > threshold * length) & jnp.isfinite(size) & (length > 0)
     length, size = (jnp.where(allowed, each, 1) for each in (length, size))
-    slots = jnp.broadcast_to(slot, length.shape)
-    slots, length, size, allowed = lax.optimization_barrier((slots, length, size, allowed))
-    middle, sound = exchange(
+    middle, weights, sound = exchange(
         inverse.middle,
         slots,
         Entering(
@@ -233,31 +239,26 @@ def _learn(
             length,
             size,
         ),
+        inner_products(inverse.right, residual),
+        algebra.dot(step, residual),
         allowed,
         threshold,
     )
-    products = inner_products(inverse.right, residual)
-    rows = lax.broadcasted_iota(slot.dtype, (1, 1, rank), 2)
-    new = (rows == slots[:, None, None]) & sound[:, None, None]
-    products = jnp.where(new, (algebra.dot(step, residual) / length)[:, None, None], products[:, None, :])
-    weights = jnp.sum(middle * products, axis=2)
     weights = [weights[:, i] for i in range(rank)]
     of_step, of_image = 1 / length, 1 / size
     # H depends on neither length: dividing by both makes M's entries cosines of s and y
-    weights, sound, of_step, of_image, z, fz, start, image, unit, scale, right, left = lax.optimization_barrier(
-        (weights, sound, of_step, of_image, z, fz, start, image, unit, inverse.scale, inverse.right, inverse.left)
+    weights, sound, of_step, of_image, right, left = lax.optimization_barrier(
+        (weights, sound, of_step, of_image, inverse.right, inverse.left)
     )
-    step, image_step, change = _pair(z, fz, start, image, scale, unit)
     right = store_where(right, algebra.rescale(step, of_step), slot, sound)
     left = store_where(left, algebra.rescale(image_step, of_image), slot, sound)
-    return LowRankInverse(left, middle, right, scale), weights, sound
+    return LowRankInverse(left, middle, right, inverse.scale), weights, sound
 
 
 def _pair(z: State, fz: State, start: State, image: State, scale: PerSample, unit: PerSample):
     step = algebra.subtract(z, start)
     image_step = _shortened(algebra.subtract(fz, image), step, scale)
-    step, image_step = algebra.rescale((step, image_step), unit)
-    return step, image_step, algebra.subtract(image_step, step)
+    return algebra.rescale((step, image_step), unit)
 
 
 def _forget(inverse: LowRankInverse, where: PerSample) -> LowRankInverse:
@@ -268,12 +269,12 @@ def _forget(inverse: LowRankInverse, where: PerSample) -> LowRankInverse:
     )
 
 
-def _shortened(image_step: State, step: State, scale: PerSample) -> State:
+def _shortened(image_step: State, step: State, scale: PerSample, rest: PerSample) -> State:
     """The change of z + c (f(z) - z), whose Broyden estimate starts at I where that of f is c I."""
 
     def leaf(changed: jax.Array, moved: jax.Array) -> jax.Array:
-        share = algebra.per_sample(scale, moved).astype(moved.dtype)
+        share, other = (algebra.per_sample(each, moved).astype(moved.dtype) for each in (scale, rest))
         # c = 1 leaves it as it is, bit for bit
-        return share * changed + (1 - share) * moved
+        return share * changed + other * moved
 
     return jax.tree.map(leaf, image_step, step)
