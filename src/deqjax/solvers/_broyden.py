@@ -42,6 +42,7 @@ class _Memory(NamedTuple):
     backtracks: PerSample  # (batch,) int32, halvings of the step that left the base
     pairs: PerSample  # (batch,) int32, pairs learned
     inverse: LowRankInverse
+    largest: PerSample
 
 
 def broyden(
@@ -129,7 +130,7 @@ def broyden(
         inverse = identity_inverse(z, rank)
         unmeasured, zeros = filled_per_sample(z, jnp.inf, inverse.middle.dtype), zeros_like(z)
         best = None if line_search else _Best(z, zeros, unmeasured)
-        return _Memory(z, zeros, unmeasured, best, none, none, inverse)
+        return _Memory(z, zeros, unmeasured, best, none, none, inverse, jnp.zeros_like(unmeasured))
 
     def propose(base: State, image: State, inverse: LowRankInverse, weights: list[PerSample]) -> State:
         residual = algebra.subtract(image, base)
@@ -144,13 +145,16 @@ def broyden(
         ran_away = seen.change > _GROWTH * before.size
         better = seen.change <= before.size
         slot = lax.rem(seen.number, jnp.int32(rank))
+        forget = ran_away | (memory.largest * 4 * rank * float(jnp.finfo(memory.size.dtype).eps) >= 1)
         unit = 1 / algebra.power_of_two(jnp.where(ran_away, before.size, memory.size))
         size = jnp.where(ran_away, before.size, seen.change)
-        best_size = jnp.where(better, seen.change, before.size)
+        best_size = jnp.minimum(seen.change, before.size)
         scale = jnp.where(ran_away, _SHORTER * memory.inverse.scale, memory.inverse.scale)
         rest = 1 - scale
-        ran_away, better, unit, size, best_size, scale, rest, slots = lax.optimization_barrier(
-            (ran_away, better, unit, size, best_size, scale, rest, jnp.broadcast_to(slot, size.shape))
+        slots = memory.pairs
+        next_slots = jnp.where(slots == rank - 1, 0, slots + 1)
+        ran_away, better, unit, size, best_size, scale, rest, slots, forget, next_slots = lax.optimization_barrier(
+            (ran_away, better, unit, size, best_size, scale, rest, slots, forget, next_slots)
         )
         # the way from the best iterate to the runaway is the only pair that is kept
         start, image = algebra.select(
@@ -161,12 +165,12 @@ def broyden(
         image_step = algebra.subtract(fz, image)
         image_step = _shortened(image_step, step, scale, rest)
         step, image_step = algebra.rescale((step, image_step), unit)
-        inverse, weights, sound = _learn(
-            _forget(memory.inverse, ran_away)._replace(scale=scale), slot, slots, step, image_step,
+        inverse, weights, sound, largest = _learn(
+            _forget(memory.inverse, forget)._replace(scale=scale), slot, slots, step, image_step,
             algebra.subtract(base_image, base)
         )
         best = _Best(*algebra.select(better, (z, fz), (before.z, before.image)), best_size)
-        memory = memory._replace(base=base, image=base_image, size=size, best=best, inverse=inverse)
+        memory = memory._replace(base=base, image=base_image, pairs=next_slots, size=size, best=best, inverse=inverse, largest=largest)
         return propose(base, base_image, inverse, weights), memory
 
     def search(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
@@ -179,14 +183,18 @@ def broyden(
         # where rejected, a step of zero from the base teaches nothing
         start, image = algebra.select(accepted, (z, fz), (memory.base, memory.image))
         size = jnp.where(accepted, seen.change, size)
-        inverse, weights, sound = _learn(
-            memory.inverse, lax.rem(memory.pairs, jnp.int32(rank)), start, image,
-            memory.base, memory.image, algebra.subtract(image, start),
-            1 / algebra.power_of_two(memory.size)
+        step, image_step = algebra.rescale(
+            (algebra.subtract(start, memory.base), algebra.subtract(image, memory.image)),
+            1 / algebra.power_of_two(memory.size),
+        )
+        forget = (memory.largest * 4 * rank * float(jnp.finfo(memory.size.dtype).eps) >= 1)
+        slots = lax.rem(memory.pairs, jnp.int32(rank))
+        inverse, weights, sound, largest = _learn(
+            _forget(memory.inverse, forget)._replace(scale=memory.inverse.scale), slots, slots, step, image_step, algebra.subtract(image, start),
         )
         proposal = propose(start, image, inverse, weights)
         advanced = memory._replace(base=start, image=image, size=size, inverse=inverse,
-            pairs=memory.pairs + sound.astype(jnp.int32))
+            pairs=memory.pairs + sound.astype(jnp.int32), largest=largest)
         halved = algebra.mix(memory.base, z, 0.5)
         backtracks = jnp.where(accepted, 0, memory.backtracks + 1)
         return algebra.select(accepted, proposal, halved), advanced._replace(backtracks=backtracks)
@@ -223,42 +231,36 @@ def _learn(
     rank = inverse.middle.shape[1]
     change = algebra.subtract(image_step, step)
     squares = algebra.dot(step, step), algebra.dot(change, change)
-    corner = algebra.dot(step, change)
     threshold = 4 * rank * float(jnp.finfo(inverse.middle.dtype).eps)
     length, size = (jnp.sqrt(lax.stop_gradient(each)) for each in squares)
     # finite, and not a zero step or one along which f moves just as z does
     allowed = (size > threshold * length) & jnp.isfinite(size) & (length > 0)
     length, size = (jnp.where(allowed, each, 1) for each in (length, size))
-    middle, weights, sound = exchange(
+    entering = Entering(
+        row=inner_products(inverse.left, step),
+        column=inner_products(inverse.right, change),
+        corner=algebra.dot(step, change),
+        row_length=length,
+        column_length=size,
+    )
+    products = inner_products(inverse.right, residual)
+    middle, weights, sound, largest = exchange(
         inverse.middle,
         slots,
-        Entering(
-            inner_products(inverse.left, step),
-            inner_products(inverse.right, change),
-            corner,
-            length,
-            size,
-        ),
-        inner_products(inverse.right, residual),
+        entering,
+        products,
         algebra.dot(step, residual),
         allowed,
         threshold,
     )
-    weights = [weights[:, i] for i in range(rank)]
+    fine = largest * threshold < 1
+    weights = [jnp.where(fine, weights[:, i], 0) for i in range(rank)]
     of_step, of_image = 1 / length, 1 / size
     # H depends on neither length: dividing by both makes M's entries cosines of s and y
-    weights, sound, of_step, of_image, right, left = lax.optimization_barrier(
-        (weights, sound, of_step, of_image, inverse.right, inverse.left)
-    )
-    right = store_where(right, algebra.rescale(step, of_step), slot, sound)
-    left = store_where(left, algebra.rescale(image_step, of_image), slot, sound)
-    return LowRankInverse(left, middle, right, inverse.scale), weights, sound
-
-
-def _pair(z: State, fz: State, start: State, image: State, scale: PerSample, unit: PerSample):
-    step = algebra.subtract(z, start)
-    image_step = _shortened(algebra.subtract(fz, image), step, scale)
-    return algebra.rescale((step, image_step), unit)
+    weights, of_step, of_image = lax.optimization_barrier((weights, of_step, of_image))
+    right = store_where(inverse.right, algebra.rescale(step, of_step), slot, sound)
+    left = store_where(inverse.left, algebra.rescale(image_step, of_image), slot, sound)
+    return LowRankInverse(left, middle, right, inverse.scale), weights, sound, largest
 
 
 def _forget(inverse: LowRankInverse, where: PerSample) -> LowRankInverse:
