@@ -142,19 +142,15 @@ def broyden(
         memory: _Memory, before: _Best, z: State, fz: State, seen: Pass
     ) -> tuple[State, _Memory]:
         """Step on, or from the best iterate where the residual has grown beyond it."""
-        ran_away = seen.change > _GROWTH * before.size
+        ran_away = (seen.change > _GROWTH * before.size) | (memory.largest * 4 * rank * float(jnp.finfo(memory.size.dtype).eps) >= 1)
         better = seen.change <= before.size
         slot = lax.rem(seen.number, jnp.int32(rank))
-        forget = ran_away | (memory.largest * 4 * rank * float(jnp.finfo(memory.size.dtype).eps) >= 1)
-        unit = 1 / algebra.power_of_two(jnp.where(ran_away, before.size, memory.size))
-        size = jnp.where(ran_away, before.size, seen.change)
-        best_size = jnp.minimum(seen.change, before.size)
+        unit = 1 / algebra.power_of_two(before.size)
+        best_size = jnp.where(better, seen.change, before.size)
         scale = jnp.where(ran_away, _SHORTER * memory.inverse.scale, memory.inverse.scale)
-        rest = 1 - scale
-        slots = memory.pairs
-        next_slots = jnp.where(slots == rank - 1, 0, slots + 1)
-        ran_away, better, unit, size, best_size, scale, rest, slots, forget, next_slots = lax.optimization_barrier(
-            (ran_away, better, unit, size, best_size, scale, rest, slots, forget, next_slots)
+        slots = jnp.where(jnp.isfinite(seen.change), slot.astype(seen.change.dtype), float(rank))
+        ran_away, better, unit, best_size, scale, slots = lax.optimization_barrier(
+            (ran_away, better, unit, best_size, scale, slots)
         )
         # the way from the best iterate to the runaway is the only pair that is kept
         start, image = algebra.select(
@@ -163,14 +159,14 @@ def broyden(
         base, base_image = algebra.select(ran_away, (before.z, before.image), (z, fz))
         step = algebra.subtract(z, start)
         image_step = algebra.subtract(fz, image)
-        image_step = _shortened(image_step, step, scale, rest)
+        image_step = _shortened(image_step, step, scale)
         step, image_step = algebra.rescale((step, image_step), unit)
         inverse, weights, sound, largest = _learn(
-            _forget(memory.inverse, forget)._replace(scale=scale), slot, slots, step, image_step,
+            _forget(memory.inverse, ran_away)._replace(scale=scale), slot, slots, step, image_step,
             algebra.subtract(base_image, base)
         )
         best = _Best(*algebra.select(better, (z, fz), (before.z, before.image)), best_size)
-        memory = memory._replace(base=base, image=base_image, pairs=next_slots, size=size, best=best, inverse=inverse, largest=largest)
+        memory = memory._replace(base=base, image=base_image, best=best, inverse=inverse, largest=largest)
         return propose(base, base_image, inverse, weights), memory
 
     def search(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
@@ -271,12 +267,12 @@ def _forget(inverse: LowRankInverse, where: PerSample) -> LowRankInverse:
     )
 
 
-def _shortened(image_step: State, step: State, scale: PerSample, rest: PerSample) -> State:
+def _shortened(image_step: State, step: State, scale: PerSample) -> State:
     """The change of z + c (f(z) - z), whose Broyden estimate starts at I where that of f is c I."""
 
     def leaf(changed: jax.Array, moved: jax.Array) -> jax.Array:
-        share, other = (algebra.per_sample(each, moved).astype(moved.dtype) for each in (scale, rest))
+        share = algebra.per_sample(scale, moved).astype(moved.dtype)
         # c = 1 leaves it as it is, bit for bit
-        return share * changed + other * moved
+        return share * changed + (moved - share * moved)
 
     return jax.tree.map(leaf, image_step, step)
