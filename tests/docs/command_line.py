@@ -63,6 +63,7 @@ REQUIRED = {
 PLACEHOLDERS = {"FILE": "experiments/stdlib_lm.py", "DIR": "runs/DIR", "HOST:PORT": "127.0.0.1:1"}
 # What runs each script's own logic, tiny.
 SCRIPT_TESTS = {
+    "accelerator.py": "test_parts_share_the_time_and_know_of_each_other",
     "benchmarks/solvers.py": "test_solver_benchmark_compares_counts_and_judges",
     "benchmarks/gradients.py": "test_gradient_benchmark_covers_every_rule",
     "benchmarks/eager.py": "test_eager_benchmark_times_calls_and_weighs_them",
@@ -133,6 +134,7 @@ class CommandLine:
             "pytest": check_pytest,
             "python": self._python,
             "python3": self._python,
+            "sbatch": check_file,
         }
         if program not in known:
             raise WrongCommandError(f"no test knows the command {program!r}")

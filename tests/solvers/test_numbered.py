@@ -110,6 +110,22 @@ def test_the_last_iterate_may_be_worse_than_the_best():
     assert (broken.stats.status == dq.Status.DIVERGED).all()
 
 
+def test_the_image_of_the_best_iterate_comes_for_nothing():
+    def f(z):  # contracts to 2, halving the error
+        return jnp.where(z > 100, jnp.nan, 0.5 * z + 1)
+
+    z0 = jnp.array([[4.0], [1000.0]])
+    best = picard(f, z0, tol=0.1, max_steps=9)
+    image = picard(f, z0, tol=0.1, max_steps=9, returns="image")
+    np.testing.assert_array_equal(image.value[0], f(best.value)[0])
+    for found in (best, image):  # both report the iterate that was measured
+        np.testing.assert_array_equal(found.stats.evaluations, best.stats.evaluations)
+        np.testing.assert_array_equal(found.stats.residual, best.stats.residual)
+    # the second has no image: the start comes back
+    np.testing.assert_array_equal(image.value[1], z0[1])
+    assert image.stats.status[1] == dq.Status.DIVERGED
+
+
 def test_solvers_that_cannot_say_so():
     z0 = jnp.zeros((1, 1))
     limits = {"tol": 0.1, "max_steps": 2}
@@ -119,7 +135,9 @@ def test_solvers_that_cannot_say_so():
     for solver in (newton_krylov, partial(broyden, line_search=True)):
         with pytest.raises(ValueError, match="returns='last' is not for a method that takes trial"):
             solver(lambda z: z, z0, returns="last", **limits)
-    with pytest.raises(ValueError, match="returns must be 'best' or 'last', got 'first'"):
+    with pytest.raises(ValueError, match="returns='image' is not for reversible"):
+        reversible(lambda z: z, z0, returns="image", **limits)
+    with pytest.raises(ValueError, match="returns must be 'best', 'last' or 'image', got 'first'"):
         picard(lambda z: z, z0, returns="first", **limits)
 
     def own(f, z0, *, tol, max_steps):

@@ -57,9 +57,9 @@ def norm(a: State) -> PerSample:
     """Euclidean norm of each sample's state over all leaves; (batch,).
 
     Squares of numbers beyond 1e-19 and 1e19 are none that float32 holds, so they are summed at
-    three scales at once, and the one that holds is taken (after Blue, ACM Trans. Math. Softw. 1978):
-    right wherever the norm itself is a number, rounded as the plain sum, and one pass over the
-    state, which fuses with what makes it: no look at the largest entry comes first.
+    three scales at once, and the one that holds is taken (after Blue, ACM Trans. Math. Softw.
+    1978): right wherever the norm itself is a number, and rounded as the plain sum. This is one
+    pass over the state, which fuses with what makes it; scaling by the largest entry is two.
     """
     dtype = accumulation_dtype(a)
     leaves = [flat(x).astype(dtype) for x in jax.tree.leaves(a)]

@@ -1,12 +1,15 @@
 """Histories of states, leaves (batch, count, features), and their algebra."""
 
+import itertools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from deqjax._core import algebra
 from deqjax._core.sharding import filled_like, repeated, summed_over_features
-from deqjax._core.types import State
+from deqjax._core.types import PerSample, State
 
 
 def empty_columns(z: State, count: int) -> State:
@@ -65,13 +68,28 @@ def subtract_weighted(start: State, columns: State, weights: jax.Array) -> State
     return jax.tree.map(leaf, start, columns)
 
 
-def subtract_weighted_steps(start, columns, weights, slots):
+def subtract_weighted_steps(
+    start: State, columns: State, weights: Sequence[PerSample], slots: Sequence[jax.Array]
+) -> State:
+    """Start minus the weighted sum of the differences of successive slots, accumulated wide.
+
+    Args:
+        start: leaves (batch, ...).
+        columns: leaves (batch, count, features).
+        weights: m vectors (batch,); a sample with one that is not finite keeps its start.
+        slots: m + 1 indices; difference j is column slots[j] - column slots[j + 1].
+    """
+
     def leaf(x: jax.Array, c: jax.Array) -> jax.Array:
         dtype = weights[0].dtype
-        step = 0
-        for weight, slot in zip(weights, slots, strict=True):
-            column = lax.dynamic_index_in_dim(c, slot, 1, keepdims=False)
-            step = step + weight[:, None] * column.astype(dtype)
+        taken = [
+            lax.dynamic_index_in_dim(c, slot, axis=1, keepdims=False).astype(dtype)
+            for slot in slots
+        ]
+        # spelled out, the sum fuses with what reads it: one pass over the columns and no temporary
+        step = jnp.zeros((), dtype)
+        for weight, (newer, older) in zip(weights, itertools.pairwise(taken), strict=True):
+            step = step + weight[:, None] * (newer - older)
         result = algebra.flat(x).astype(dtype) - jnp.where(jnp.isfinite(step), step, 0)
         return result.reshape(x.shape).astype(x.dtype)
 

@@ -115,7 +115,7 @@ class Solution(NamedTuple):
     """A fixed point and how it was found.
 
     Attributes:
-        value: the best finite iterate of each sample, or with ``returns="last"`` the last one;
+        value: the best finite iterate of each sample, or what ``returns`` chose instead;
             structure, shapes and dtypes of z0.
         stats: [`Stats`][deqjax.solvers.Stats] of the solve.
         trajectory: the iterates after the chosen steps, leaves (steps, batch, ...); None unless

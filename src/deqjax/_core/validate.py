@@ -59,15 +59,26 @@ def check_per_sample(name: str, value: Scalar, z0: State) -> None:
         )
 
 
-def check_returns(returns: str, *, rejects: bool) -> None:
-    """Raise unless the choice is known, and the method has such an iterate."""
-    if returns not in ("best", "last"):
-        raise ValueError(f"returns must be 'best' or 'last', got {returns!r}.")
-    if returns == "last" and rejects:
+def check_returns(returns: str, *, rejects: bool, pairs: bool = False) -> None:
+    """Raise unless the choice is known, and the method has such an iterate.
+
+    Args:
+        returns: the choice.
+        rejects: whether the method takes trial steps.
+        pairs: whether its states are pairs, of which f sees one half.
+    """
+    if returns not in ("best", "last", "image"):
+        raise ValueError(f"returns must be 'best', 'last' or 'image', got {returns!r}.")
+    if returns != "best" and rejects:
         raise ValueError(
-            "returns='last' is not for a method that takes trial steps, since its last iterate may "
-            "be one that it rejects: leave it out, or use picard, anderson or broyden without its "
-            "line search."
+            f"returns={returns!r} is not for a method that takes trial steps, since its last "
+            "iterate may be one that it rejects: leave it out, or use picard, anderson or broyden "
+            "without its line search."
+        )
+    if returns == "image" and pairs:
+        raise ValueError(
+            "returns='image' is not for reversible, whose backward pass starts from the pair that "
+            "was measured: leave it out, or use picard or anderson."
         )
 
 

@@ -14,11 +14,11 @@ from deqjax._core.history import (
     stored,
     subtract_weighted_steps,
 )
-from deqjax._core.sharding import filled_per_sample, zeros_like
+from deqjax._core.sharding import filled_per_sample
 from deqjax._core.solution import Solution
 from deqjax._core.types import Map, PerSample, Scalar, State
 from deqjax._core.validate import check_count, check_not_negative
-from deqjax.solvers._least_squares import solve_normal_equations
+from deqjax.solvers._least_squares import solve_in_matrices, solve_in_vectors
 from deqjax.solvers._loop import LoopOptions, Pass, iterate
 
 # a hundred times the rounding of the Gram matrix
@@ -26,18 +26,15 @@ _RIDGE_OF_FLOAT32 = 1e-5
 
 
 class _History(NamedTuple):
-    residual: State
-    damped: State
-    residual_steps: State
-    damped_steps: State
-    gram: jax.Array
-    factor: PerSample
+    """The last m + 1 residuals and damped iterates, in a ring that is written backwards.
 
+    Step k has slot m - k mod (m + 1), so that the next slot is the step before.
+    """
 
-def damped_now(z, residual, damping):
-    if isinstance(damping, int | float) and damping == 1:
-        return algebra.add(z, residual)
-    return jax.tree.map(lambda x, g: x + jnp.asarray(damping, x.dtype) * g, z, residual)
+    residuals: State  # factor g_k, g_k = f(z_k) - z_k, leaves (batch, m + 1, features)
+    damped: State  # z_k + damping g_k, leaves (batch, m + 1, features)
+    products: jax.Array  # (batch, m + 1, m + 1), row of step k: of g_k - g_(k-1) with all residuals
+    factor: PerSample  # (batch,) power of two near 1 / ||g_0||, so that squares are in range
 
 
 def anderson(
@@ -103,50 +100,108 @@ def anderson(
         ridge = 0.0 if algebra.accumulation_dtype(z0) == jnp.float64 else _RIDGE_OF_FLOAT32
     check_not_negative("ridge", ridge)
 
+    count = history + 1
+
     def init(z: State) -> _History:
-        empty, zeros = empty_columns(z, history), zeros_like(z)
-        dtype = algebra.accumulation_dtype(z)
-        gram = filled_per_sample(z, jnp.zeros((history, history)), dtype)
-        return _History(zeros, zeros, empty, empty, gram, filled_per_sample(z, 1, dtype))
+        empty, dtype = empty_columns(z, count), algebra.accumulation_dtype(z)
+        products = filled_per_sample(z, jnp.zeros((count, count)), dtype)
+        return _History(empty, empty, products, filled_per_sample(z, 1, dtype))
 
     def step(memory: _History, z: State, fz: State, seen: Pass) -> tuple[State, _History]:
+        # behind this barrier f(z) - z is one of its own: shared with the norms that stop a sample,
+        # it would be kept in memory, and they not be formed along with f(z)
         z, fz = lax.optimization_barrier((z, fz))
-        residual = algebra.subtract(fz, z)
-        damped = damped_now(z, residual, damping)
-        residual_step = algebra.rescale(algebra.subtract(residual, memory.residual), memory.factor)
-        damped_step = algebra.rescale(algebra.subtract(damped, memory.damped), memory.factor)
-        newest = history - 1 - lax.rem(seen.number, jnp.int32(history))
-        residual_steps = store(memory.residual_steps, residual_step, newest)
-        damped_steps = store(memory.damped_steps, damped_step, newest)
+        slots = _slots(seen.number, count)
+        newest, previous = slots[:2]
+        first = 1 / algebra.power_of_two(seen.change)
+        factor = jnp.where(seen.number == 0, first, memory.factor)
+        scaled = algebra.rescale(algebra.subtract(fz, z), factor)
+        residuals = store(memory.residuals, scaled, newest)
+        damped = store(memory.damped, algebra.mix(z, fz, damping), newest)
+        # read back from the rings: a second use of f(z) - z would keep XLA from updating in place
+        residual = stored(residuals, newest)
+        latest_step = algebra.subtract(residual, stored(residuals, previous))
 
-        slots = [ring(newest + age, history) for age in range(history)]
-        row = inner_products(residual_steps, residual_step)
-        gram = lax.dynamic_update_index_in_dim(memory.gram, row, newest, axis=1)
-        right = inner_products(residual_steps, residual)
-        known = [age < seen.number for age in range(history)]
-
-        weights = solve_normal_equations(
-            [[entry(gram, slots[j], slots[i]) for j in range(i + 1)] for i in range(history)],
-            [entry(right, slot) for slot in slots],
-            ridge, known
+        # with one factor a difference already, the other loses digits to first order only
+        row = inner_products(residuals, latest_step)
+        products = lax.dynamic_update_index_in_dim(memory.products, row, newest, axis=1)
+        weights = lax.platform_dependent(
+            products,
+            inner_products(residuals, residual),
+            slots,
+            seen.number,
+            jnp.asarray(ridge, products.dtype),
+            cpu=_weights_in_matrices,
+            default=_weights_in_vectors,
         )
-        # weights are ready before the pass over the history, not formed again for each element
+        # weights are ready before the pass over the history, not formed again for each element;
+        # what comes after is one pass, which reads z before it is overwritten
         weights, z, fz = lax.optimization_barrier((weights, z, fz))
-        residual = algebra.subtract(fz, z)
-        damped = damped_now(z, residual, damping)
-        proposal = subtract_weighted_steps(damped, damped_steps, weights, slots)
-        factor = jnp.where(seen.number == 0, 1 / algebra.power_of_two(seen.change), memory.factor)
-        return proposal, _History(residual, damped, residual_steps, damped_steps, gram, factor)
+        proposal = subtract_weighted_steps(algebra.mix(z, fz, damping), damped, weights, slots)
+        return proposal, _History(residuals, damped, products, factor)
 
     solution, _ = iterate(f, z0, init=init, step=step, tol=tol, max_steps=max_steps, **options)
     return solution
 
 
-def ring(slot, count):
-    return jnp.where(slot >= count, slot - count, slot)
+def _slots(number: jax.Array, count: int) -> list[jax.Array]:
+    """The slots of step ``number`` and of those before it, newest first."""
+    size = jnp.asarray(count, number.dtype)
+    newest = size - 1 - lax.rem(number, size)
+    slots = [newest + age for age in range(count)]
+    return [jnp.where(slot < size, slot, slot - size) for slot in slots]
 
 
-def entry(array, *index):
-    return lax.dynamic_slice(
-        array, (jnp.zeros_like(index[0]), *index), (array.shape[0],) + (1,) * len(index)
-    ).reshape(array.shape[0])
+def _weights_in_vectors(
+    products: jax.Array,
+    right: jax.Array,
+    slots: list[jax.Array],
+    number: jax.Array,
+    ridge: jax.Array,
+) -> list[PerSample]:
+    """Gamma, newest first: entry by entry, which an accelerator fuses into few kernels.
+
+    Args:
+        products: as in `_History`.
+        right: (batch, m + 1), of the newest residual with all.
+        slots: newest first.
+        number: steps known so far; older differences are none.
+        ridge: see `anderson`.
+    """
+    history = len(slots) - 1
+
+    def difference(array: jax.Array, *index: jax.Array, age: int) -> PerSample:
+        """With g_(k-age) - g_(k-age-1), k the newest."""
+        newer, older = (_entry(array, *index, slots[each]) for each in (age, age + 1))
+        return newer - older
+
+    gram = [[difference(products, slots[j], age=i) for j in range(i + 1)] for i in range(history)]
+    for age in range(history):
+        gram[age][age] = jnp.where(age < number, gram[age][age], 0)
+    return solve_in_vectors(gram, [difference(right, age=i) for i in range(history)], ridge)
+
+
+def _weights_in_matrices(
+    products: jax.Array,
+    right: jax.Array,
+    slots: list[jax.Array],
+    number: jax.Array,
+    ridge: jax.Array,
+) -> list[PerSample]:
+    """The same in whole matrices: a CPU's compiler makes a loop of each vector."""
+    order, history = jnp.stack(slots), len(slots) - 1
+    by_age = jnp.take(jnp.take(products, order[:-1], axis=1), order, axis=2)
+    aged = jnp.take(right, order, axis=1)
+    gram = by_age[:, :, :-1] - by_age[:, :, 1:]
+    row, column = jnp.indices((history, history), number.dtype)
+    # a row is of the newer of the two: what it says of newer ones is from a ring since overwritten
+    gram = jnp.where((row <= column)[None], gram, gram.transpose(0, 2, 1))
+    gram = jnp.where(((row == column) & (row >= number))[None], 0, gram)
+    weights = solve_in_matrices(gram, aged[:, :-1] - aged[:, 1:], ridge)
+    return [weights[:, age] for age in range(history)]
+
+
+def _entry(array: jax.Array, *index: jax.Array) -> PerSample:
+    """(batch,) one entry of each sample's."""
+    start = (jnp.zeros_like(index[0]), *index)
+    return lax.dynamic_slice(array, start, (array.shape[0],) + (1,) * len(index)).reshape(-1)

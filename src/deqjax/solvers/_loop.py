@@ -5,7 +5,8 @@ A method is two pure functions: ``init(z0) -> memory`` and
 iterate that it evaluated, and lets the method propose the next one. Samples never meet: one that
 has stopped keeps its iterate while its batch mates go on.
 
-The value returned is the iterate that converged, else the one that f changed least.
+The value returned is the iterate that converged, else the one that f changed least, unless the
+caller wants another.
 
 Inside, f takes the number of the pass too. A `numbered` f sees it, any other is wrapped.
 """
@@ -34,7 +35,7 @@ from deqjax._core.validate import (
 from deqjax.solvers._forgiving import measure_forgiving
 
 Memory = TypeVar("Memory")
-Returns: TypeAlias = Literal["best", "last"]
+Returns: TypeAlias = Literal["best", "last", "image"]
 
 # inside the loop: not decided yet; a plain int, since JAX types an enum member weakly
 _RUNNING = int(Status.NOT_RUN)
@@ -50,9 +51,13 @@ class LoopOptions(TypedDict, total=False):
             and each must reach tol: a leaf of small numbers cannot hide behind a large one.
         min_steps: updates that a sample takes before it may stop as converged, 0 (default) or more;
             () or (batch,), may be traced.
-        returns: which iterate of a sample that did not converge is its value: "best" (default), the
-            one that f changed least, or "last", the last one at which f was finite, as a loop of
-            so many steps returns it. Not for methods whose iterates may be rejected trials.
+        returns: what a sample's value is. "best" (default): the iterate that converged, else the
+            one that f changed least; its residual was measured. "last": where it did not converge,
+            the last iterate at which f was finite, as a loop of so many steps returns it. "image":
+            f of what "best" returns, which was evaluated anyway: nearer to the fixed point wherever
+            f contracts, so that a looser tol reaches as far with fewer evaluations, but the
+            residual reported is that of the iterate, not its own. The last two are not for methods
+            whose iterates may be rejected trials or are pairs.
         numbered: f is ``f(z, step)`` with the number of updates that led to z, () int32: f may
             draw noise by it, or follow a schedule. `deqjax.fixed_point` sets it.
         trace: rows of the residual trace to record, 0 for none; ``max_steps + 1`` shows all. A
@@ -89,6 +94,17 @@ class _Carry(NamedTuple):
     status: PerSample  # (batch,) int32
     trace: jax.Array | None  # (rows, batch)
     trajectory: State | None  # leaves (chosen steps, batch, ...)
+
+
+class _Decided(NamedTuple):
+    """What one pass means for each sample."""
+
+    running: jax.Array  # () bool, whether any sample goes on
+    better: PerSample  # (batch,) bool, whether z is the best iterate now
+    goes_on: PerSample  # (batch,) bool
+    steps: PerSample  # (batch,) int32
+    status: PerSample  # (batch,) int32
+    measured: Measured  # of the best iterates
 
 
 class Pass(NamedTuple):
@@ -148,47 +164,35 @@ def iterate(
     def advance(carry: _Carry) -> _Carry:
         fz = f(carry.z, carry.taken)
         seen = measure(carry.z, fz, stop, norm)
-        active = carry.status == _RUNNING
-        finite = jnp.isfinite(seen.residual)
-        converged = active & (seen.residual <= tol) & (carry.taken >= least)
-        status = jnp.where(active & ~finite, Status.DIVERGED, carry.status)
-        status = jnp.where(converged, Status.CONVERGED, status)
-        preferred = (returns == "last") | (seen.change < carry.measured.change)
-        better = active & finite & preferred | converged
-        goes_on = (status == _RUNNING) & (carry.taken < limit)
-        running = jnp.any(goes_on)
-        steps = carry.steps + goes_on.astype(jnp.int32)
-        measured = algebra.select(better, seen, carry.measured)
-        running, status, better, goes_on, steps, measured = lax.optimization_barrier(
-            (running, status, better, goes_on, steps, measured)
-        )
-
-        told = Pass(carry.taken, seen.change, seen.residual, goes_on)
+        now = _decide(carry, seen, tol, limit, least, returns)
+        told = Pass(carry.taken, seen.change, seen.residual, now.goes_on)
         proposal, memory = step(carry.memory, carry.z, fz, told)
+        running = now.running
         if axis_name is not None:
             running = lax.pmax(running.astype(jnp.int32), axis_name) > 0
             # one value for all replicas, but the carry's type says that it varies
             running = vary(running, varying_axes(carry.running))
         rows = carry.trace
         if rows is not None:
-            row = jnp.where(active, seen.residual, jnp.nan)
+            row = jnp.where(carry.status == _RUNNING, seen.residual, jnp.nan)
             rows = written(rows, row, carry.taken, axis=0)
         chosen = carry.trajectory
         if chosen is not None:
-            good = algebra.select(status == int(Status.DIVERGED), carry.best, carry.z)
+            good = algebra.select(now.status == int(Status.DIVERGED), carry.best, carry.z)
             chosen = _record(chosen, good, carry.taken, trajectory)
-        best = algebra.select(better, carry.z, carry.best)
+        shown = fz if returns == "image" else carry.z
+        best = algebra.select(now.better, shown, carry.best)
         return _Carry(
             taken=carry.taken + 1,
             running=running,
             # a sample that stops stays at its best; this also orders the last read of z before its
             # update, which then needs no copy
-            z=algebra.select(goes_on, proposal, best),
+            z=algebra.select(now.goes_on, proposal, best),
             memory=memory,
             best=best,
-            measured=measured,
-            steps=steps,
-            status=status,
+            measured=now.measured,
+            steps=now.steps,
+            status=now.status,
             trace=rows,
             trajectory=chosen,
         )
@@ -220,6 +224,36 @@ def iterate(
     if chosen is not None:
         chosen = _complete(chosen, end.best, end.taken, trajectory)
     return Solution(end.best, lax.stop_gradient(stats), chosen), end.memory
+
+
+def _decide(
+    carry: _Carry,
+    seen: Measured,
+    tol: jax.Array,
+    limit: jax.Array,
+    least: jax.Array,
+    returns: Returns,
+) -> _Decided:
+    """What the residual of this pass means for each sample."""
+    active = carry.status == _RUNNING
+    finite = jnp.isfinite(seen.residual)
+    converged = active & (seen.residual <= tol) & (carry.taken >= least)
+    status = jnp.where(active & ~finite, Status.DIVERGED, carry.status)
+    status = jnp.where(converged, Status.CONVERGED, status)
+    preferred = (returns == "last") | (seen.change < carry.measured.change)
+    better = active & finite & preferred | converged
+    goes_on = (status == _RUNNING) & (carry.taken < limit)
+    decided = _Decided(
+        running=jnp.any(goes_on),
+        better=better,
+        goes_on=goes_on,
+        steps=carry.steps + goes_on.astype(jnp.int32),
+        status=status,
+        measured=algebra.select(better, seen, carry.measured),
+    )
+    # all at once: formed where each is used, some of the old values would be copied for the others
+    held: _Decided = lax.optimization_barrier(decided)
+    return held
 
 
 def by_number(f: Callable[..., State], numbered: bool) -> Callable[[State, jax.Array], State]:

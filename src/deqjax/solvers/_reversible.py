@@ -13,7 +13,7 @@ from deqjax._core.residual import Measured, Norm, Stop, measure
 from deqjax._core.sharding import filled_per_sample
 from deqjax._core.solution import Solution
 from deqjax._core.types import Map, PerSample, Scalar, State
-from deqjax._core.validate import check_not_negative, check_problem
+from deqjax._core.validate import check_not_negative, check_problem, check_returns
 from deqjax.solvers._loop import LoopOptions, Pass, iterate
 
 
@@ -89,6 +89,7 @@ def reversible(
             "reversible cannot number its evaluations (numbered=True): a step takes two of them, "
             "which the backward pass repeats without their number; use picard or anderson."
         )
+    check_returns(options.get("returns", "best"), rejects=False, pairs=True)
     z0 = check_problem(
         f,
         z0,

@@ -212,6 +212,13 @@ def join(options: ClusterOptions) -> Peers:
             **arguments,
         )
     except (ValueError, RuntimeError) as error:
+        # JAX's "coordinator_address should be defined", about what nobody has to define
+        if options.coordinator == "auto" and "defined" in str(error):
+            raise PeerError(
+                "--coordinator auto finds no cluster in this process's environment; start the "
+                "processes with Slurm's srun, Open MPI's mpirun, on a TPU pod or in Kubernetes, or "
+                "give --coordinator HOST:PORT with --num-processes and --process-id."
+            ) from error
         raise PeerError(
             f"the processes cannot be connected ({str(error).splitlines()[0]}); check "
             "--coordinator, --num-processes and --process-id."
@@ -221,7 +228,8 @@ def join(options: ClusterOptions) -> Peers:
     from jax._src import distributed  # the store has no public name
 
     found = distributed.global_state
-    if options.coordinator != "auto" and _is_loopback(options.coordinator.rsplit(":", 1)[0]):
+    address = found.coordinator_address or ""  # also the one that "auto" has found
+    if _is_loopback(address.rsplit(":", 1)[0]):
         _keep_collectives_on_loopback(found.client)
     peers = Peers(found.process_id, found.num_processes, found.client, options)
     try:
