@@ -53,23 +53,29 @@ def identity_inverse(z: State, rank: int) -> LowRankInverse:
     return LowRankInverse(columns, middle, columns, filled_per_sample(z, 1, dtype))
 
 
-def store_where(columns: State, column: State, slot: jax.Array, where: PerSample) -> State:
-    """Write a state to a slot of leaves (batch, rank, features), for the samples that may.
+def store_in(columns: State, column: State, slot: jax.Array, where: PerSample, keep: bool) -> State:
+    """Write a state to one slot () of all samples; zero, or with ``keep`` what it was, elsewhere.
 
-    One slot () for all samples is written in place together with what makes the state; slots
-    (batch,) of their own are scattered.
+    In place, together with what makes the state; but what was there costs a kernel to keep.
     """
+
+    def put(c: jax.Array, x: jax.Array) -> jax.Array:
+        old = lax.dynamic_index_in_dim(c, slot, axis=1, keepdims=False) if keep else 0
+        written = jnp.where(where[:, None], algebra.flat(x), old)
+        return lax.dynamic_update_index_in_dim(c, written, slot, axis=1)
+
+    return jax.tree.map(put, columns, column)
+
+
+def store_each(columns: State, column: State, slot: PerSample, where: PerSample) -> State:
+    """Write each sample's state into its own slot of leaves (batch, rank, features), if it may."""
 
     @jax.vmap
     def written_each(c: jax.Array, x: jax.Array, target: jax.Array) -> jax.Array:
         return c.at[target].set(x, mode="drop", unique_indices=True)
 
     def put(c: jax.Array, x: jax.Array) -> jax.Array:
-        if slot.ndim:
-            target = jnp.where(where, slot, c.shape[1])  # a slot out of range is dropped
-            return written_each(c, algebra.flat(x), target)
-        old = lax.dynamic_index_in_dim(c, slot, axis=1, keepdims=False)
-        kept = jnp.where(where[:, None], algebra.flat(x), old)
-        return lax.dynamic_update_index_in_dim(c, kept, slot, axis=1)
+        target = jnp.where(where, slot, c.shape[1])  # a slot out of range is dropped
+        return written_each(c, algebra.flat(x), target)
 
     return jax.tree.map(put, columns, column)

@@ -1,6 +1,8 @@
 """Broyden's good method, with a limited-memory inverse for each sample."""
 
-from typing import NamedTuple, Unpack
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,8 @@ from jax import lax
 
 from deqjax._core import algebra
 from deqjax._core.bordered import Entering, exchange
-from deqjax._core.history import inner_products, subtract_weighted_steps
-from deqjax._core.low_rank import LowRankInverse, identity_inverse, store_where
+from deqjax._core.history import inner_products, subtract_weighted
+from deqjax._core.low_rank import LowRankInverse, identity_inverse, store_each, store_in
 from deqjax._core.residual import measure
 from deqjax._core.sharding import filled_per_sample, zeros_like
 from deqjax._core.solution import Solution
@@ -30,19 +32,20 @@ class _Best(NamedTuple):
     """Where a sample restarts."""
 
     z: State
-    image: State  # f(z)
-    size: PerSample  # (batch,) ||f(z) - z||, infinite before the first evaluation
+    residual: State  # f(z) - z
+    size: PerSample  # (batch,) its length, infinite before the first evaluation
 
 
 class _Memory(NamedTuple):
     base: State  # the last accepted iterate
-    image: State  # f(base)
-    size: PerSample  # (batch,) ||f(base) - base||, infinite before the first evaluation
+    residual: State  # f(base) - base
+    size: PerSample  # (batch,) its length, infinite before the first evaluation; of the line search
     best: _Best | None  # None where the line search looks after runaways
+    stepped: PerSample  # (batch,) bool, whether z is a step from the base
     backtracks: PerSample  # (batch,) int32, halvings of the step that left the base
-    pairs: PerSample  # (batch,) int32, pairs learned
-    inverse: LowRankInverse
-    largest: PerSample
+    slot: PerSample  # (batch,) int32, of the oldest pair in the line search, whose samples differ
+    inverse: LowRankInverse  # left F, middle M^-1 (zero in empty slots), right S, scale c
+    largest: PerSample  # (batch,) entry of M^-1
 
 
 def broyden(
@@ -126,74 +129,85 @@ def broyden(
     rank = int(rank)  # a shape: 6.0 is a count too
 
     def init(z: State) -> _Memory:
-        none = filled_per_sample(z, 0, jnp.int32)
-        inverse = identity_inverse(z, rank)
-        unmeasured, zeros = filled_per_sample(z, jnp.inf, inverse.middle.dtype), zeros_like(z)
+        inverse, zeros = identity_inverse(z, rank), zeros_like(z)
+        none, never = (filled_per_sample(z, 0, dtype) for dtype in (jnp.int32, jnp.bool_))
+        unmeasured = filled_per_sample(z, jnp.inf, inverse.middle.dtype)
         best = None if line_search else _Best(z, zeros, unmeasured)
-        return _Memory(z, zeros, unmeasured, best, none, none, inverse, jnp.zeros_like(unmeasured))
+        return _Memory(
+            z, zeros, unmeasured, best, never, none, none, inverse, zeros_like(unmeasured)
+        )
 
-    def propose(base: State, image: State, inverse: LowRankInverse, weights: list[PerSample]) -> State:
-        residual = algebra.subtract(image, base)
-        slots = [jnp.int32(slot) for slot in range(rank)]
-        moved = subtract_weighted_steps(residual, inverse.left, weights, slots)
-        return algebra.mix(base, algebra.add(base, algebra.scale(inverse.scale, moved)), damping)
+    def propose(
+        base: State, residual: State, inverse: LowRankInverse, weights: jax.Array
+    ) -> State:
+        moved = subtract_weighted(residual, inverse.left, weights)
+        newton = algebra.add(base, algebra.scale(inverse.scale, moved))
+        return algebra.mix(base, newton, damping)
 
     def watch(
         memory: _Memory, before: _Best, z: State, fz: State, seen: Pass
     ) -> tuple[State, _Memory]:
         """Step on, or from the best iterate where the residual has grown beyond it."""
-        ran_away = (seen.change > _GROWTH * before.size) | (memory.largest * 4 * rank * float(jnp.finfo(memory.size.dtype).eps) >= 1)
+        inverse, dtype = memory.inverse, seen.change.dtype
+        ran_away = (seen.change > _GROWTH * before.size) | ~_is_fine(memory.largest, rank)
         better = seen.change <= before.size
         slot = lax.rem(seen.number, jnp.int32(rank))
-        unit = 1 / algebra.power_of_two(before.size)
-        best_size = jnp.where(better, seen.change, before.size)
-        scale = jnp.where(ran_away, _SHORTER * memory.inverse.scale, memory.inverse.scale)
-        slots = jnp.where(jnp.isfinite(seen.change), slot.astype(seen.change.dtype), float(rank))
-        ran_away, better, unit, best_size, scale, slots = lax.optimization_barrier(
-            (ran_away, better, unit, best_size, scale, slots)
+        numbers = (
+            ran_away,
+            better,
+            jnp.where(better, seen.change, before.size),
+            1 / algebra.power_of_two(before.size),
+            jnp.where(ran_away, _SHORTER * inverse.scale, inverse.scale),
+            # a number like the others is formed in one kernel with them
+            jnp.where(memory.stepped, slot.astype(dtype), float(rank)),
         )
+        ran_away, better, size, unit, scale, index = lax.optimization_barrier(numbers)
+        here, best = (z, algebra.subtract(fz, z)), (before.z, before.residual)
         # the way from the best iterate to the runaway is the only pair that is kept
-        start, image = algebra.select(
-            ran_away, (before.z, before.image), (memory.base, memory.image)
+        start = algebra.select(ran_away, best, (memory.base, memory.residual))
+        pair = algebra.rescale(algebra.subtract(here, start), unit)
+        base, residual = algebra.select(ran_away, best, here)
+        best = algebra.select(better, here, best)
+        inverse = _forget(inverse, ran_away)._replace(scale=scale)
+        learned = _learn(inverse, index, pair, residual)
+        store = partial(store_in, slot=slot, keep=keep_memory)
+        inverse = _stored(inverse, learned, store)
+        memory = memory._replace(
+            base=base,
+            residual=residual,
+            best=_Best(*best, size),
+            stepped=seen.goes_on,
+            inverse=inverse,
+            largest=learned.largest,
         )
-        base, base_image = algebra.select(ran_away, (before.z, before.image), (z, fz))
-        step = algebra.subtract(z, start)
-        image_step = algebra.subtract(fz, image)
-        image_step = _shortened(image_step, step, scale)
-        step, image_step = algebra.rescale((step, image_step), unit)
-        inverse, weights, sound, largest = _learn(
-            _forget(memory.inverse, ran_away)._replace(scale=scale), slot, slots, step, image_step,
-            algebra.subtract(base_image, base)
-        )
-        best = _Best(*algebra.select(better, (z, fz), (before.z, before.image)), best_size)
-        memory = memory._replace(base=base, image=base_image, best=best, inverse=inverse, largest=largest)
-        return propose(base, base_image, inverse, weights), memory
+        return propose(base, residual, inverse, learned.weights), memory
 
     def search(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
-        size = memory.size
+        size, slot = memory.size, memory.slot
         length = jnp.asarray(damping, size.dtype) * jnp.exp2(-memory.backtracks.astype(size.dtype))
         accepted = seen.change <= (1 - _SUFFICIENT_DECREASE * length) * size
         accepted |= memory.backtracks >= _MOST_BACKTRACKS
         # a sample that stops here keeps its z: rejected, it would go on backtracking on the spot
         accepted |= ~seen.goes_on
-        # where rejected, a step of zero from the base teaches nothing
-        start, image = algebra.select(accepted, (z, fz), (memory.base, memory.image))
-        size = jnp.where(accepted, seen.change, size)
-        step, image_step = algebra.rescale(
-            (algebra.subtract(start, memory.base), algebra.subtract(image, memory.image)),
-            1 / algebra.power_of_two(memory.size),
+        here, start = (z, algebra.subtract(fz, z)), (memory.base, memory.residual)
+        pair = algebra.rescale(algebra.subtract(here, start), 1 / algebra.power_of_two(size))
+        base, residual = algebra.select(accepted, here, start)
+        learns = accepted & memory.stepped
+        inverse = _forget(memory.inverse, ~_is_fine(memory.largest, rank))
+        learned = _learn(inverse, jnp.where(learns, slot, rank), pair, residual)
+        inverse = _stored(inverse, learned, partial(store_each, slot=slot))
+        proposal = propose(base, residual, inverse, learned.weights)
+        memory = memory._replace(
+            base=base,
+            residual=residual,
+            size=jnp.where(accepted, seen.change, size),
+            stepped=seen.goes_on,
+            backtracks=jnp.where(accepted, 0, memory.backtracks + 1),
+            slot=jnp.where(learns, lax.rem(slot + 1, jnp.int32(rank)), slot),
+            inverse=inverse,
+            largest=learned.largest,
         )
-        forget = (memory.largest * 4 * rank * float(jnp.finfo(memory.size.dtype).eps) >= 1)
-        slots = lax.rem(memory.pairs, jnp.int32(rank))
-        inverse, weights, sound, largest = _learn(
-            _forget(memory.inverse, forget)._replace(scale=memory.inverse.scale), slots, slots, step, image_step, algebra.subtract(image, start),
-        )
-        proposal = propose(start, image, inverse, weights)
-        advanced = memory._replace(base=start, image=image, size=size, inverse=inverse,
-            pairs=memory.pairs + sound.astype(jnp.int32), largest=largest)
-        halved = algebra.mix(memory.base, z, 0.5)
-        backtracks = jnp.where(accepted, 0, memory.backtracks + 1)
-        return algebra.select(accepted, proposal, halved), advanced._replace(backtracks=backtracks)
+        return algebra.select(accepted, proposal, algebra.mix(start[0], z, 0.5)), memory
 
     def step(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
         if memory.best is None:
@@ -212,67 +226,79 @@ def broyden(
     )
     if line_search:
         solution = solution._replace(stats=report_truly(solution.stats))
-    return solution._replace(memory=memory.inverse) if keep_memory else solution
+    if not keep_memory:
+        return solution
+    return solution._replace(memory=_forget(memory.inverse, ~_is_fine(memory.largest, rank)))
+
+
+class _Learned(NamedTuple):
+    middle: jax.Array  # (batch, rank, rank) M^-1 with the new pair
+    weights: jax.Array  # (batch, rank) M^-1 S^T g
+    step: State  # the new s, to be multiplied with
+    step_factor: PerSample
+    image_step: State  # the new f, to be multiplied with
+    image_factor: PerSample
+    sound: PerSample  # (batch,) bool, whether the pair is part of M
+    largest: PerSample  # (batch,) entry of M^-1
 
 
 def _learn(
-    inverse: LowRankInverse,
-    slot: jax.Array,
-    slots: PerSample,
-    step: State,
-    image_step: State,
-    residual: State,
-) -> tuple[LowRankInverse, list[PerSample], PerSample]:
-    """Replace each sample's oldest pair by (s, y = s - f(z + s) + f(z)), unless that is unsound."""
-    rank = inverse.middle.shape[1]
-    change = algebra.subtract(image_step, step)
+    inverse: LowRankInverse, index: PerSample, pair: tuple[State, State], residual: State
+) -> _Learned:
+    """Replace the pair of this index in M by (s, the change of g along it), and weigh F for g."""
+    rank, dtype = inverse.middle.shape[1], inverse.middle.dtype
+    step, change = pair
+    # of z + c (f(z) - z), whose Broyden estimate starts at I where that of f is c I
+    change = algebra.scale(inverse.scale, change)
     squares = algebra.dot(step, step), algebra.dot(change, change)
-    threshold = 4 * rank * float(jnp.finfo(inverse.middle.dtype).eps)
+    corner, entry = algebra.dot(step, change), algebra.dot(step, residual)
+    step, change, residual = lax.optimization_barrier((step, change, residual))
     length, size = (jnp.sqrt(lax.stop_gradient(each)) for each in squares)
     # finite, and not a zero step or one along which f moves just as z does
-    allowed = (size > threshold * length) & jnp.isfinite(size) & (length > 0)
+    allowed = (size > _rounding(rank, dtype) * length) & jnp.isfinite(size) & (length > 0)
     length, size = (jnp.where(allowed, each, 1) for each in (length, size))
+    # H depends on neither length: dividing by both makes M's entries cosines
     entering = Entering(
         row=inner_products(inverse.left, step),
         column=inner_products(inverse.right, change),
-        corner=algebra.dot(step, change),
+        corner=corner,
         row_length=length,
         column_length=size,
     )
     products = inner_products(inverse.right, residual)
     middle, weights, sound, largest = exchange(
-        inverse.middle,
-        slots,
-        entering,
-        products,
-        algebra.dot(step, residual),
-        allowed,
-        threshold,
+        inverse.middle, index, entering, allowed, products, entry, _rounding(rank, dtype)
     )
-    fine = largest * threshold < 1
-    weights = [jnp.where(fine, weights[:, i], 0) for i in range(rank)]
-    of_step, of_image = 1 / length, 1 / size
-    # H depends on neither length: dividing by both makes M's entries cosines of s and y
-    weights, of_step, of_image = lax.optimization_barrier((weights, of_step, of_image))
-    right = store_where(inverse.right, algebra.rescale(step, of_step), slot, sound)
-    left = store_where(inverse.left, algebra.rescale(image_step, of_image), slot, sound)
-    return LowRankInverse(left, middle, right, inverse.scale), weights, sound, largest
+    weights = jnp.where(_is_fine(largest, rank)[:, None], weights, 0)
+    image_step = algebra.add(step, change)
+    return _Learned(middle, weights, step, 1 / length, image_step, 1 / size, sound, largest)
+
+
+def _stored(
+    inverse: LowRankInverse, learned: _Learned, store: Callable[..., State]
+) -> LowRankInverse:
+    """The estimate with the new pair, whose columns ``store`` writes."""
+    # after the last read of what they overwrite
+    learned = learned._replace(weights=learned.weights)
+    step = algebra.rescale(learned.step, learned.step_factor)
+    image_step = algebra.rescale(learned.image_step, learned.image_factor)
+    return inverse._replace(
+        left=store(inverse.left, image_step, where=learned.sound),
+        middle=learned.middle,
+        right=store(inverse.right, step, where=learned.sound),
+    )
 
 
 def _forget(inverse: LowRankInverse, where: PerSample) -> LowRankInverse:
-    """Start again with H = c I of a c that is half as long, where told."""
-    return inverse._replace(
-        middle=algebra.select(where, zeros_like(inverse.middle), inverse.middle),
-        scale=jnp.where(where, _SHORTER * inverse.scale, inverse.scale),
-    )
+    """H = c I, where told."""
+    middle = algebra.select(where, zeros_like(inverse.middle), inverse.middle)
+    return inverse._replace(middle=middle)
 
 
-def _shortened(image_step: State, step: State, scale: PerSample) -> State:
-    """The change of z + c (f(z) - z), whose Broyden estimate starts at I where that of f is c I."""
+def _is_fine(largest: PerSample, rank: int) -> PerSample:
+    """Whether numbers as large as that in M^-1, whose inverse has cosines, are above rounding."""
+    return largest * _rounding(rank, largest.dtype) < 1
 
-    def leaf(changed: jax.Array, moved: jax.Array) -> jax.Array:
-        share = algebra.per_sample(scale, moved).astype(moved.dtype)
-        # c = 1 leaves it as it is, bit for bit
-        return share * changed + (moved - share * moved)
 
-    return jax.tree.map(leaf, image_step, step)
+def _rounding(rank: int, dtype: Any) -> float:
+    return 4 * rank * float(jnp.finfo(dtype).eps)
