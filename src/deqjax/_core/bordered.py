@@ -87,21 +87,21 @@ def exchange(
     delta = nu * gamma + p_o * r_o
     rounding = least * row_length * column_length * jnp.maximum(jnp.abs(nu), 1)
     sound = allowed & (jnp.abs(delta) > rounding)
-    # the four coefficients over delta; where nothing enters, a b^T / nu alone
-    over = 1 / jnp.where(sound, delta, nu)
-    gamma, p_o, r_o = jnp.where(sound, gamma, 1), jnp.where(sound, p_o, 0), jnp.where(sound, r_o, 0)
-    of_p_r = jnp.where(sound, nu, 0)
-    row_end, column_end, entry = -row_length, -column_length, jnp.where(sound, entry / row_length, 0)
+    # where nothing enters, p = r = 0 and gamma / delta = 1 / nu
+    gamma, over = jnp.where(sound, gamma, 1), 1 / jnp.where(sound, delta, nu)
+    row_end, column_end, entry = -row_length, -column_length, entry / row_length
     # formed once, not again for each entry of N'
     a, b, p, r, *numbers = lax.optimization_barrier(
-        (a, b, p, r, gamma, p_o, r_o, of_p_r, over, row_end, column_end, entry, sound)
+        (a, b, p, r, gamma, p_o, r_o, nu, over, row_end, column_end, entry, sound)
     )
-    sound = numbers.pop()
-    gamma, p_o, r_o, of_p_r, over, row_end, column_end, entry = (x[:, None, None] for x in numbers)
+    gamma, p_o, r_o, nu, over, row_end, column_end, entry, enters = (
+        x[:, None, None] for x in numbers
+    )
     a, p = jnp.where(in_row, 0, a[:, :, None]), jnp.where(in_row, column_end, p[:, :, None])
     b, r = jnp.where(in_column, 0, b[:, None, :]), jnp.where(in_column, row_end, r[:, None, :])
-    change = gamma * (a * b) + p_o * (a * r) + r_o * (p * b) - of_p_r * (p * r)
+    p, r, entry = (jnp.where(enters, each, 0) for each in (p, r, entry))
+    change = gamma * (a * b) + p_o * (a * r) + r_o * (p * b) - nu * (p * r)
     inverse = jnp.where(in_row | in_column, 0, inverse) - over * change
     product = jnp.sum(inverse * jnp.where(in_column, entry, vector[:, None, :]), axis=2)
     largest = lax.stop_gradient(jnp.max(jnp.abs(inverse), axis=(1, 2)))
-    return Exchanged(inverse, product, sound, largest)
+    return Exchanged(inverse, product, numbers[-1], largest)

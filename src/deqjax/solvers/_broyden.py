@@ -10,8 +10,14 @@ from jax import lax
 
 from deqjax._core import algebra
 from deqjax._core.bordered import Entering, exchange
-from deqjax._core.history import inner_products, subtract_weighted
-from deqjax._core.low_rank import LowRankInverse, identity_inverse, store_each, store_in
+from deqjax._core.history import inner_products
+from deqjax._core.low_rank import (
+    LowRankInverse,
+    identity_inverse,
+    store_each,
+    store_in,
+    subtract_combined,
+)
 from deqjax._core.residual import measure
 from deqjax._core.sharding import filled_per_sample, zeros_like
 from deqjax._core.solution import Solution
@@ -138,9 +144,9 @@ def broyden(
         )
 
     def propose(
-        base: State, residual: State, inverse: LowRankInverse, weights: jax.Array
+        base: State, residual: State, inverse: LowRankInverse, weights: list[PerSample]
     ) -> State:
-        moved = subtract_weighted(residual, inverse.left, weights)
+        moved = subtract_combined(residual, inverse.left, weights)
         newton = algebra.add(base, algebra.scale(inverse.scale, moved))
         return algebra.mix(base, newton, damping)
 
@@ -152,6 +158,7 @@ def broyden(
         ran_away = (seen.change > _GROWTH * before.size) | ~_is_fine(memory.largest, rank)
         better = seen.change <= before.size
         slot = lax.rem(seen.number, jnp.int32(rank))
+        learns = memory.stepped & jnp.isfinite(seen.change)
         numbers = (
             ran_away,
             better,
@@ -159,17 +166,19 @@ def broyden(
             1 / algebra.power_of_two(before.size),
             jnp.where(ran_away, _SHORTER * inverse.scale, inverse.scale),
             # a number like the others is formed in one kernel with them
-            jnp.where(memory.stepped, slot.astype(dtype), float(rank)),
+            jnp.where(learns, slot.astype(dtype), float(rank)),
         )
         ran_away, better, size, unit, scale, index = lax.optimization_barrier(numbers)
         here, best = (z, algebra.subtract(fz, z)), (before.z, before.residual)
         # the way from the best iterate to the runaway is the only pair that is kept
         start = algebra.select(ran_away, best, (memory.base, memory.residual))
-        pair = algebra.rescale(algebra.subtract(here, start), unit)
+        inverse = _forget(inverse, ran_away)._replace(scale=scale)
+        pair = _pair(start, here, unit, scale)
         base, residual = algebra.select(ran_away, best, here)
         best = algebra.select(better, here, best)
-        inverse = _forget(inverse, ran_away)._replace(scale=scale)
-        learned = _learn(inverse, index, pair, residual)
+        lengths = _lengths(pair, residual)
+        pair, base, residual, best = lax.optimization_barrier((pair, base, residual, best))
+        learned = _learn(inverse, index, pair, lengths, residual)
         store = partial(store_in, slot=slot, keep=keep_memory)
         inverse = _stored(inverse, learned, store)
         memory = memory._replace(
@@ -190,11 +199,12 @@ def broyden(
         # a sample that stops here keeps its z: rejected, it would go on backtracking on the spot
         accepted |= ~seen.goes_on
         here, start = (z, algebra.subtract(fz, z)), (memory.base, memory.residual)
-        pair = algebra.rescale(algebra.subtract(here, start), 1 / algebra.power_of_two(size))
+        inverse = _forget(memory.inverse, ~_is_fine(memory.largest, rank))
+        pair = _pair(start, here, 1 / algebra.power_of_two(size), inverse.scale)
         base, residual = algebra.select(accepted, here, start)
         learns = accepted & memory.stepped
-        inverse = _forget(memory.inverse, ~_is_fine(memory.largest, rank))
-        learned = _learn(inverse, jnp.where(learns, slot, rank), pair, residual)
+        index = jnp.where(learns, slot, rank)
+        learned = _learn(inverse, index, pair, _lengths(pair, residual), residual)
         inverse = _stored(inverse, learned, partial(store_each, slot=slot))
         proposal = propose(base, residual, inverse, learned.weights)
         memory = memory._replace(
@@ -231,61 +241,95 @@ def broyden(
     return solution._replace(memory=_forget(memory.inverse, ~_is_fine(memory.largest, rank)))
 
 
+class _Pair(NamedTuple):
+    """A step s of z and the change of g = f(z) - z along it, or of c g: both times one number."""
+
+    step: State
+    change: State
+
+
+class _Products(NamedTuple):
+    """Inner products of a pair, (batch,) each."""
+
+    step: PerSample
+    change: PerSample
+    both: PerSample
+    residual: PerSample  # of the step and the residual where the next one starts
+
+
 class _Learned(NamedTuple):
     middle: jax.Array  # (batch, rank, rank) M^-1 with the new pair
-    weights: jax.Array  # (batch, rank) M^-1 S^T g
-    step: State  # the new s, to be multiplied with
-    step_factor: PerSample
-    image_step: State  # the new f, to be multiplied with
-    image_factor: PerSample
+    weights: list[PerSample]  # M^-1 S^T g
+    step: State  # the new column of S
+    image_step: State  # the new column of F
     sound: PerSample  # (batch,) bool, whether the pair is part of M
     largest: PerSample  # (batch,) entry of M^-1
 
 
-def _learn(
-    inverse: LowRankInverse, index: PerSample, pair: tuple[State, State], residual: State
-) -> _Learned:
-    """Replace the pair of this index in M by (s, the change of g along it), and weigh F for g."""
-    rank, dtype = inverse.middle.shape[1], inverse.middle.dtype
+def _pair(
+    start: tuple[State, State], end: tuple[State, State], unit: PerSample, scale: PerSample
+) -> _Pair:
+    """From two iterates with their residuals.
+
+    It is that of z + c (f(z) - z), whose Broyden estimate starts at I where that of f is c I.
+    """
+    step, change = algebra.rescale(algebra.subtract(end, start), unit)
+    return _Pair(step, algebra.scale(scale, change))
+
+
+def _lengths(pair: _Pair, residual: State) -> _Products:
     step, change = pair
-    # of z + c (f(z) - z), whose Broyden estimate starts at I where that of f is c I
-    change = algebra.scale(inverse.scale, change)
-    squares = algebra.dot(step, step), algebra.dot(change, change)
-    corner, entry = algebra.dot(step, change), algebra.dot(step, residual)
-    step, change, residual = lax.optimization_barrier((step, change, residual))
-    length, size = (jnp.sqrt(lax.stop_gradient(each)) for each in squares)
+    return _Products(
+        algebra.dot(step, step),
+        algebra.dot(change, change),
+        algebra.dot(step, change),
+        algebra.dot(step, residual),
+    )
+
+
+def _learn(
+    inverse: LowRankInverse, index: PerSample, pair: _Pair, products: _Products, residual: State
+) -> _Learned:
+    """Replace the pair of this index in M by another, and weigh F for g."""
+    rank, dtype = inverse.middle.shape[1], inverse.middle.dtype
+    squares = lax.stop_gradient((products.step, products.change))
+    length, size = (jnp.sqrt(each) for each in squares)
     # finite, and not a zero step or one along which f moves just as z does
     allowed = (size > _rounding(rank, dtype) * length) & jnp.isfinite(size) & (length > 0)
     length, size = (jnp.where(allowed, each, 1) for each in (length, size))
     # H depends on neither length: dividing by both makes M's entries cosines
-    entering = Entering(
-        row=inner_products(inverse.left, step),
-        column=inner_products(inverse.right, change),
-        corner=corner,
-        row_length=length,
-        column_length=size,
-    )
-    products = inner_products(inverse.right, residual)
     middle, weights, sound, largest = exchange(
-        inverse.middle, index, entering, allowed, products, entry, _rounding(rank, dtype)
+        inverse.middle,
+        index,
+        Entering(
+            row=inner_products(inverse.left, pair.step),
+            column=inner_products(inverse.right, pair.change),
+            corner=products.both,
+            row_length=length,
+            column_length=size,
+        ),
+        allowed,
+        vector=inner_products(inverse.right, residual),
+        entry=products.residual,
+        least=_rounding(rank, dtype),
     )
-    weights = jnp.where(_is_fine(largest, rank)[:, None], weights, 0)
-    image_step = algebra.add(step, change)
-    return _Learned(middle, weights, step, 1 / length, image_step, 1 / size, sound, largest)
+    fine = _is_fine(largest, rank)
+    numbers = [jnp.where(fine, weight, 0) for weight in weights.T], 1 / length, 1 / size
+    numbers, inverse, residual = lax.optimization_barrier((numbers, inverse, residual))
+    weights, of_step, of_image = numbers
+    step = algebra.rescale(pair.step, of_step)
+    image_step = algebra.rescale(algebra.add(*pair), of_image)
+    return _Learned(middle, weights, step, image_step, sound, largest)
 
 
 def _stored(
     inverse: LowRankInverse, learned: _Learned, store: Callable[..., State]
 ) -> LowRankInverse:
     """The estimate with the new pair, whose columns ``store`` writes."""
-    # after the last read of what they overwrite
-    learned = learned._replace(weights=learned.weights)
-    step = algebra.rescale(learned.step, learned.step_factor)
-    image_step = algebra.rescale(learned.image_step, learned.image_factor)
     return inverse._replace(
-        left=store(inverse.left, image_step, where=learned.sound),
+        left=store(inverse.left, learned.image_step, where=learned.sound),
         middle=learned.middle,
-        right=store(inverse.right, step, where=learned.sound),
+        right=store(inverse.right, learned.step, where=learned.sound),
     )
 
 
