@@ -87,8 +87,7 @@ def exchange(
     delta = nu * gamma + p_o * r_o
     rounding = least * row_length * column_length * jnp.maximum(jnp.abs(nu), 1)
     sound = allowed & (jnp.abs(delta) > rounding)
-    # where nothing enters, p = r = 0 and gamma / delta = 1 / nu
-    gamma, over = jnp.where(sound, gamma, 1), 1 / jnp.where(sound, delta, nu)
+    over = 1 / jnp.where(sound, delta, nu)
     row_end, column_end, entry = -row_length, -column_length, entry / row_length
     # formed once, not again for each entry of N'
     a, b, p, r, *numbers = lax.optimization_barrier(
@@ -99,9 +98,10 @@ def exchange(
     )
     a, p = jnp.where(in_row, 0, a[:, :, None]), jnp.where(in_row, column_end, p[:, :, None])
     b, r = jnp.where(in_column, 0, b[:, None, :]), jnp.where(in_column, row_end, r[:, None, :])
-    p, r, entry = (jnp.where(enters, each, 0) for each in (p, r, entry))
     change = gamma * (a * b) + p_o * (a * r) + r_o * (p * b) - nu * (p * r)
-    inverse = jnp.where(in_row | in_column, 0, inverse) - over * change
-    product = jnp.sum(inverse * jnp.where(in_column, entry, vector[:, None, :]), axis=2)
+    change = over * jnp.where(enters, change, a * b)
+    inverse = jnp.where(in_row | in_column, 0, inverse) - change
+    factors = jnp.where(in_column & enters, entry, vector[:, None, :])
+    product = jnp.sum(inverse * factors, axis=2)
     largest = lax.stop_gradient(jnp.max(jnp.abs(inverse), axis=(1, 2)))
     return Exchanged(inverse, product, numbers[-1], largest)
