@@ -86,7 +86,7 @@ def exchange(
     gamma = corner - v_n_u
     delta = nu * gamma + p_o * r_o
     rounding = least * row_length * column_length * jnp.maximum(jnp.abs(nu), 1)
-    sound = allowed & (jnp.abs(delta) > rounding)
+    sound = allowed & (index < shape[1]) & (jnp.abs(delta) > rounding)
     over = 1 / jnp.where(sound, delta, nu)
     row_end, column_end, entry = -row_length, -column_length, entry / row_length
     # formed once, not again for each entry of N'
