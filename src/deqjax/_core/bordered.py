@@ -69,7 +69,7 @@ def exchange(
     in_row, in_column = (
         lax.broadcasted_iota(index.dtype, shape, axis) == index[:, None, None] for axis in (1, 2)
     )
-    # all sums over the matrices at once: sums over the vectors that they give would be a kernel more
+    # all sums over the matrices at once: of the vectors that they give they would be a kernel more
     leaving = jnp.where(in_column, inverse, 0)
     by_column = jnp.where(in_column, 0, inverse) * column[:, None, :]
     by_row = jnp.where(in_row, 0, inverse) * row[:, :, None]

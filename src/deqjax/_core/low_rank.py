@@ -9,7 +9,7 @@ from jax import lax
 
 from deqjax._core import algebra
 from deqjax._core.history import empty_columns, inner_products
-from deqjax._core.sharding import filled_like, filled_per_sample
+from deqjax._core.sharding import filled_per_sample
 from deqjax._core.types import PerSample, State
 
 

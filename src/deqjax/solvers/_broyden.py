@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -78,18 +77,19 @@ def broyden(
     that of the last ``rank`` updates alone: the oldest pair is dropped before the newest enters.
     It is applied in the compact form of Byrd, Nocedal & Schnabel (Math. Program. 1994, section 6),
 
-        H = I + F M^-1 S^T,    M_ij = s_i^T y_j, less s_i^T s_j where pair i is newer than pair j,
+        H = I - F M^-1 S^T,    M_ij = s_i^T (f_j - s_j), or s_i^T f_j where pair i is newer than j,
 
     with F = S - Y the changes of f: a sum of rank-one updates of H (Bai, Kolter & Koltun, NeurIPS
-    2019) cannot forget its first without spoiling those built on it, and then diverges. An update
-    that would make M singular to rounding is skipped and leaves the estimate as it was; a sample
-    whose z does not change learns nothing.
+    2019) cannot forget its first without spoiling those built on it, and then diverges. M^-1 is
+    kept, and has one index exchanged a step. A pair that would make M singular to rounding, or a
+    step of zero, teaches nothing; the oldest pair is dropped all the same.
 
-    A sample whose ||g|| exceeds 1000 times the smallest that it has had goes back to that iterate,
-    halves c in H = c I, with which it starts again (c is 1 at first: a map that contracts is left
-    its own step), and keeps the one pair that leads from there to the runaway. This costs nothing
-    where it does not happen, and Broyden's method climbs a hundredfold on its way to many roots:
-    smaller factors, or a c taken from the pair, lost more problems than they won (of the figures in
+    A sample whose ||g|| exceeds 1000 times the smallest that it has had, or whose M^-1 has outgrown
+    the digits of its numbers, goes back to that iterate, halves c in H = c I, with which it starts
+    again (c is 1 at first: a map that contracts is left its own step), and keeps the one pair that
+    leads from there to the runaway. This costs nothing where it does not happen, and Broyden's
+    method climbs a hundredfold on its way to many roots: smaller factors, or a c taken from the
+    pair, lost more problems than they won (of the figures in
     ``experiments/results/robustness.json``).
 
     ``line_search`` demands ||g(z_k + t p)|| <= (1 - 1e-4 t) ||g_k|| of a step p = H_k g_k, halving
@@ -100,7 +100,7 @@ def broyden(
     way, and the search costs two to ten times the steps.
 
     Memory: 2 rank + 6 times |z| (4 with ``line_search``). Cost per step: one evaluation of f, about
-    4 rank |z| multiply-adds and the inversion of a rank x rank matrix. For linear f of n dimensions
+    4 rank |z| multiply-adds and an update of a rank x rank matrix. For linear f of n dimensions
     with ``rank`` >= 2 n it ends after 2 n steps (Gay, SIAM J. Numer. Anal. 1979), whatever the
     radius, unless it restarts.
     With fewer pairs it takes about as many steps as Anderson with as long a history, some more
@@ -143,10 +143,9 @@ def broyden(
             z, zeros, unmeasured, best, never, none, none, inverse, zeros_like(unmeasured)
         )
 
-    def propose(
-        base: State, residual: State, inverse: LowRankInverse, weights: list[PerSample]
-    ) -> State:
-        moved = subtract_combined(residual, inverse.left, weights)
+    def propose(base: State, residual: State, learned: _Learned) -> State:
+        inverse = learned.inverse
+        moved = subtract_combined(residual, inverse.left, learned.weights)
         newton = algebra.add(base, algebra.scale(inverse.scale, moved))
         return algebra.mix(base, newton, damping)
 
@@ -155,41 +154,46 @@ def broyden(
     ) -> tuple[State, _Memory]:
         """Step on, or from the best iterate where the residual has grown beyond it."""
         inverse, dtype = memory.inverse, seen.change.dtype
-        ran_away = (seen.change > _GROWTH * before.size) | ~_is_fine(memory.largest, rank)
+        ran_away = (seen.change > _GROWTH * before.size) | _outgrown(inverse, memory.largest)
         better = seen.change <= before.size
-        slot = lax.rem(seen.number, jnp.int32(rank))
         learns = memory.stepped & jnp.isfinite(seen.change)
-        numbers = (
-            ran_away,
-            better,
-            jnp.where(better, seen.change, before.size),
-            1 / algebra.power_of_two(before.size),
-            jnp.where(ran_away, _SHORTER * inverse.scale, inverse.scale),
-            # a number like the others is formed in one kernel with them
-            jnp.where(learns, slot.astype(dtype), float(rank)),
+        slot = lax.rem(seen.number, jnp.int32(rank))
+        ran_away, better, size, scale, index = lax.optimization_barrier(
+            (
+                ran_away,
+                better,
+                jnp.where(better, seen.change, before.size),
+                jnp.where(ran_away, _SHORTER * inverse.scale, inverse.scale),
+                # of one dtype with the others it is formed together with them
+                jnp.where(learns, slot.astype(dtype), float(rank)),
+            )
         )
-        ran_away, better, size, unit, scale, index = lax.optimization_barrier(numbers)
         here, best = (z, algebra.subtract(fz, z)), (before.z, before.residual)
         # the way from the best iterate to the runaway is the only pair that is kept
         start = algebra.select(ran_away, best, (memory.base, memory.residual))
-        inverse = _forget(inverse, ran_away)._replace(scale=scale)
-        pair = _pair(start, here, unit, scale)
+        pair = _pair(start, here, scale, before.size)
         base, residual = algebra.select(ran_away, best, here)
+        products = _products(pair, residual)
         best = algebra.select(better, here, best)
-        lengths = _lengths(pair, residual)
+        # one pass over these states makes all that is needed of them
         pair, base, residual, best = lax.optimization_barrier((pair, base, residual, best))
-        learned = _learn(inverse, index, pair, lengths, residual)
-        store = partial(store_in, slot=slot, keep=keep_memory)
-        inverse = _stored(inverse, learned, store)
+        learned = _learn(
+            _forget(inverse, ran_away)._replace(scale=scale),
+            index,
+            pair,
+            products,
+            residual,
+            partial(store_in, slot=slot, keep=keep_memory),
+        )
         memory = memory._replace(
             base=base,
             residual=residual,
             best=_Best(*best, size),
             stepped=seen.goes_on,
-            inverse=inverse,
+            inverse=learned.inverse,
             largest=learned.largest,
         )
-        return propose(base, residual, inverse, learned.weights), memory
+        return propose(base, residual, learned), memory
 
     def search(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
         size, slot = memory.size, memory.slot
@@ -199,14 +203,18 @@ def broyden(
         # a sample that stops here keeps its z: rejected, it would go on backtracking on the spot
         accepted |= ~seen.goes_on
         here, start = (z, algebra.subtract(fz, z)), (memory.base, memory.residual)
-        inverse = _forget(memory.inverse, ~_is_fine(memory.largest, rank))
-        pair = _pair(start, here, 1 / algebra.power_of_two(size), inverse.scale)
+        pair = _pair(start, here, memory.inverse.scale, size)
         base, residual = algebra.select(accepted, here, start)
+        # where rejected, there is nothing to learn
         learns = accepted & memory.stepped
-        index = jnp.where(learns, slot, rank)
-        learned = _learn(inverse, index, pair, _lengths(pair, residual), residual)
-        inverse = _stored(inverse, learned, partial(store_each, slot=slot))
-        proposal = propose(base, residual, inverse, learned.weights)
+        learned = _learn(
+            _forget(memory.inverse, _outgrown(memory.inverse, memory.largest)),
+            jnp.where(learns, slot, rank),
+            pair,
+            _products(pair, residual),
+            residual,
+            partial(store_each, slot=slot),
+        )
         memory = memory._replace(
             base=base,
             residual=residual,
@@ -214,10 +222,11 @@ def broyden(
             stepped=seen.goes_on,
             backtracks=jnp.where(accepted, 0, memory.backtracks + 1),
             slot=jnp.where(learns, lax.rem(slot + 1, jnp.int32(rank)), slot),
-            inverse=inverse,
+            inverse=learned.inverse,
             largest=learned.largest,
         )
-        return algebra.select(accepted, proposal, algebra.mix(start[0], z, 0.5)), memory
+        halved = algebra.mix(start[0], z, 0.5)
+        return algebra.select(accepted, propose(base, residual, learned), halved), memory
 
     def step(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
         if memory.best is None:
@@ -238,14 +247,16 @@ def broyden(
         solution = solution._replace(stats=report_truly(solution.stats))
     if not keep_memory:
         return solution
-    return solution._replace(memory=_forget(memory.inverse, ~_is_fine(memory.largest, rank)))
+    return solution._replace(
+        memory=_forget(memory.inverse, _outgrown(memory.inverse, memory.largest))
+    )
 
 
 class _Pair(NamedTuple):
-    """A step s of z and the change of g = f(z) - z along it, or of c g: both times one number."""
+    """Both times one number, which keeps squares of them in range."""
 
-    step: State
-    change: State
+    step: State  # s, of z
+    change: State  # of c g along s
 
 
 class _Products(NamedTuple):
@@ -254,53 +265,53 @@ class _Products(NamedTuple):
     step: PerSample
     change: PerSample
     both: PerSample
-    residual: PerSample  # of the step and the residual where the next one starts
+    residual: PerSample  # of the step and the residual g at which H is applied next
 
 
 class _Learned(NamedTuple):
-    middle: jax.Array  # (batch, rank, rank) M^-1 with the new pair
-    weights: list[PerSample]  # M^-1 S^T g
-    step: State  # the new column of S
-    image_step: State  # the new column of F
-    sound: PerSample  # (batch,) bool, whether the pair is part of M
+    inverse: LowRankInverse
+    weights: list[PerSample]  # M^-1 S^T g, so that H g = c (g - F weights)
     largest: PerSample  # (batch,) entry of M^-1
 
 
 def _pair(
-    start: tuple[State, State], end: tuple[State, State], unit: PerSample, scale: PerSample
+    start: tuple[State, State], end: tuple[State, State], scale: PerSample, size: PerSample
 ) -> _Pair:
-    """From two iterates with their residuals.
+    """Of two iterates with their residuals, whose size is near the one given.
 
-    It is that of z + c (f(z) - z), whose Broyden estimate starts at I where that of f is c I.
+    A c below 1 makes it a pair of z + c (f(z) - z), whose estimate starts at I where that of f
+    starts at c I.
     """
+    unit = 1 / algebra.power_of_two(size)
     step, change = algebra.rescale(algebra.subtract(end, start), unit)
     return _Pair(step, algebra.scale(scale, change))
 
 
-def _lengths(pair: _Pair, residual: State) -> _Products:
+def _products(pair: _Pair, residual: State) -> _Products:
     step, change = pair
-    return _Products(
-        algebra.dot(step, step),
-        algebra.dot(change, change),
-        algebra.dot(step, change),
-        algebra.dot(step, residual),
-    )
+    firsts, seconds = (step, change, step, step), (step, change, change, residual)
+    return _Products(*map(algebra.dot, firsts, seconds))
 
 
 def _learn(
-    inverse: LowRankInverse, index: PerSample, pair: _Pair, products: _Products, residual: State
+    inverse: LowRankInverse,
+    index: PerSample,
+    pair: _Pair,
+    products: _Products,
+    residual: State,
+    store: Callable[..., State],
 ) -> _Learned:
-    """Replace the pair of this index in M by another, and weigh F for g."""
-    rank, dtype = inverse.middle.shape[1], inverse.middle.dtype
+    """Replace the pair of an index by a new one, whose columns ``store`` writes, and weigh F."""
+    rounding = _rounding(inverse)
     squares = lax.stop_gradient((products.step, products.change))
     length, size = (jnp.sqrt(each) for each in squares)
     # finite, and not a zero step or one along which f moves just as z does
-    allowed = (size > _rounding(rank, dtype) * length) & jnp.isfinite(size) & (length > 0)
+    allowed = (size > rounding * length) & jnp.isfinite(size) & (length > 0)
     length, size = (jnp.where(allowed, each, 1) for each in (length, size))
-    # H depends on neither length: dividing by both makes M's entries cosines
-    middle, weights, sound, largest = exchange(
+    middle, product, sound, largest = exchange(
         inverse.middle,
         index,
+        # H depends on neither length: dividing by both makes M's entries cosines
         Entering(
             row=inner_products(inverse.left, pair.step),
             column=inner_products(inverse.right, pair.change),
@@ -311,38 +322,35 @@ def _learn(
         allowed,
         vector=inner_products(inverse.right, residual),
         entry=products.residual,
-        least=_rounding(rank, dtype),
+        least=rounding,
     )
-    fine = _is_fine(largest, rank)
-    numbers = [jnp.where(fine, weight, 0) for weight in weights.T], 1 / length, 1 / size
-    numbers, inverse, residual = lax.optimization_barrier((numbers, inverse, residual))
-    weights, of_step, of_image = numbers
-    step = algebra.rescale(pair.step, of_step)
-    image_step = algebra.rescale(algebra.add(*pair), of_image)
-    return _Learned(middle, weights, step, image_step, sound, largest)
+    fine = largest * rounding < 1
+    weights = [jnp.where(fine, product[:, slot], 0) for slot in range(product.shape[1])]
+    # all numbers first, and then all that is written to the states' columns
+    weights, of_step, of_image, left, right = lax.optimization_barrier(
+        (weights, 1 / length, 1 / size, inverse.left, inverse.right)
+    )
+    image_step = algebra.add(pair.step, pair.change)
+    inverse = LowRankInverse(
+        left=store(left, algebra.rescale(image_step, of_image), where=sound),
+        middle=middle,
+        right=store(right, algebra.rescale(pair.step, of_step), where=sound),
+        scale=inverse.scale,
+    )
+    return _Learned(inverse, weights, largest)
 
 
-def _stored(
-    inverse: LowRankInverse, learned: _Learned, store: Callable[..., State]
-) -> LowRankInverse:
-    """The estimate with the new pair, whose columns ``store`` writes."""
-    return inverse._replace(
-        left=store(inverse.left, learned.image_step, where=learned.sound),
-        middle=learned.middle,
-        right=store(inverse.right, learned.step, where=learned.sound),
-    )
+def _outgrown(inverse: LowRankInverse, largest: PerSample) -> PerSample:
+    """Whether M^-1 has numbers that say no more than rounding, M being one of cosines."""
+    return ~(largest * _rounding(inverse) < 1)
+
+
+def _rounding(inverse: LowRankInverse) -> float:
+    """What a cosine, or a pivot of M, has to exceed."""
+    return 4 * inverse.middle.shape[1] * float(jnp.finfo(inverse.middle.dtype).eps)
 
 
 def _forget(inverse: LowRankInverse, where: PerSample) -> LowRankInverse:
     """H = c I, where told."""
     middle = algebra.select(where, zeros_like(inverse.middle), inverse.middle)
     return inverse._replace(middle=middle)
-
-
-def _is_fine(largest: PerSample, rank: int) -> PerSample:
-    """Whether numbers as large as that in M^-1, whose inverse has cosines, are above rounding."""
-    return largest * _rounding(rank, largest.dtype) < 1
-
-
-def _rounding(rank: int, dtype: Any) -> float:
-    return 4 * rank * float(jnp.finfo(dtype).eps)
