@@ -78,8 +78,9 @@ def store_in(columns: State, column: State, slot: jax.Array, where: PerSample, k
 
     def put(c: jax.Array, x: jax.Array) -> jax.Array:
         old = lax.dynamic_index_in_dim(c, slot, axis=1, keepdims=False) if keep else 0
-        written = jnp.where(where[:, None], algebra.flat(x), old)
-        return lax.dynamic_update_index_in_dim(c, written, slot, axis=1)
+        x = jnp.where(where[:, None], algebra.flat(x), old)
+        written: jax.Array = lax.dynamic_update_index_in_dim(c, x, slot, axis=1)
+        return written
 
     return jax.tree.map(put, columns, column)
 

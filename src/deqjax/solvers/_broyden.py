@@ -188,7 +188,7 @@ def broyden(
         memory = memory._replace(
             base=base,
             residual=residual,
-            best=_Best(*best, size),
+            best=_Best(best[0], best[1], size),
             stepped=seen.goes_on,
             inverse=learned.inverse,
             largest=learned.largest,
