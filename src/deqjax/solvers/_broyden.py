@@ -171,7 +171,7 @@ def broyden(
         here, best = (z, algebra.subtract(fz, z)), (before.z, before.residual)
         # the way from the best iterate to the runaway is the only pair that is kept
         start = algebra.select(ran_away, best, (memory.base, memory.residual))
-        pair = _pair(start, here, scale, before.size)
+        pair = _pair(start, here, scale, before.size, seen.change)
         base, residual = algebra.select(ran_away, best, here)
         products = _products(pair, residual)
         best = algebra.select(better, here, best)
@@ -203,7 +203,7 @@ def broyden(
         # a sample that stops here keeps its z: rejected, it would go on backtracking on the spot
         accepted |= ~seen.goes_on
         here, start = (z, algebra.subtract(fz, z)), (memory.base, memory.residual)
-        pair = _pair(start, here, memory.inverse.scale, size)
+        pair = _pair(start, here, memory.inverse.scale, size, seen.change)
         base, residual = algebra.select(accepted, here, start)
         # where rejected, there is nothing to learn
         learns = accepted & memory.stepped
@@ -253,10 +253,11 @@ def broyden(
 
 
 class _Pair(NamedTuple):
-    """Both times one number, which keeps squares of them in range."""
+    """Each in a unit of its own, a power of two: squares of both are in range."""
 
     step: State  # s, of z
     change: State  # of c g along s
+    ratio: PerSample  # of the change's unit to the step's
 
 
 class _Products(NamedTuple):
@@ -275,20 +276,25 @@ class _Learned(NamedTuple):
 
 
 def _pair(
-    start: tuple[State, State], end: tuple[State, State], scale: PerSample, size: PerSample
+    start: tuple[State, State],
+    end: tuple[State, State],
+    scale: PerSample,
+    before: PerSample,
+    now: PerSample,
 ) -> _Pair:
-    """Of two iterates with their residuals, whose size is near the one given.
+    """Of two iterates with their residuals, whose sizes are about those before and now.
 
     A c below 1 makes it a pair of z + c (f(z) - z), whose estimate starts at I where that of f
     starts at c I.
     """
-    unit = 1 / algebra.power_of_two(size)
-    step, change = algebra.rescale(algebra.subtract(end, start), unit)
-    return _Pair(step, algebra.scale(scale, change))
+    of_step, of_change = (algebra.power_of_two(x) for x in (before, jnp.maximum(before, now)))
+    step, change = algebra.subtract(end, start)
+    change = algebra.scale(scale, algebra.rescale(change, 1 / of_change))
+    return _Pair(algebra.rescale(step, 1 / of_step), change, of_step / of_change)
 
 
 def _products(pair: _Pair, residual: State) -> _Products:
-    step, change = pair
+    step, change, _ = pair
     firsts, seconds = (step, change, step, step), (step, change, change, residual)
     return _Products(*map(algebra.dot, firsts, seconds))
 
@@ -330,7 +336,7 @@ def _learn(
     weights, of_step, of_image, left, right = lax.optimization_barrier(
         (weights, 1 / length, 1 / size, inverse.left, inverse.right)
     )
-    image_step = algebra.add(pair.step, pair.change)
+    image_step = algebra.add(algebra.rescale(pair.step, pair.ratio), pair.change)
     inverse = LowRankInverse(
         left=store(left, algebra.rescale(image_step, of_image), where=sound),
         middle=middle,
