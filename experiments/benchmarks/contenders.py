@@ -60,7 +60,7 @@ def available(
 def ours(max_steps: int) -> list[Contender]:
     """This library's solvers."""
 
-    def contender(name: str, **options: Any) -> Contender:
+    def contender(method: str, name: str, **options: Any) -> Contender:
         solver = partial(getattr(deqjax.solvers, name), **options)
 
         def solve(f, weights, inputs, z0, tol):
@@ -69,10 +69,13 @@ def ours(max_steps: int) -> list[Contender]:
             )
             return solution.value
 
-        return Contender(OURS, name, solve, checks=True)
+        return Contender(OURS, method, solve, checks="returns" not in options)
 
-    chosen = {"anderson": {"history": HISTORY}, "picard": {}, "broyden": {}, "newton_krylov": {}}
-    return [contender(name, **options) for name, options in chosen.items()]
+    return [
+        contender("anderson", "anderson", history=HISTORY),
+        contender("anderson image", "anderson", history=HISTORY, returns="image"),
+        *(contender(name, name) for name in ("picard", "broyden", "newton_krylov")),
+    ]
 
 
 def jaxopt(max_steps: int) -> list[Contender]:

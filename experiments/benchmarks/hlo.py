@@ -12,12 +12,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-_FREE = frozenset(
-    "parameter tuple get-tuple-element bitcast constant after-all partition-id replica-id".split()
-)
+_NAMES = frozenset(["parameter", "tuple", "get-tuple-element", "bitcast", "constant"])
+_FREE = _NAMES | {"after-all", "partition-id", "replica-id"}
 _CALLS = frozenset(["call", "conditional", "while"])
 # of a scalar these are still kernels
-_NEVER_FREE = frozenset("fusion reduce custom-call dot convolution".split()) | _CALLS
+_NEVER_FREE = frozenset(["fusion", "reduce", "custom-call", "dot", "convolution"]) | _CALLS
 _COLLECTIVE = re.compile(r"all-(reduce|gather|to-all)|reduce-scatter|collective")
 _BYTES = {"pred": 1, "bf16": 2, "f16": 2}
 _ARRAY = re.compile(r"\b(pred|bf16|f8\w*|[suf]\d+|c\d+)\[([\d,]*)\]")
@@ -70,11 +69,7 @@ def kernels_of_loops(text: str) -> list[Loop]:
     """The outermost loops of a program, in its order."""
     computations = dict(_computations(text))
     inside = {name for each in computations.values() for name in _bodies(each.values())}
-    inner = {
-        name
-        for body in inside
-        for name in _bodies(_reached(computations, body))
-    }
+    inner = {name for body in inside for name in _bodies(_reached(computations, body))}
     found = []
     for computation in computations.values():
         for instruction in computation.values():

@@ -21,7 +21,6 @@ whole programs: their kernels outside loops, and each of their loops.
 """
 
 import argparse
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -103,9 +102,7 @@ def of_solvers(problem: Problem, peers: Sequence[str]) -> list[Row]:
     for name, solver in solvers.items():
 
         def solve(z, weight, inputs, solver=solver):
-            return solver(
-                lambda z: problem.f(z, weight, inputs), z, tol=1e-3, max_steps=STEPS
-            )
+            return solver(lambda z: problem.f(z, weight, inputs), z, tol=1e-3, max_steps=STEPS)
 
         rows.append(_beyond(problem, f"deqjax {name}", _largest(problem, solve), bare))
     for package in peers:
@@ -137,7 +134,7 @@ def of_backward_solves(problem: Problem) -> list[Row]:
 
         return program
 
-    bare = _largest(problem, pulling(lambda f, v: _repeat(f, v)))
+    bare = _largest(problem, pulling(_repeat))
     solvers = {"anderson": partial(anderson, history=HISTORY), "picard": picard, "gmres": gmres}
     rows = [
         _beyond(
@@ -166,9 +163,7 @@ def of_penalty(problem: Problem) -> list[Row]:
 
     def penalty(z, weight, inputs):
         def value(weight):
-            return deqjax.jacobian_penalty(
-                problem.f, z, weight, inputs, key=jax.random.key(0)
-            )
+            return deqjax.jacobian_penalty(problem.f, z, weight, inputs, key=jax.random.key(0))
 
         return jax.value_and_grad(value)(weight)
 
@@ -266,9 +261,11 @@ def show(title: str, rows: Sequence[Row]) -> None:
     names = [name for name in rows[0] if name not in ("by kind", "inner loops", "loops")]
     table = Table(title=title, title_justify="left")
     for name in [*names, "by kind"]:
-        table.add_column(name, justify="left" if name in ("state", "solver", "by kind") else "right")
+        words = name in ("state", "solver", "by kind")
+        table.add_column(name, justify="left" if words else "right")
     for row in rows:
-        kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(row.get("by kind", {})).most_common())
+        by_kind = Counter(row.get("by kind", {})).most_common()
+        kinds = ", ".join(f"{number} {kind}" for kind, number in by_kind)
         values = [_text(row.get(name, "")) for name in names]
         table.add_row(*values, row.get("refused", kinds))
     Console(width=150).print(table)
