@@ -1,5 +1,6 @@
 """Inverses of the form identity plus low rank, one per sample, acting on states."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -7,13 +8,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from deqjax._core import algebra
-from deqjax._core.history import empty_columns, inner_products, subtract_weighted
-from deqjax._core.sharding import filled_like, filled_per_sample
+from deqjax._core.history import empty_columns, inner_products
+from deqjax._core.sharding import filled_per_sample
 from deqjax._core.types import PerSample, State
 
 
 class LowRankInverse(NamedTuple):
-    """Each sample's matrix H = c (I + U C V^T): what ``broyden(..., keep_memory=True)`` learned.
+    """Each sample's matrix H = c (I - U C V^T): what ``broyden(..., keep_memory=True)`` learned.
 
     It estimates (I - J)^-1 with J = df/dz at the iterate where the sample stopped, best along the
     last steps; ``transposed.apply(v)`` then estimates the adjoint state w = (I - J^T)^-1 v of
@@ -33,7 +34,7 @@ class LowRankInverse(NamedTuple):
 
     @property
     def transposed(self) -> "LowRankInverse":
-        """H^T = c (I + V C^T U^T), from the same arrays."""
+        """H^T = c (I - V C^T U^T), from the same arrays."""
         return LowRankInverse(self.right, jnp.swapaxes(self.middle, 1, 2), self.left, self.scale)
 
     def apply(self, state: State) -> State:
@@ -42,15 +43,46 @@ class LowRankInverse(NamedTuple):
         products = inner_products(self.right, state)
         # spelled out: a small matrix product may run in reduced precision on accelerators
         weights = jnp.sum(self.middle * products[:, None, :], axis=2)
-        return subtract_weighted(state, self.left, -weights)
+        return subtract_combined(state, self.left, [*weights.T])
 
 
 def identity_inverse(z: State, rank: int) -> LowRankInverse:
     """H = I, with zero columns to be filled in."""
     columns = empty_columns(z, rank)
     dtype = algebra.accumulation_dtype(z)
-    middle = filled_per_sample(z, jnp.eye(rank), dtype)
+    middle = filled_per_sample(z, jnp.zeros((rank, rank)), dtype)
     return LowRankInverse(columns, middle, columns, filled_per_sample(z, 1, dtype))
+
+
+def subtract_combined(start: State, columns: State, weights: Sequence[PerSample]) -> State:
+    """Start minus the weighted sum of columns (batch, rank, features), accumulated wide.
+
+    With the weights as vectors (batch,): of a matrix (batch, rank) XLA makes them first.
+    """
+
+    def leaf(x: jax.Array, c: jax.Array) -> jax.Array:
+        # spelled out, the sum fuses with what reads it: one pass over the columns and no temporary
+        result = algebra.flat(x).astype(weights[0].dtype)
+        for slot, weight in enumerate(weights):
+            result = result - weight[:, None] * c[:, slot].astype(weight.dtype)
+        return result.reshape(x.shape).astype(x.dtype)
+
+    return jax.tree.map(leaf, start, columns)
+
+
+def store_in(columns: State, column: State, slot: jax.Array, where: PerSample, keep: bool) -> State:
+    """Write a state to one slot () of all samples; zero, or with ``keep`` what it was, elsewhere.
+
+    In place, together with what makes the state; but what was there costs a kernel to keep.
+    """
+
+    def put(c: jax.Array, x: jax.Array) -> jax.Array:
+        old = lax.dynamic_index_in_dim(c, slot, axis=1, keepdims=False) if keep else 0
+        x = jnp.where(where[:, None], algebra.flat(x), old)
+        written: jax.Array = lax.dynamic_update_index_in_dim(c, x, slot, axis=1)
+        return written
+
+    return jax.tree.map(put, columns, column)
 
 
 def store_each(columns: State, column: State, slot: PerSample, where: PerSample) -> State:
@@ -65,48 +97,3 @@ def store_each(columns: State, column: State, slot: PerSample, where: PerSample)
         return written_each(c, algebra.flat(x), target)
 
     return jax.tree.map(put, columns, column)
-
-
-def invert(matrix: jax.Array) -> tuple[jax.Array, PerSample]:
-    """Inverses of small matrices by Gauss-Jordan elimination with row pivoting.
-
-    Elementwise operations run over the whole batch at once, as in `_least_squares`.
-
-    Args:
-        matrix: (batch, m, m), float32 or float64.
-
-    Returns:
-        The inverses (batch, m, m), and (batch,) the smallest pivot of each matrix, whose columns
-        with entries above 1 are scaled down to 1 first. A pivot near the rounding unit, or NaN,
-        says that the inverse is of no use.
-    """
-    size = matrix.shape[-1]
-    peak = lax.stop_gradient(jnp.max(jnp.abs(matrix), axis=1))  # (batch, m)
-    scale = 1 / jnp.maximum(peak, 1)
-    identity = filled_like(matrix, jnp.eye(size)[None])
-    # batch last: each operation is one long vector per matrix entry
-    rows = jnp.concatenate([matrix * scale[:, None, :], identity], axis=2).transpose(1, 2, 0)
-    index = jnp.arange(size)[:, None]
-
-    def eliminate(
-        carry: tuple[jax.Array, jax.Array], j: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array], None]:
-        rows, smallest = carry
-        column = lax.dynamic_index_in_dim(rows, j, axis=1, keepdims=False)  # (m, batch)
-        best = jnp.argmax(jnp.where(index >= j, jnp.abs(column), -1), axis=0)
-        chosen = index == best[None]
-        row = jnp.sum(jnp.where(chosen[:, None], rows, 0), axis=0)  # (2 m, batch)
-        pivot = lax.dynamic_index_in_dim(row, j, keepdims=False)
-        row = row / jnp.where(pivot != 0, pivot, 1)[None]
-        # swap: row j moves to where the pivot's row was
-        moved = lax.dynamic_index_in_dim(rows, j, axis=0, keepdims=False)
-        rows = jnp.where(chosen[:, None], moved[None], rows)
-        column = jnp.where(chosen, lax.dynamic_index_in_dim(moved, j), column)
-        rows = rows - column[:, None] * row[None]
-        rows = lax.dynamic_update_index_in_dim(rows, row, j, axis=0)
-        return (rows, jnp.minimum(smallest, jnp.abs(pivot))), None
-
-    # a scan compiles and runs several times faster than the loop written out
-    start = (rows, filled_like(peak[:, 0], jnp.inf))
-    (rows, smallest), _ = lax.scan(eliminate, start, jnp.arange(size))
-    return rows[:, size:].transpose(2, 0, 1) * scale[:, :, None], smallest

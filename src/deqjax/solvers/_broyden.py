@@ -1,14 +1,22 @@
 """Broyden's good method, with a limited-memory inverse for each sample."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, Unpack
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from deqjax._core import algebra
+from deqjax._core.bordered import Entering, exchange
 from deqjax._core.history import inner_products
-from deqjax._core.low_rank import LowRankInverse, identity_inverse, invert, store_each
+from deqjax._core.low_rank import (
+    LowRankInverse,
+    identity_inverse,
+    store_each,
+    store_in,
+    subtract_combined,
+)
 from deqjax._core.residual import measure
 from deqjax._core.sharding import filled_per_sample, zeros_like
 from deqjax._core.solution import Solution
@@ -25,29 +33,24 @@ _GROWTH = 1e3
 _SHORTER = 0.5
 
 
-class _Estimate(NamedTuple):
-    """H = c (I + F M^-1 S^T) from the last pairs; a sample's pair number k has slot k mod rank."""
-
-    matrix: jax.Array  # M, (batch, rank, rank); empty slots are rows of the identity
-    inverse: LowRankInverse  # left F, middle M^-1 (zero in empty slots), right S, scale c
-    pairs: PerSample  # (batch,) int32, pairs learned since the last restart
-
-
 class _Best(NamedTuple):
     """Where a sample restarts."""
 
     z: State
-    image: State  # f(z)
-    size: PerSample  # (batch,) ||f(z) - z||, infinite before the first evaluation
+    residual: State  # f(z) - z
+    size: PerSample  # (batch,) its length, infinite before the first evaluation
 
 
 class _Memory(NamedTuple):
     base: State  # the last accepted iterate
-    image: State  # f(base)
-    size: PerSample  # (batch,) ||f(base) - base||, infinite before the first evaluation
+    residual: State  # f(base) - base
+    size: PerSample  # (batch,) its length, infinite before the first evaluation; of the line search
     best: _Best | None  # None where the line search looks after runaways
+    stepped: PerSample  # (batch,) bool, whether z is a step from the base
     backtracks: PerSample  # (batch,) int32, halvings of the step that left the base
-    estimate: _Estimate
+    slot: PerSample  # (batch,) int32, of the oldest pair in the line search, whose samples differ
+    inverse: LowRankInverse  # left F, middle M^-1 (zero in empty slots), right S, scale c
+    largest: PerSample  # (batch,) entry of M^-1
 
 
 def broyden(
@@ -74,18 +77,19 @@ def broyden(
     that of the last ``rank`` updates alone: the oldest pair is dropped before the newest enters.
     It is applied in the compact form of Byrd, Nocedal & Schnabel (Math. Program. 1994, section 6),
 
-        H = I + F M^-1 S^T,    M_ij = s_i^T y_j, less s_i^T s_j where pair i is newer than pair j,
+        H = I - F M^-1 S^T,    M_ij = s_i^T (f_j - s_j), or s_i^T f_j where pair i is newer than j,
 
     with F = S - Y the changes of f: a sum of rank-one updates of H (Bai, Kolter & Koltun, NeurIPS
-    2019) cannot forget its first without spoiling those built on it, and then diverges. An update
-    that would make M singular to rounding is skipped and leaves the estimate as it was; a sample
-    whose z does not change learns nothing.
+    2019) cannot forget its first without spoiling those built on it, and then diverges. M^-1 is
+    kept, and has one index exchanged a step. A pair that would make M singular to rounding, or a
+    step of zero, teaches nothing; the oldest pair is dropped all the same.
 
-    A sample whose ||g|| exceeds 1000 times the smallest that it has had goes back to that iterate,
-    halves c in H = c I, with which it starts again (c is 1 at first: a map that contracts is left
-    its own step), and keeps the one pair that leads from there to the runaway. This costs nothing
-    where it does not happen, and Broyden's method climbs a hundredfold on its way to many roots:
-    smaller factors, or a c taken from the pair, lost more problems than they won (of the figures in
+    A sample whose ||g|| exceeds 1000 times the smallest that it has had, or whose M^-1 has outgrown
+    the digits of its numbers, goes back to that iterate, halves c in H = c I, with which it starts
+    again (c is 1 at first: a map that contracts is left its own step), and keeps the one pair that
+    leads from there to the runaway. This costs nothing where it does not happen, and Broyden's
+    method climbs a hundredfold on its way to many roots: smaller factors, or a c taken from the
+    pair, lost more problems than they won (of the figures in
     ``experiments/results/robustness.json``).
 
     ``line_search`` demands ||g(z_k + t p)|| <= (1 - 1e-4 t) ||g_k|| of a step p = H_k g_k, halving
@@ -96,7 +100,7 @@ def broyden(
     way, and the search costs two to ten times the steps.
 
     Memory: 2 rank + 6 times |z| (4 with ``line_search``). Cost per step: one evaluation of f, about
-    4 rank |z| multiply-adds and the inversion of a rank x rank matrix. For linear f of n dimensions
+    4 rank |z| multiply-adds and an update of a rank x rank matrix. For linear f of n dimensions
     with ``rank`` >= 2 n it ends after 2 n steps (Gay, SIAM J. Numer. Anal. 1979), whatever the
     radius, unless it restarts.
     With fewer pairs it takes about as many steps as Anderson with as long a history, some more
@@ -131,55 +135,98 @@ def broyden(
     rank = int(rank)  # a shape: 6.0 is a count too
 
     def init(z: State) -> _Memory:
-        none = filled_per_sample(z, 0, jnp.int32)
-        inverse = identity_inverse(z, rank)
-        unmeasured, zeros = filled_per_sample(z, jnp.inf, inverse.middle.dtype), zeros_like(z)
+        inverse, zeros = identity_inverse(z, rank), zeros_like(z)
+        none, never = (filled_per_sample(z, 0, dtype) for dtype in (jnp.int32, jnp.bool_))
+        unmeasured = filled_per_sample(z, jnp.inf, inverse.middle.dtype)
         best = None if line_search else _Best(z, zeros, unmeasured)
-        return _Memory(z, zeros, unmeasured, best, none, _Estimate(inverse.middle, inverse, none))
-
-    def advance(memory: _Memory, z: State, fz: State, size: PerSample) -> tuple[State, _Memory]:
-        """Learn from the step that led from the base to z, and step from there."""
-        estimate = _learn(
-            memory.estimate, algebra.subtract(z, memory.base), algebra.subtract(fz, memory.image)
+        return _Memory(
+            z, zeros, unmeasured, best, never, none, none, inverse, zeros_like(unmeasured)
         )
-        memory = memory._replace(base=z, image=fz, size=size, estimate=estimate)
-        return propose(memory), memory
 
-    def propose(memory: _Memory) -> State:
-        residual = algebra.subtract(memory.image, memory.base)
-        newton = algebra.add(memory.base, memory.estimate.inverse.apply(residual))
-        return algebra.mix(memory.base, newton, damping)
+    def propose(base: State, residual: State, learned: _Learned) -> State:
+        inverse = learned.inverse
+        moved = subtract_combined(residual, inverse.left, learned.weights)
+        newton = algebra.add(base, algebra.scale(inverse.scale, moved))
+        return algebra.mix(base, newton, damping)
 
     def watch(
         memory: _Memory, before: _Best, z: State, fz: State, seen: Pass
     ) -> tuple[State, _Memory]:
         """Step on, or from the best iterate where the residual has grown beyond it."""
-        ran_away = seen.change > _GROWTH * before.size
+        inverse, dtype = memory.inverse, seen.change.dtype
+        ran_away = (seen.change > _GROWTH * before.size) | _outgrown(inverse, memory.largest)
         better = seen.change <= before.size
-        best = algebra.select(better, _Best(z, fz, seen.change), before)
-        # the way from the best iterate to the runaway is the only pair that is kept
-        start = algebra.select(ran_away, (best.z, best.image), (memory.base, memory.image))
-        estimate = _learn(
-            _forget(memory.estimate, ran_away),
-            *(algebra.subtract(now, then) for now, then in zip((z, fz), start, strict=True)),
+        learns = memory.stepped & jnp.isfinite(seen.change)
+        slot = lax.rem(seen.number, jnp.int32(rank))
+        ran_away, better, size, scale, index = lax.optimization_barrier(
+            (
+                ran_away,
+                better,
+                jnp.where(better, seen.change, before.size),
+                jnp.where(ran_away, _SHORTER * inverse.scale, inverse.scale),
+                # of one dtype with the others it is formed together with them
+                jnp.where(learns, slot.astype(dtype), float(rank)),
+            )
         )
-        base, image = algebra.select(ran_away, (best.z, best.image), (z, fz))
-        memory = memory._replace(base=base, image=image, best=best, estimate=estimate)
-        return propose(memory), memory
+        here, best = (z, algebra.subtract(fz, z)), (before.z, before.residual)
+        # the way from the best iterate to the runaway is the only pair that is kept
+        start = algebra.select(ran_away, best, (memory.base, memory.residual))
+        pair = _pair(start, here, scale, before.size, seen.change)
+        base, residual = algebra.select(ran_away, best, here)
+        products = _products(pair, residual)
+        best = algebra.select(better, here, best)
+        # one pass over these states makes all that is needed of them
+        pair, base, residual, best = lax.optimization_barrier((pair, base, residual, best))
+        learned = _learn(
+            _forget(inverse, ran_away)._replace(scale=scale),
+            index,
+            pair,
+            products,
+            residual,
+            partial(store_in, slot=slot, keep=keep_memory),
+        )
+        memory = memory._replace(
+            base=base,
+            residual=residual,
+            best=_Best(best[0], best[1], size),
+            stepped=seen.goes_on,
+            inverse=learned.inverse,
+            largest=learned.largest,
+        )
+        return propose(base, residual, learned), memory
 
     def search(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
-        size = memory.size
+        size, slot = memory.size, memory.slot
         length = jnp.asarray(damping, size.dtype) * jnp.exp2(-memory.backtracks.astype(size.dtype))
         accepted = seen.change <= (1 - _SUFFICIENT_DECREASE * length) * size
         accepted |= memory.backtracks >= _MOST_BACKTRACKS
         # a sample that stops here keeps its z: rejected, it would go on backtracking on the spot
         accepted |= ~seen.goes_on
-        # where rejected, a step of zero from the base teaches nothing
-        start, image = algebra.select(accepted, (z, fz), (memory.base, memory.image))
-        proposal, advanced = advance(memory, start, image, jnp.where(accepted, seen.change, size))
-        halved = algebra.mix(memory.base, z, 0.5)
-        backtracks = jnp.where(accepted, 0, memory.backtracks + 1)
-        return algebra.select(accepted, proposal, halved), advanced._replace(backtracks=backtracks)
+        here, start = (z, algebra.subtract(fz, z)), (memory.base, memory.residual)
+        pair = _pair(start, here, memory.inverse.scale, size, seen.change)
+        base, residual = algebra.select(accepted, here, start)
+        # where rejected, there is nothing to learn
+        learns = accepted & memory.stepped
+        learned = _learn(
+            _forget(memory.inverse, _outgrown(memory.inverse, memory.largest)),
+            jnp.where(learns, slot, rank),
+            pair,
+            _products(pair, residual),
+            residual,
+            partial(store_each, slot=slot),
+        )
+        memory = memory._replace(
+            base=base,
+            residual=residual,
+            size=jnp.where(accepted, seen.change, size),
+            stepped=seen.goes_on,
+            backtracks=jnp.where(accepted, 0, memory.backtracks + 1),
+            slot=jnp.where(learns, lax.rem(slot + 1, jnp.int32(rank)), slot),
+            inverse=learned.inverse,
+            largest=learned.largest,
+        )
+        halved = algebra.mix(start[0], z, 0.5)
+        return algebra.select(accepted, propose(base, residual, learned), halved), memory
 
     def step(memory: _Memory, z: State, fz: State, seen: Pass) -> tuple[State, _Memory]:
         if memory.best is None:
@@ -198,77 +245,118 @@ def broyden(
     )
     if line_search:
         solution = solution._replace(stats=report_truly(solution.stats))
-    return solution._replace(memory=memory.estimate.inverse) if keep_memory else solution
+    if not keep_memory:
+        return solution
+    return solution._replace(
+        memory=_forget(memory.inverse, _outgrown(memory.inverse, memory.largest))
+    )
 
 
-def _learn(estimate: _Estimate, step: State, image_step: State) -> _Estimate:
-    """Replace each sample's oldest pair by (s, y = s - f(z + s) + f(z)), unless that is unsound."""
-    matrix, inverse, pairs = estimate
-    rank = matrix.shape[1]
-    slot = pairs % rank
-    image_step = _shortened(image_step, step, inverse.scale)
-    change = algebra.subtract(step, image_step)
-    length, size = lax.stop_gradient((algebra.norm(step), algebra.norm(change)))
-    threshold = 4 * rank * jnp.finfo(matrix.dtype).eps
+class _Pair(NamedTuple):
+    """Each in a unit of its own, a power of two: squares of both are in range."""
+
+    step: State  # s, of z
+    change: State  # of c g along s
+    ratio: PerSample  # of the change's unit to the step's
+
+
+class _Products(NamedTuple):
+    """Inner products of a pair, (batch,) each."""
+
+    step: PerSample
+    change: PerSample
+    both: PerSample
+    residual: PerSample  # of the step and the residual g at which H is applied next
+
+
+class _Learned(NamedTuple):
+    inverse: LowRankInverse
+    weights: list[PerSample]  # M^-1 S^T g, so that H g = c (g - F weights)
+    largest: PerSample  # (batch,) entry of M^-1
+
+
+def _pair(
+    start: tuple[State, State],
+    end: tuple[State, State],
+    scale: PerSample,
+    before: PerSample,
+    now: PerSample,
+) -> _Pair:
+    """Of two iterates with their residuals, whose sizes are about those before and now.
+
+    A c below 1 makes it a pair of z + c (f(z) - z), whose estimate starts at I where that of f
+    starts at c I.
+    """
+    of_step, of_change = (algebra.power_of_two(x) for x in (before, jnp.maximum(before, now)))
+    step, change = algebra.subtract(end, start)
+    change = algebra.scale(scale, algebra.rescale(change, 1 / of_change))
+    return _Pair(algebra.rescale(step, 1 / of_step), change, of_step / of_change)
+
+
+def _products(pair: _Pair, residual: State) -> _Products:
+    step, change, _ = pair
+    firsts, seconds = (step, change, step, step), (step, change, change, residual)
+    return _Products(*map(algebra.dot, firsts, seconds))
+
+
+def _learn(
+    inverse: LowRankInverse,
+    index: PerSample,
+    pair: _Pair,
+    products: _Products,
+    residual: State,
+    store: Callable[..., State],
+) -> _Learned:
+    """Replace the pair of an index by a new one, whose columns ``store`` writes, and weigh F."""
+    rounding = _rounding(inverse)
+    squares = lax.stop_gradient((products.step, products.change))
+    length, size = (jnp.sqrt(each) for each in squares)
     # finite, and not a zero step or one along which f moves just as z does
-    sound = (size > threshold * length) & jnp.isfinite(size) & (length > 0)
-    # H depends on neither length: dividing by both makes M's entries cosines of s and y
-    step = _divide(step, jnp.where(sound, length, 1))
-    change, image_step = _divide((change, image_step), jnp.where(sound, size, 1))
-
-    # the newest pair's row of M, -s^T F, and column, S^T y; columns from before a restart are void
-    slots = jnp.arange(rank, dtype=slot.dtype)[None]
-    here, filled = slot[:, None] == slots, slots < pairs[:, None]  # (batch, rank)
-    row = jnp.where(filled, -inner_products(inverse.left, step), 0)
-    column = jnp.where(filled, inner_products(inverse.right, change), 0)
-    column = jnp.where(here, algebra.dot(step, change)[:, None], column)
-    candidate = jnp.where(here[:, :, None], row[:, None, :], matrix)
-    candidate = jnp.where(here[:, None, :], column[:, :, None], candidate)
-
-    middle, pivot = invert(candidate)
-    filled |= here
-    middle = jnp.where(filled[:, :, None] & filled[:, None, :], middle, 0)
-    # M's pivots are Broyden's denominators s^T H y, if taken in the order of the pairs' age
-    sound &= pivot > threshold
-    return _Estimate(
-        algebra.select(sound, candidate, matrix),
-        LowRankInverse(
-            left=store_each(inverse.left, image_step, slot, sound),
-            middle=algebra.select(sound, middle, inverse.middle),
-            right=store_each(inverse.right, step, slot, sound),
-            scale=inverse.scale,
+    allowed = (size > rounding * length) & jnp.isfinite(size) & (length > 0)
+    length, size = (jnp.where(allowed, each, 1) for each in (length, size))
+    middle, product, sound, largest = exchange(
+        inverse.middle,
+        index,
+        # H depends on neither length: dividing by both makes M's entries cosines
+        Entering(
+            row=inner_products(inverse.left, pair.step),
+            column=inner_products(inverse.right, pair.change),
+            corner=products.both,
+            row_length=length,
+            column_length=size,
         ),
-        pairs + sound.astype(pairs.dtype),
+        allowed,
+        vector=inner_products(inverse.right, residual),
+        entry=products.residual,
+        least=rounding,
     )
-
-
-def _forget(estimate: _Estimate, where: PerSample) -> _Estimate:
-    """Start again with H = c I of a c that is half as long, where told."""
-    matrix, inverse, pairs = estimate
-    identity = jnp.eye(matrix.shape[1], dtype=matrix.dtype)[None]
-    return _Estimate(
-        algebra.select(where, identity, matrix),
-        inverse._replace(
-            middle=algebra.select(where, zeros_like(inverse.middle), inverse.middle),
-            scale=jnp.where(where, _SHORTER * inverse.scale, inverse.scale),
-        ),
-        jnp.where(where, 0, pairs),
+    fine = largest * rounding < 1
+    weights = [jnp.where(fine, product[:, slot], 0) for slot in range(product.shape[1])]
+    # all numbers first, and then all that is written to the states' columns
+    weights, of_step, of_image, left, right = lax.optimization_barrier(
+        (weights, 1 / length, 1 / size, inverse.left, inverse.right)
     )
-
-
-def _shortened(image_step: State, step: State, scale: PerSample) -> State:
-    """The change of z + c (f(z) - z), whose Broyden estimate starts at I where that of f is c I."""
-
-    def leaf(changed: jax.Array, moved: jax.Array) -> jax.Array:
-        share = algebra.per_sample(scale, moved).astype(moved.dtype)
-        # c = 1 leaves it as it is, bit for bit
-        return share * changed + (1 - share) * moved
-
-    return jax.tree.map(leaf, image_step, step)
-
-
-def _divide(state: State, lengths: PerSample) -> State:
-    """Each sample by its length, formed wide: 1 / length may be beyond float16."""
-    return jax.tree.map(
-        lambda x: (x.astype(lengths.dtype) / algebra.per_sample(lengths, x)).astype(x.dtype), state
+    image_step = algebra.add(algebra.rescale(pair.step, pair.ratio), pair.change)
+    inverse = LowRankInverse(
+        left=store(left, algebra.rescale(image_step, of_image), where=sound),
+        middle=middle,
+        right=store(right, algebra.rescale(pair.step, of_step), where=sound),
+        scale=inverse.scale,
     )
+    return _Learned(inverse, weights, largest)
+
+
+def _outgrown(inverse: LowRankInverse, largest: PerSample) -> PerSample:
+    """Whether M^-1 has numbers that say no more than rounding, M being one of cosines."""
+    return ~(largest * _rounding(inverse) < 1)
+
+
+def _rounding(inverse: LowRankInverse) -> float:
+    """What a cosine, or a pivot of M, has to exceed."""
+    return 4 * inverse.middle.shape[1] * float(jnp.finfo(inverse.middle.dtype).eps)
+
+
+def _forget(inverse: LowRankInverse, where: PerSample) -> LowRankInverse:
+    """H = c I, where told."""
+    middle = algebra.select(where, zeros_like(inverse.middle), inverse.middle)
+    return inverse._replace(middle=middle)

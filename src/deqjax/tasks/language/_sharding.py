@@ -15,7 +15,8 @@ def rules(network: LanguageNetwork) -> Mapping[str, PartitionSpec]:
 
     Of a Transformer the hidden features of the feed-forward are divided, so that an evaluation of
     the cell adds up once over the devices (Shoeybi et al. 2019, arXiv 1909.08053), and the
-    vocabulary. All else is divided over "data" alone: attention is whole on each of these devices.
+    vocabulary. All else is divided over "data" alone: the parameters of attention are whole on each
+    of these devices, which share out its heads.
     """
     vocabulary = {"embedding.tables.*": _ROWS, "softmax.biases.*": _ROWS}
     if network.kind == "deq_trellisnet":
