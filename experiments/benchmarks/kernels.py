@@ -1,7 +1,8 @@
 """Kernels that a step of each solver launches beyond those of f, and the bytes that they move.
 
 Command:   JAX_PLATFORMS=cpu python experiments/benchmarks/kernels.py [--topology v5e:2x2
-           --batch 32 --width 256 --sections solvers backward penalty training --recipe FILE
+           --batch 32 --width 256 --sections solvers backward penalty training
+           --recipe experiments/stdlib_lm.py
            --peers jaxopt optimistix banax --out experiments/results]
 Hardware:  none but a CPU: the programs are compiled for a TPU that need not be there
 Needs:     pip install 'deqjax[tpu]', for libtpu, the TPU's compiler; --topology here counts the
@@ -17,11 +18,12 @@ once (of a history the new column), and f(z) read once.
 
 States: "one" is tanh(z W + x); "three" is three such leaves, each fed by the one before. Backward
 solves run w <- J^T w + v from a linearization at a given z. The penalty and the training step are
-whole programs: their kernels outside loops, and each of their loops.
+whole programs: their kernels outside loops, a loop as one, and each loop of the training step, by
+the part of the step that it belongs to. That step is the one `deqjax estimate` plans for a run, on
+one device.
 """
 
 import argparse
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,19 +32,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.experimental import topologies
 from rich.console import Console
 from rich.table import Table
 
 import deqjax
 from contenders import HISTORY, PEERS
 from deqjax.solvers import anderson, broyden, gmres, picard, reversible
+from deqjax.training import RunConfig, load_experiment
+from deqjax.training.estimate._step import planned_step
+from deqjax.training.estimate._target import TopologyError, target_of
 from hlo import Loop, kernels_of_loops, kernels_of_program
 from timing import RESULTS, environment, save, verdict
 
 STEPS = 30
+RECIPE = Path(__file__).parents[1] / "stdlib_lm.py"
 SECTIONS = ("solvers", "backward", "penalty", "training")
 # solver -> most kernels a step beyond f of one leaf, and of each further leaf
 KERNEL_TARGETS = {"anderson": (10, 4), "broyden": (16, 4)}
@@ -172,6 +176,16 @@ def of_penalty(problem: Problem) -> list[Row]:
     return [{"state": problem.name, "kernels": kernels.total(), "by kind": dict(kernels)}]
 
 
+def of_training(config: RunConfig, topology: str) -> list[Row]:
+    """A run's training step on one device: outside of its loops, then each outermost loop."""
+    text = planned_step(config, (device_of(topology),)).traced.lower().compile().as_text()
+    outside, loops = kernels_of_program(text), kernels_of_loops(text)
+    return [
+        {"loop": "none", "kernels": outside.total(), "by kind": dict(outside)},
+        *({"loop": loop.part, "body": loop.name} | _of_loop(loop) for loop in loops),
+    ]
+
+
 def _beyond(problem: Problem, name: str, loop: Loop, bare: Loop) -> Row:
     must = loop.must - bare.must + problem.bytes
     return {
@@ -219,20 +233,22 @@ def _shape(place: Any, *shape: int) -> jax.ShapeDtypeStruct:
 
 def placed(topology: str) -> Any:
     """One device of a TPU topology, or this machine's own."""
+    device = device_of(topology)
     if topology == "here":
-        return jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    # the compiler looks for no TPU, and two processes may use it
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    except Exception as error:
-        raise SystemExit(
-            f"cannot compile for {topology!r} ({str(error).splitlines()[0]}): libtpu is needed "
-            "(pip install 'deqjax[tpu]'), or count for this machine with --topology here."
-        ) from error
-    mesh = jax.sharding.Mesh(np.array(devices[:1]), ("data",))
+        return jax.sharding.SingleDeviceSharding(device)
+    mesh = jax.sharding.Mesh([device], ("data",))
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+
+def device_of(topology: str) -> Any:
+    """The first device of a TPU topology, or this machine's own."""
+    if topology == "here":
+        return jax.devices()[0]
+    try:
+        return target_of(topology).devices[0]
+    except TopologyError as error:
+        reason = str(error).split(". ", maxsplit=1)[0].rstrip(".")
+        raise SystemExit(f"{reason}; or count for this machine with --topology here.") from error
 
 
 def targets(rows: Sequence[Row]) -> list[Row]:
@@ -261,7 +277,7 @@ def show(title: str, rows: Sequence[Row]) -> None:
     names = [name for name in rows[0] if name not in ("by kind", "inner loops", "loops")]
     table = Table(title=title, title_justify="left")
     for name in [*names, "by kind"]:
-        words = name in ("state", "solver", "by kind")
+        words = name in ("state", "solver", "loop", "by kind")
         table.add_column(name, justify="left" if words else "right")
     for row in rows:
         by_kind = Counter(row.get("by kind", {})).most_common()
@@ -281,7 +297,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--topology", default="v5e:2x2")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--sections", nargs="*", default=SECTIONS[:3], choices=SECTIONS)
+    parser.add_argument("--sections", nargs="*", default=SECTIONS, choices=SECTIONS)
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--peers", nargs="*", default=("jaxopt", "optimistix", "banax"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
@@ -298,6 +315,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "penalty" in options.sections:
         record["penalty"] = [row for each in states for row in of_penalty(each)]
         show("penalty and its gradient", record["penalty"])
+    if "training" in options.sections:
+        config = load_experiment(options.recipe)
+        record["recipe"] = options.recipe.stem
+        record["training"] = of_training(config, options.topology)
+        show(f"one training step of {config.name}", record["training"])
     record["targets"] = targets([*record.get("solvers", []), *record.get("backward", [])])
     for target in record["targets"]:
         print(f"{verdict(target['met'])}: {target['target']} ({_text(target['value'])})")

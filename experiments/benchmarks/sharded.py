@@ -16,7 +16,6 @@ default experiment's step, as compiled.
 """
 
 import argparse
-import collections
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
@@ -40,7 +39,9 @@ from deqjax.training import Batch, read_metrics
 from deqjax.training._run import assemble
 from deqjax.training._workdir import Workdir, holds_run
 from deqjax.training.devices import AXIS, ShardedParallel
-from deqjax.training.devices._collectives import collectives
+from deqjax.training.estimate._limits import ONCE
+from deqjax.training.estimate._program import read_program
+from deqjax.training.estimate._traffic import traffic
 from kill_resume import judge
 from penalty_share import configuration
 from timing import RESULTS, environment, save, verdict
@@ -156,12 +157,15 @@ def compiled_step(model_devices: int) -> tuple[dict[str, float], list[dict[str, 
     whole = sum(leaf.nbytes for leaf in leaves)
     batch = Batch(config.task.example(rows), np.ones(rows, bool))
     compiled = steps.steps.lowered(jax.eval_shape(lambda: state), batch).compile()
-    counted = collections.Counter(
-        (each.name, each.shape, each.looped) for each in collectives(compiled.as_text())
-    )
     listed = [
-        {"name": name, "shape": shape, "in_a_loop": looped, "count": count}
-        for (name, shape, looped), count in sorted(counted.items())
+        {
+            "name": each.kind,
+            "part": each.part,
+            "in_a_loop": each.looping,
+            "count": round(each.number),
+            "bytes": round(each.size),
+        }
+        for each in traffic(read_program(compiled.as_text()), ONCE).collectives()
     ]
     plan = compiled.memory_analysis()
     return {
@@ -185,12 +189,13 @@ def show(rows: Sequence[dict[str, Any]], steps: dict[str, dict[str, Any]]) -> li
     for each in rows:
         equal.add_row(each["model"], each["devices"], str(each["steps"]), f"{each['error']:.1e}")
     program = Table(title="Collectives of the default experiment's step", title_justify="left")
-    for heading in ("mesh", "collective", "result", "where", "count"):
+    for heading in ("mesh", "collective", "part", "where", "count", "bytes"):
         program.add_column(heading)
     for mesh, step in steps.items():
         for each in step["collectives"]:
             where = "loop" if each["in_a_loop"] else "once"
-            program.add_row(mesh, each["name"], each["shape"][:60], where, str(each["count"]))
+            numbers = str(each["count"]), f"{each['bytes']:,}"
+            program.add_row(mesh, each["name"], each["part"], where, *numbers)
     return [equal, program]
 
 

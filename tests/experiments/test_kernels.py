@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import os
 from pathlib import Path
 
@@ -112,6 +113,15 @@ def test_a_program_outside_its_loops(hlo):
     assert hlo.kernels_of_program(TEXT) == {"copy": 1, "while": 1}
     with pytest.raises(ValueError, match="no ENTRY computation"):
         hlo.kernels_of_program("nothing")
+
+
+def test_what_is_counted_for_this_machine_is_written(hlo, tmp_path):
+    kernels = importlib.import_module("kernels")
+    arguments = ["--topology", "here", "--sections", "penalty", "--batch", "2", "--width", "4"]
+    kernels.main([*arguments, "--peers", "--out", str(tmp_path)])
+    one, three = json.loads((tmp_path / "kernels.json").read_text())["penalty"]
+    assert (one["state"], three["state"]) == ("one", "three")
+    assert one["kernels"] == sum(one["by kind"].values()) > 0
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")

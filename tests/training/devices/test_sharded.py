@@ -16,8 +16,10 @@ from deqjax.tasks.vision._batches import LabelledImages
 from deqjax.training import Batch, PenaltyConfig, ReplicaError
 from deqjax.training._run import assemble
 from deqjax.training.devices import AXIS, DataParallel, ShardedParallel, ShardedSteps, mesh_of
-from deqjax.training.devices._collectives import collectives
 from deqjax.training.devices._copies import first_replica
+from deqjax.training.estimate._limits import ONCE
+from deqjax.training.estimate._program import read_program
+from deqjax.training.estimate._traffic import traffic
 from deqjax.training.step import OWN_LIMITS
 from tiny import with_parts
 
@@ -104,9 +106,9 @@ def test_no_collective_is_inside_a_solve():
     _, state = text_problem(penalty=0.0, memory_length=6)
     steps = sharded("language").steps
     text = steps.lowered(jax.eval_shape(lambda: state), text_batch()).compile().as_text()
-    found = collectives(text)
-    assert [each for each in found if each.looped] == []
-    names = {each.name for each in found}
+    found = traffic(read_program(text), ONCE).collectives()
+    assert [each for each in found if each.looping] == []
+    names = {each.kind for each in found}
     assert {"all-gather", "reduce-scatter", "all-reduce"} <= names
     assert " while(" in text
 

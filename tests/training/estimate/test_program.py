@@ -4,11 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from deqjax.training.estimate._limits import Limits
+from deqjax.training.estimate._limits import ONCE, Limits
 from deqjax.training.estimate._program import arrays, read_program, repeats, size_of
 from deqjax.training.estimate._traffic import Collective, traffic
-
-ONCE = Limits(forward=1, backward=1, penalized=1.0)
 
 TPU = """HloModule jit_step, is_scheduled=true
 
@@ -83,6 +81,65 @@ def test_a_loop_that_counts_tells_how_often_it_repeats():
     entry = read_program(TPU).computations["main.7_spmd"]
     assert repeats(read_program(TPU), entry["loop.1"]) is None
     assert repeats(read_program(TPU), entry["loop.2"]) == 5
+
+
+BRANCHES = """
+%yes (p.1: f32[8]) -> f32[8] {
+  ROOT %p.1 = f32[8]{0} parameter(0)
+}
+
+%no (p.2: f32[8]) -> f32[8] {
+  %p.2 = f32[8]{0} parameter(0)
+  ROOT %twice = f32[8]{0} add(%p.2, %p.2)
+}
+
+ENTRY %main (x: (pred[], f32[8])) -> f32[8] {
+  %x = (pred[], f32[8]{0}) parameter(0)
+  %which = pred[] get-tuple-element(%x), index=0
+  %y = f32[8]{0} get-tuple-element(%x), index=1
+  ROOT %z = f32[8]{0} conditional(%which, %y, %y), true_computation=%yes, false_computation=%no
+}
+"""
+
+
+def test_the_branches_of_a_truth_value_are_found_and_the_longer_counts():
+    program = read_program(BRANCHES)
+    entry = program.computations["main"]
+    assert entry["z"].called == ("yes", "no")
+    assert (entry["which"].number, entry["y"].number) == (0, 1)
+    assert traffic(program, ONCE).memory.total() == 3 * 32
+
+
+CONDITIONS = """
+%both (a: s32[], b: pred[]) -> pred[] {
+  %a = s32[] parameter(0)
+  %b = pred[] parameter(1)
+  %limit = s32[] constant(9)
+  %early = pred[] compare(%a, %limit), direction=LT
+  ROOT %and = pred[] and(%early, %b)
+}
+
+%goes_on (p: (s32[], pred[])) -> pred[] {
+  %p = (s32[], pred[]) parameter(0)
+  %number = s32[] get-tuple-element(%p), index=0
+  %running = pred[] get-tuple-element(%p), index=1
+  FUSION
+}
+
+ENTRY %main (x: (s32[], pred[])) -> (s32[], pred[]) {
+  %x = (s32[], pred[]) parameter(0)
+  ROOT %loop = (s32[], pred[]) while(%x), condition=%goes_on, body=%goes_on
+}
+""".replace("FUSION", "ROOT %f = pred[] fusion(%number, %running), kind=kLoop, calls=%both")
+
+
+def test_a_loop_that_counts_and_may_stop_before_is_of_unknown_length():
+    program = read_program(CONDITIONS)
+    assert repeats(program, program.computations["main"]["loop"]) is None
+    alone = read_program(
+        CONDITIONS.replace("  ROOT %and", "  %and").replace("%early", "ROOT %early", 1)
+    )
+    assert repeats(alone, alone.computations["main"]["loop"]) == 9
 
 
 def test_what_a_program_moves():

@@ -27,6 +27,10 @@ class Limits(NamedTuple):
         return {"forward": self.forward, "backward": self.backward}.get(part, 1)
 
 
+ONCE = Limits(forward=1, backward=1, penalized=1.0)
+"""Every loop of unknown length goes once through its body: a program as it is written."""
+
+
 def limits_of(layers: Sequence[Layer], penalized: float) -> Limits:
     """The longest solves of any layer: a pass for each step, and one that measures the last.
 

@@ -13,7 +13,11 @@ _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _INTEGER = re.compile(r"\((\d+)\)$")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_CALLED = re.compile(r"(?:calls|to_apply|body|condition|branch_computations)=(\{[^}]*\}|%[\w.\-]+)")
+_INDEX = re.compile(r"\bindex=(\d+)")
+_CALLED = re.compile(
+    r"(?:calls|to_apply|body|condition|branch_computations|(?:true|false)_computation)="
+    r"(\{[^}]*\}|%[\w.\-]+)"
+)
 _BODY = re.compile(r"\bbody=%?([\w.\-]+)")
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 _ARRAY = re.compile(r"\b(pred|bf16|[suf]\d+|f8\w*|c64|c128)\[([\d,]*)\](?:\{([^{}]*)\})?")
@@ -33,7 +37,8 @@ class Instruction(NamedTuple):
         body: the computation that a loop repeats, or None.
         condition: the computation that says whether a loop goes on, or None.
         trips: how often a loop repeats, if XLA says so.
-        number: value of a constant that is an integer, index of a parameter, or None.
+        number: value of a constant that is an integer, index of a parameter or of the element
+            that is taken out of a tuple, or None.
         op_name: JAX's name of the operation that it came from, or "".
         target: what a custom call calls, or "".
         chained: whether it is a piece of an operation that several fusions take turns at.
@@ -108,7 +113,9 @@ def _instruction(line: str) -> Instruction | None:
         match = pattern.search(attributes)
         return match[1] if match else None
 
-    trips, number = found(_TRIPS), _INTEGER.match(given[:end]) if opcode[1] in _NUMBERED else None
+    trips, number = found(_TRIPS), found(_INDEX) if opcode[1] == "get-tuple-element" else None
+    if opcode[1] in _NUMBERED and (value := _INTEGER.match(given[:end])):
+        number = value[1]
     return Instruction(
         named[2],
         shape,
@@ -118,7 +125,7 @@ def _instruction(line: str) -> Instruction | None:
         found(_BODY),
         found(_CONDITION),
         int(trips) if trips else None,
-        int(number[1]) if number else None,
+        int(number) if number else None,
         found(_OP_NAME) or "",
         found(_TARGET) or "",
         "chain_id=" in attributes,
@@ -134,16 +141,22 @@ def repeats(program: Program, loop: Instruction) -> int | None:
     """
     if loop.trips is not None or loop.condition is None:
         return loop.trips
-    numbers, compares = [], False
-    pending = [loop.condition]
+    numbers, pending = [], [loop.condition]
     while pending:
         for each in program.computations[pending.pop()].values():
-            compares |= each.root and each.opcode == "compare"
             if each.opcode == "constant" and each.number is not None:
                 numbers.append(each.number)
             if each.opcode == "fusion":
                 pending += each.called
-    return max(numbers) if compares and numbers else None
+    return max(numbers) if numbers and _compares(program, loop.condition) else None
+
+
+def _compares(program: Program, name: str) -> bool:
+    """Whether a computation returns what a comparison says, alone."""
+    root = next(each for each in program.computations[name].values() if each.root)
+    return root.opcode == "compare" or (
+        root.opcode == "fusion" and _compares(program, root.called[0])
+    )
 
 
 def _names(group: str) -> list[str]:
