@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -5,6 +6,9 @@ import pytest
 from deqjax._core import algebra
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+
+compiled_norm = jax.jit(algebra.norm)
 
 
 def state():
@@ -85,3 +89,12 @@ def test_mix_of_damping_one_is_the_image_itself():
 def test_mix_is_convex():
     z, fz = state(), algebra.scale(jnp.array([5.0, 5, 5]), state())
     np.testing.assert_allclose(flat(algebra.mix(z, fz, 0.25)), 2 * flat(z), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("scale", [0, 1e-38, 1e-30, 1e-12, 1, 1e12, 1e30, 2e38, np.inf, np.nan])
+def test_a_compiled_norm_holds_at_any_scale(size, scale):
+    # XLA multiplies constants with each other first, where it may
+    state = jnp.full((2, size), scale, jnp.float32) / jnp.float32(size)
+    expected = np.linalg.norm(np.asarray(state, np.float64), axis=1)
+    np.testing.assert_allclose(compiled_norm(state), expected, rtol=1e-6)

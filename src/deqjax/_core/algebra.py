@@ -6,6 +6,7 @@ leaves' own dtype: bfloat16 cannot resolve a tolerance of 1e-3.
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -64,16 +65,19 @@ def norm(a: State) -> PerSample:
     dtype = accumulation_dtype(a)
     leaves = [flat(x).astype(dtype) for x in jax.tree.leaves(a)]
 
-    def squares(scale: float) -> PerSample:
-        return total([jnp.sum((x * jnp.asarray(scale, dtype)) ** 2, axis=1) for x in leaves])
+    def squares(part: Callable[[jax.Array], jax.Array]) -> PerSample:
+        return total([jnp.sum(part(x) ** 2, axis=1) for x in leaves])
 
-    # powers of two, which round nothing: 2^-80 and 2^80 in float32
+    # powers of two, which round nothing: 2^-80 and 2^80 in float32. Of all entries, not of those
+    # that matter at a scale, XLA would square the scale first, which no number holds
     shift = 5 * jnp.finfo(dtype).maxexp // 8
     up, down = 2.0**shift, 2.0**-shift
-    plain, large, small = squares(1.0), squares(down), squares(up)
+    plain = squares(lambda x: x)
+    large = squares(lambda x: jnp.where(jnp.abs(x) <= 1, 0, x * jnp.asarray(down, dtype)))
+    small = squares(lambda x: jnp.where(jnp.abs(x) >= 1, 0, x * jnp.asarray(up, dtype)))
     # below this, squares of single entries may have vanished
     low = plain <= 2.0**-shift
-    # a NaN is in all three sums
+    # a NaN is in the sums of all entries and of large ones
     found: PerSample = jnp.where(
         low,
         down * jnp.sqrt(small),
