@@ -36,7 +36,7 @@ def test_a_slip_is_named(options, words):
         dq.fixed_point(lambda z: 0.5 * z, jnp.ones((2, 3)), **options)
 
 
-NO_RULES = {"backward_probe", "by_adjoint_state", "solve_forward"}
+NO_RULES = {"backward_probe", "backward_steps", "by_adjoint_state", "solve_forward"}
 
 
 @pytest.mark.parametrize("name", [n for n in adjoints.__all__ if n.islower() and n not in NO_RULES])

@@ -7,7 +7,7 @@ from deqjax import adjoints, solvers
 from deqjax.solvers import Solution
 
 _SOLVERS = [name for name in solvers.__all__ if name.islower()]
-_HELPERS = {"backward_probe", "by_adjoint_state", "solve_forward"}
+_HELPERS = {"backward_probe", "backward_steps", "by_adjoint_state", "solve_forward"}
 _ADJOINTS = {
     getattr(adjoints, name): name
     for name in adjoints.__all__

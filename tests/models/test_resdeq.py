@@ -258,7 +258,7 @@ def test_bfloat16_is_inside_of_the_cell_only():
         ({"hidden": 0.75}, "hidden channels 3 of stage 0 must be a multiple of groups 2"),
         ({"contraction": 1.0}, "contraction must be less than 1, got 1.0"),
         ({"classes": 0}, "classes must be at least 1, got 0"),
-        ({"dtype": "float16"}, "dtype must be 'float32' or 'bfloat16', got 'float16'"),
+        ({"dtype": "float16"}, "dtype must be 'float32', 'bfloat16' or 'mixed', got 'float16'"),
         ({"pooled_grid": 0}, "pooled_grid must be at least 1, got 0"),
         ({"stem_stride": 3}, "stem_stride must be 1 or 2, got 3"),
         ({"dropout": 1.0}, "dropout must be less than 1, got 1.0"),

@@ -83,7 +83,7 @@ def test_scores_are_those_that_the_task_has(monkeypatch):
     run = SimpleNamespace(
         config=tiny_config("unused"),
         state=SimpleNamespace(evaluated=None),
-        steps=SimpleNamespace(replicate=lambda weights: weights),
+        steps=SimpleNamespace(place_weights=lambda weights: weights),
     )
     monkeypatch.setattr("deqjax.training._depths.load_run", lambda *given: run)
     monkeypatch.setattr("deqjax.training._depths.evaluate", lambda *given, **options: found)

@@ -75,14 +75,12 @@ def norm(a: State) -> PerSample:
     plain = squares(lambda x: x)
     large = squares(lambda x: jnp.where(jnp.abs(x) <= 1, 0, x * jnp.asarray(down, dtype)))
     small = squares(lambda x: jnp.where(jnp.abs(x) >= 1, 0, x * jnp.asarray(up, dtype)))
-    # below this, squares of single entries may have vanished
-    low = plain <= 2.0**-shift
+    # below 2^-80, squares of single entries may have vanished
+    low, high = plain <= down, ~jnp.isfinite(plain)
     # a NaN is in the sums of all entries and of large ones
-    found: PerSample = jnp.where(
-        low,
-        down * jnp.sqrt(small),
-        jnp.where(jnp.isfinite(plain), jnp.sqrt(plain), up * jnp.sqrt(large)),
-    )
+    chosen = jnp.where(low, small, jnp.where(high, large, plain))
+    # one root, so that a gradient has none of the sums that do not hold
+    found: PerSample = jnp.where(low, down, jnp.where(high, up, 1)) * jnp.sqrt(chosen)
     return found
 
 

@@ -109,15 +109,13 @@ def precision_lost(figures: Figures, options: Options) -> Iterator[Finding]:
         return
     lost = 1 - figures.late.get("backward_converged", 1.0)
     if lost >= PRECISION_LOST:
-        residual, tol = (
-            figures.late.get("backward_residual", math.nan),
-            options.solver("backward_tol"),
-        )
-        asked = "" if tol is None else f", asked for is {tol}"
+        residual, tol = figures.late.get("backward_residual"), options.solver("backward_tol")
+        residual = math.nan if residual is None else residual
+        asked = "that of the dtype" if tol is None else tol
         yield Finding(
             "precision-lost",
             f"{lost:.0%} of the reversible backward passes miss their tolerance "
-            f"({residual:.1e}{asked})",
+            f"({residual:.1e}, asked for is {asked})",
             "undoing the steps enlarged rounding errors, so that the gradient is inexact",
             f"lower {options.of_solver('max_steps')} or {options.of_solver('damping')}, or set "
             f"{options.of_solver('adjoint')} to implicit",
