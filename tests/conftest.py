@@ -6,6 +6,7 @@ and kept in a folder of this very run.
 """
 
 import gc
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -79,6 +80,11 @@ _LONG = (
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in _LONG)
+    if importlib.util.find_spec("libtpu") is None:
+        absent = pytest.mark.skip(reason="libtpu, which compiles for TPUs, is absent")
+        for item in items:
+            if item.get_closest_marker("libtpu"):
+                item.add_marker(absent)
 
 
 def pytest_unconfigure(config):

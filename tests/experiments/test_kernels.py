@@ -1,9 +1,7 @@
 """Kernels counted in the text of compiled programs."""
 
 import importlib
-import importlib.util
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -124,9 +122,8 @@ def test_what_is_counted_for_this_machine_is_written(hlo, tmp_path):
     assert one["kernels"] == sum(one["by kind"].values()) > 0
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+@pytest.mark.libtpu
 def test_a_step_on_a_tpu_is_few_kernels(hlo):
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     kernels = importlib.import_module("kernels")
     problem = kernels.problems(32, 256, kernels.placed("v5e:2x2"))[0]
     rows = {row["solver"]: row["kernels beyond f"] for row in kernels.of_solvers(problem, ())}

@@ -18,9 +18,6 @@ from deqjax.training.estimate._traffic import Collective
 from tiny import tiny_config, with_parts
 
 OWN = Path(__file__).parents[3] / "experiments" / "own"
-NEEDS_LIBTPU = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu, which compiles for TPUs, is absent"
-)
 WIDTH, HIDDEN, LENGTH = 32, 128, 8
 
 
@@ -168,7 +165,7 @@ def test_without_libtpu_it_says_how_to_get_it(monkeypatch):
         _target.target_of("v5e:2x4")
 
 
-@NEEDS_LIBTPU
+@pytest.mark.libtpu
 @pytest.mark.parametrize(
     ("topology", "devices"), [("v4:2x2x1", 4), ("v5e:4x4", 16), ("v5p:2x2x2", 8), ("v6e:2x2", 4)]
 )
@@ -176,13 +173,13 @@ def test_every_chip_can_be_planned_for(topology, devices):
     assert len(_target.target_of(topology).devices) == devices
 
 
-@NEEDS_LIBTPU
+@pytest.mark.libtpu
 def test_a_grid_that_is_none_is_a_sentence():
     with pytest.raises(TopologyError, match="v5e:2x3 is refused by libtpu"):
         _target.target_of("v5e:2x3")
 
 
-@NEEDS_LIBTPU
+@pytest.mark.libtpu
 def test_a_tpu_is_planned_for_without_one(config, found):
     planned = estimate_run(config, "v5e:2x2")
     assert planned.memory.fits
