@@ -23,6 +23,7 @@ from deqjax.nn._relative_attention import (
     visible,
 )
 from deqjax.nn._resampling import enlarge_nearest, resize_bilinear
+from deqjax.nn._rotary import rotary_angles, rotate
 from deqjax.nn._weight import Weight
 
 __all__ = [
@@ -52,5 +53,7 @@ __all__ = [
     "relative_shift",
     "reseed",
     "resize_bilinear",
+    "rotary_angles",
+    "rotate",
     "visible",
 ]
