@@ -73,6 +73,8 @@ def test_the_head_alone_has_a_rate_of_its_own():
 def test_the_network_is_adopted_and_no_other():
     model = built_by(SIZED)
     assert TASK.adopt(model) == SIZED
+    computed = {"network__shape__dtype": "bfloat16", "network__shape__recompute": True}
+    assert with_parts(TASK, **computed).adopt(model) == with_parts(SIZED, **computed)
     with pytest.raises(ConfigError, match=r"an AttractorTask trains attractor .* not a Dropout"):
         TASK.adopt(nnx.Dropout(0.5))
     with pytest.raises(ConfigError, match=r"a LanguageTask trains .* not a AttractorLM"):
