@@ -127,7 +127,13 @@ class Reasoner(nnx.Module):
             rngs=rngs,
         )
         cell = ReasonerCell(shape, rngs=rngs)
-        self.deq = settings.build_layer(cell, solver, adjoint, numbered=True)
+        noisy = shape.noise > 0  # and then its cycles are numbered
+        if noisy and solver is None and settings.method == "reversible":
+            raise ValueError(
+                f"noise {shape.noise:g} differs from cycle to cycle, and the method 'reversible' "
+                "undoes cycles without their number; set noise to 0."
+            )
+        self.deq = settings.build_layer(cell, solver, adjoint, numbered=noisy)
         if adjoint is None:
             self._differentiate_the_end(settings)
         # its value is the solver's own, whatever the rule of a training pass makes of that
@@ -137,7 +143,7 @@ class Reasoner(nnx.Module):
             adjoint=adjoints.jacobian_free(),
             tol=settings.tol,
             max_steps=settings.max_steps if cycles is None else cycles,
-            numbered=True,
+            numbered=noisy,
         )
         self.draws = rngs["starts"].fork()
         self.deterministic = False
