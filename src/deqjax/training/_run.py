@@ -1,5 +1,6 @@
 """From a run's configuration to its parts."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -147,7 +148,8 @@ def build(
     """
     task = of_task(config.task, lambda: config.task.opened(kept))
     # a state that is to be divided may be larger than one device
-    with jax.default_device(_host() if config.parallel == "sharded" else None):
+    sharded = config.parallel == "sharded"
+    with jax.default_device(_host()) if sharded else contextlib.nullcontext():
         problem, state = assemble(config, task, axis_name=AXIS)
     steps = _parallel(config, task, problem, state, devices)
     return Run(config, task, Data(task), steps, jax.tree.map(_on_host, state))
