@@ -18,6 +18,11 @@ from deqjax.solvers import Solution
 
 # so many states are kept at once
 _History = Annotated[int, Interval(ge=1, le=1_000)]
+# what these adjoints ask of the forward solve that one in two precisions does not give
+_NOT_MIXED = {
+    "unrolled": "differentiates all steps",
+    "shine": "needs what broyden learns in a whole solve",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +81,11 @@ class SolverSettings:
                 "'mixed' does not go with the method 'reversible', whose steps are undone in the "
                 "precision that they were taken in."
             )
-        if precision == "mixed" and self.adjoint == "unrolled":
+        reason = _NOT_MIXED.get(self.adjoint)
+        if precision == "mixed" and reason is not None:
             raise ValueError(
-                "'mixed' does not go with the adjoint 'unrolled', which differentiates all steps; "
-                "take 'implicit'."
+                f"'mixed' does not go with the adjoint {self.adjoint!r}, which {reason}; take "
+                "'implicit'."
             )
 
     def build_adjoint(self, precision: Precision = "float32") -> Adjoint:
@@ -124,8 +130,9 @@ class SolverSettings:
         Raises:
             ValueError: method, adjoint, damping and precision do not go together.
         """
-        if solver is None and adjoint is None:
-            self.check_precision(precision)
+        if solver is None:  # one that is given is not mixed
+            ours = self if adjoint is None else dataclasses.replace(self, adjoint="implicit")
+            ours.check_precision(precision)
         return DEQ(
             cell,
             solver=self.build_solver(precision) if solver is None else solver,
