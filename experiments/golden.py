@@ -31,6 +31,7 @@ import numpy as np
 from golden_case import LIMIT, Case, CaseError, Row
 from golden_images import mdeq
 from golden_language import deq_transformer
+from golden_reasoner import reasoner
 from rich.console import Console
 from rich.table import Table
 
@@ -41,6 +42,7 @@ PARTS = (".pth", ".json", ".npz")
 COMPARISONS: dict[str, Callable[[Case], list[Row]]] = {
     "deq_transformer_": deq_transformer,
     "mdeq_": mdeq,
+    "reasoner_": reasoner,
 }
 
 

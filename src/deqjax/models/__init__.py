@@ -16,12 +16,18 @@ from deqjax.models._trellisnet_lm import DEQTrellisNetLM, TrellisNetCell, Trelli
 from deqjax.models.mdeq._cell import MDEQCell, MDEQInputs
 from deqjax.models.mdeq._model import MDEQ
 from deqjax.models.mdeq._shape import MDEQShape
+from deqjax.models.reasoner._cell import ReasonerCell, ReasonerStates
+from deqjax.models.reasoner._explicit import PuzzleTransformer
+from deqjax.models.reasoner._layer import ReasonerLayer, SwiGLU
+from deqjax.models.reasoner._model import Answer, Reasoner, reasoner_settings
+from deqjax.models.reasoner._shape import ReasonerShape
 
 LanguageModel = DEQTransformerLM | DEQTrellisNetLM | TransformerXL
 """Any of the models; all map tokens and a memory to a [`Prediction`][deqjax.models.Prediction]."""
 
 __all__ = [
     "MDEQ",
+    "Answer",
     "ContractiveCell",
     "DEQTransformerLM",
     "DEQTrellisNetLM",
@@ -35,12 +41,19 @@ __all__ = [
     "MDEQInputs",
     "MDEQShape",
     "Prediction",
+    "PuzzleTransformer",
+    "Reasoner",
+    "ReasonerCell",
+    "ReasonerLayer",
+    "ReasonerShape",
+    "ReasonerStates",
     "ResDEQ",
     "ResNet",
     "ResidualCell",
     "ResidualShape",
     "SegmentMemory",
     "SolverSettings",
+    "SwiGLU",
     "TransformerCell",
     "TransformerShape",
     "TransformerXL",
@@ -48,5 +61,6 @@ __all__ = [
     "TrellisNetState",
     "Unrolled",
     "generate",
+    "reasoner_settings",
     "reread",
 ]

@@ -24,6 +24,7 @@ from deqjax.nn._relative_attention import (
 )
 from deqjax.nn._resampling import enlarge_nearest, resize_bilinear
 from deqjax.nn._rotary import rotary_angles, rotate
+from deqjax.nn._stablemax import log_stablemax, stablemax_cross_entropy
 from deqjax.nn._weight import Weight
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "enlarge_nearest",
     "freeze",
     "group_norm",
+    "log_stablemax",
     "masked",
     "observe",
     "relative_attention",
@@ -55,5 +57,6 @@ __all__ = [
     "resize_bilinear",
     "rotary_angles",
     "rotate",
+    "stablemax_cross_entropy",
     "visible",
 ]
