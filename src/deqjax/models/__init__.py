@@ -24,6 +24,10 @@ from deqjax.models.reasoner._explicit import PuzzleTransformer
 from deqjax.models.reasoner._layer import ReasonerLayer, SwiGLU
 from deqjax.models.reasoner._model import Answer, Reasoner, reasoner_settings
 from deqjax.models.reasoner._shape import ReasonerShape
+from deqjax.models.recall._block import RecallBlock, RecallCell, RecallInputs
+from deqjax.models.recall._explicit import ConvolutionalNetwork
+from deqjax.models.recall._model import Recalled, RecallNetwork, recall_settings
+from deqjax.models.recall._shape import RecallShape
 
 LanguageModel = AttractorLM | DEQTransformerLM | DEQTrellisNetLM | TransformerXL
 """Any of the models; all map tokens and a memory to a [`Prediction`][deqjax.models.Prediction]."""
@@ -35,6 +39,7 @@ __all__ = [
     "AttractorLM",
     "AttractorShape",
     "ContractiveCell",
+    "ConvolutionalNetwork",
     "DEQTransformerLM",
     "DEQTrellisNetLM",
     "Equilibrium",
@@ -53,6 +58,12 @@ __all__ = [
     "ReasonerLayer",
     "ReasonerShape",
     "ReasonerStates",
+    "RecallBlock",
+    "RecallCell",
+    "RecallInputs",
+    "RecallNetwork",
+    "RecallShape",
+    "Recalled",
     "ResDEQ",
     "ResNet",
     "ResidualCell",
@@ -69,5 +80,6 @@ __all__ = [
     "attractor_settings",
     "generate",
     "reasoner_settings",
+    "recall_settings",
     "reread",
 ]
