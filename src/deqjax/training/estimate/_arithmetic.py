@@ -92,10 +92,9 @@ def _step(step: Any, prefix: str, limits: Limits, *, looping: bool) -> Counter[P
             return _scaled(inside(given["jaxpr"]), devices)
     if kind.endswith("convolution"):  # a primitive of our own around JAX's
         given = {"inner": _traced(step)}
-    nested = list(_jaxprs(given))
-    if nested and not kind.startswith(
-        _COMBINING
-    ):  # of functions that are called, and rules beside them
+    nested = list(core.jaxprs_in_params(given))
+    if nested and not kind.startswith(_COMBINING):
+        # of functions that are called, and rules beside them
         return inside(nested[0])
     return Counter({part: _flop(step, kind, given)})
 
@@ -132,13 +131,6 @@ def _is_number(aval: Any) -> bool:
 
 def _scaled(total: Counter[Part], times: float) -> Counter[Part]:
     return Counter({part: flop * times for part, flop in total.items()})
-
-
-def _jaxprs(given: Any) -> Iterator[Any]:
-    for value in given.values():
-        for each in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(each, core.Jaxpr | core.ClosedJaxpr):
-                yield each
 
 
 def _alive(jaxpr: Any) -> Iterator[Any]:
