@@ -63,6 +63,8 @@ class Dealer:
         """What was dealt, in a random order."""
         result = {}
         for split, rows in self.dealt.items():
+            if not rows:
+                continue
             order = random.permutation(len(rows))
             inputs, targets = (np.stack([rows[row][part] for row in order]) for part in (0, 1))
             result[split] = inputs, targets
