@@ -25,6 +25,7 @@ from deqjax.training.step import (
     Loss,
     Problem,
     TrainState,
+    by_rates,
     initial_state,
     learning_rate,
     optimizer,
@@ -227,10 +228,11 @@ def _update(
     config: RunConfig, task: Task
 ) -> tuple[optax.GradientTransformation, optax.Schedule | None]:
     own = of_task(task, lambda: task.optimizer(config.steps))
+    rates = of_task(task, task.rates)
     if own is not None:
-        return own, None
+        return by_rates(own, rates), None
     schedule = learning_rate(config.optimizer, config.steps)
-    return optimizer(config.optimizer, config.steps), schedule
+    return by_rates(optimizer(config.optimizer, config.steps), rates), schedule
 
 
 def _host() -> jax.Device | None:
