@@ -28,6 +28,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from golden_attractor import attractor
 from golden_case import LIMIT, Case, CaseError, Row
 from golden_images import mdeq
 from golden_language import deq_transformer
@@ -40,6 +41,7 @@ from deqjax.convert import read_state_dict
 PARTS = (".pth", ".json", ".npz")
 # the beginning of a case's name tells how to convert and compare it
 COMPARISONS: dict[str, Callable[[Case], list[Row]]] = {
+    "attractor_": attractor,
     "deq_transformer_": deq_transformer,
     "mdeq_": mdeq,
     "reasoner_": reasoner,

@@ -18,6 +18,11 @@ from deqjax.solvers import Solution
 
 # so many states are kept at once
 _History = Annotated[int, Interval(ge=1, le=1_000)]
+# what these adjoints ask of the forward solve that one in two precisions does not give
+_NOT_MIXED = {
+    "unrolled": "differentiates all steps",
+    "shine": "needs what broyden learns in a whole solve",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +32,7 @@ class SolverSettings:
     Attributes:
         method: forward solver, a name in [`deqjax.solvers`][].
         max_steps: forward steps at most.
+        min_steps: forward steps before a sample may stop as converged.
         tol: residual at which a sample stops.
         damping: length of a step, 1 is undamped; below 1 with reversible, whose step could not be
             undone. None is the solver's own.
@@ -39,6 +45,8 @@ class SolverSettings:
         backward_tol: residual of the backward solve; for the reversible adjoint, the
             relative error at which it reports lost precision. None is what the model's dtype can
             show: 1e-5, or 7.8e-3 for a model in bfloat16; 1e-2 for the reversible adjoint.
+        backward_clip: of neumann and phantom: cotangents that are pulled back through the layer are
+            cut per sample to so many times the length of the loss's; None cuts nothing.
         history: updates that anderson and broyden keep.
         backward_history: of the backward solve; None is the forward one's.
         stop: which residual tol and backward_tol are compared with.
@@ -49,6 +57,7 @@ class SolverSettings:
 
     method: Literal["picard", "anderson", "broyden", "newton_krylov", "reversible"] = "anderson"
     max_steps: Steps = 12
+    min_steps: Annotated[int, Interval(ge=0, le=100_000)] = 0
     tol: NotNegative = 1e-3
     damping: PositiveShare | None = None
     adjoint: Literal[
@@ -64,6 +73,7 @@ class SolverSettings:
     backward_method: Literal["picard", "anderson", "broyden", "gmres"] = "anderson"
     backward_max_steps: Annotated[int, Interval(ge=0, le=100_000)] = 12
     backward_tol: NotNegative | None = 1e-3
+    backward_clip: NotNegative | None = None
     history: _History = 6
     backward_history: _History | None = None
     stop: Literal["relative", "absolute"] = "relative"
@@ -86,6 +96,8 @@ class SolverSettings:
                     f"{self.method!r}."
                 )
             solver = functools.partial(solver, returns="last")
+        if self.min_steps:
+            solver = functools.partial(solver, min_steps=self.min_steps)
         return _in(precision, solver)
 
     def check_precision(self, precision: Precision) -> None:
@@ -95,10 +107,11 @@ class SolverSettings:
                 "'mixed' does not go with the method 'reversible', whose steps are undone in the "
                 "precision that they were taken in."
             )
-        if precision == "mixed" and self.adjoint == "unrolled":
+        reason = _NOT_MIXED.get(self.adjoint)
+        if precision == "mixed" and reason is not None:
             raise ValueError(
-                "'mixed' does not go with the adjoint 'unrolled', which differentiates all steps; "
-                "take 'implicit'."
+                f"'mixed' does not go with the adjoint {self.adjoint!r}, which {reason}; take "
+                "'implicit'."
             )
 
     def build_adjoint(self, precision: Precision = "float32") -> Adjoint:
@@ -121,9 +134,9 @@ class SolverSettings:
                     tol = reachable(precision)
                 return adjoints.implicit(backward, tol, self.backward_max_steps)
             case "neumann":
-                return adjoints.neumann(self.backward_max_steps)
+                return adjoints.neumann(self.backward_max_steps, clip=self.backward_clip)
             case "phantom":
-                return adjoints.phantom(self.backward_max_steps)
+                return adjoints.phantom(self.backward_max_steps, clip=self.backward_clip)
             case "truncated":
                 return adjoints.truncated(self.backward_max_steps)
             case "reversible":
@@ -149,8 +162,9 @@ class SolverSettings:
         Raises:
             ValueError: method, adjoint, damping and precision do not go together.
         """
-        if solver is None and adjoint is None:
-            self.check_precision(precision)
+        if solver is None:  # one that is given is not mixed
+            ours = self if adjoint is None else dataclasses.replace(self, adjoint="implicit")
+            ours.check_precision(precision)
         return DEQ(
             cell,
             solver=self.build_solver(precision) if solver is None else solver,
