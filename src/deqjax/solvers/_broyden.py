@@ -9,14 +9,8 @@ from jax import lax
 
 from deqjax._core import algebra
 from deqjax._core.bordered import Entering, exchange
-from deqjax._core.history import inner_products
-from deqjax._core.low_rank import (
-    LowRankInverse,
-    identity_inverse,
-    store_each,
-    store_in,
-    subtract_combined,
-)
+from deqjax._core.history import inner_products, store, store_each, subtract_weighted
+from deqjax._core.low_rank import LowRankInverse, identity_inverse
 from deqjax._core.residual import measure
 from deqjax._core.sharding import filled_per_sample, zeros_like
 from deqjax._core.solution import Solution
@@ -145,7 +139,7 @@ def broyden(
 
     def propose(base: State, residual: State, learned: _Learned) -> State:
         inverse = learned.inverse
-        moved = subtract_combined(residual, inverse.left, learned.weights)
+        moved = subtract_weighted(residual, inverse.left, learned.weights)
         newton = algebra.add(base, algebra.scale(inverse.scale, moved))
         return algebra.mix(base, newton, damping)
 
@@ -183,7 +177,7 @@ def broyden(
             pair,
             products,
             residual,
-            partial(store_in, slot=slot, keep=keep_memory),
+            partial(store, slot=slot, keep=keep_memory),
         )
         memory = memory._replace(
             base=base,
@@ -305,9 +299,9 @@ def _learn(
     pair: _Pair,
     products: _Products,
     residual: State,
-    store: Callable[..., State],
+    put: Callable[..., State],
 ) -> _Learned:
-    """Replace the pair of an index by a new one, whose columns ``store`` writes, and weigh F."""
+    """Replace the pair of an index by a new one, whose columns ``put`` writes, and weigh F."""
     rounding = _rounding(inverse)
     squares = lax.stop_gradient((products.step, products.change))
     length, size = (jnp.sqrt(each) for each in squares)
@@ -338,9 +332,9 @@ def _learn(
     )
     image_step = algebra.add(algebra.rescale(pair.step, pair.ratio), pair.change)
     inverse = LowRankInverse(
-        left=store(left, algebra.rescale(image_step, of_image), where=sound),
+        left=put(left, algebra.rescale(image_step, of_image), where=sound),
         middle=middle,
-        right=store(right, algebra.rescale(pair.step, of_step), where=sound),
+        right=put(right, algebra.rescale(pair.step, of_step), where=sound),
         scale=inverse.scale,
     )
     return _Learned(inverse, weights, largest)
