@@ -10,7 +10,7 @@ from deqjax.nn._adaptive_softmax import AdaptiveSoftmax
 from deqjax.nn._conv_batch_norm import ConvBatchNorm
 from deqjax.nn._convolution import ConvWeight, convolve
 from deqjax.nn._deq import DEQ
-from deqjax.nn._divided import divided
+from deqjax.nn._divided import MODEL_AXIS, divided, is_divided
 from deqjax.nn._freeze import CellStateError, freeze, reseed
 from deqjax.nn._group_norm import Affine, GroupAffine, group_norm
 from deqjax.nn._masks import DropoutMask, masked
@@ -28,6 +28,7 @@ from deqjax.nn._weight import Weight
 
 __all__ = [
     "DEQ",
+    "MODEL_AXIS",
     "AdaptiveEmbedding",
     "AdaptiveSoftmax",
     "Affine",
@@ -47,6 +48,7 @@ __all__ = [
     "enlarge_nearest",
     "freeze",
     "group_norm",
+    "is_divided",
     "masked",
     "observe",
     "relative_attention",
