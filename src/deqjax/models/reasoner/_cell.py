@@ -50,7 +50,9 @@ class ReasonerCell(nnx.Module):
         self.noise = rngs["noise"].fork()
         self.deterministic = False
 
-    def __call__(self, z: ReasonerStates, x: jax.Array, *, step: jax.Array) -> ReasonerStates:
+    def __call__(
+        self, z: ReasonerStates, x: jax.Array, *, step: jax.Array | int = 0
+    ) -> ReasonerStates:
         """One cycle from z; x (batch, N, D) are the embedded tokens, ``step`` is its number."""
         steps = self.shape.inner_steps
         key = None if self.deterministic or not self.shape.noise else self.noise()

@@ -20,6 +20,7 @@ from deqjax.models._equilibrium import Equilibrium
 from deqjax.models._solver_settings import SolverSettings
 from deqjax.models.reasoner._cell import ReasonerCell, ReasonerStates
 from deqjax.models.reasoner._layer import check_tokens
+from deqjax.models.reasoner._repeat import repeat
 from deqjax.models.reasoner._shape import ReasonerShape
 from deqjax.nn import DEQ
 from deqjax.solvers import Solution
@@ -55,6 +56,12 @@ def reasoner_settings() -> SolverSettings:
         adjoint="truncated",
         backward_max_steps=1,
     )
+
+
+def _counts_steps(settings: SolverSettings) -> bool:
+    """Whether the iteration takes all its steps plainly, whatever their residuals."""
+    plain = settings.method == "picard" and settings.damping in (None, 1.0)
+    return plain and settings.tol == 0 and settings.returns == "last"
 
 
 class Reasoner(nnx.Module):
@@ -127,35 +134,42 @@ class Reasoner(nnx.Module):
             rngs=rngs,
         )
         cell = ReasonerCell(shape, rngs=rngs)
-        self.deq = settings.build_layer(cell, solver, adjoint, numbered=True)
-        if adjoint is None:
-            self._differentiate_the_end(settings)
+        noisy = shape.noise > 0  # and then its cycles are numbered
+        if noisy and solver is None and settings.method == "reversible":
+            raise ValueError(
+                f"noise {shape.noise:g} differs from cycle to cycle, and the method 'reversible' "
+                "undoes cycles without their number; set noise to 0."
+            )
+        self.deq = settings.build_layer(cell, solver, adjoint, numbered=noisy)
+        found_by = self.deq.solver
+        if adjoint is None and settings.adjoint == "truncated":
+            self._differentiate_the_end(settings, plain=solver is None)
         # its value is the solver's own, whatever the rule of a training pass makes of that
         self.thinking = DEQ(
             cell,
-            solver=self.deq.solver,
+            solver=found_by,
             adjoint=adjoints.jacobian_free(),
             tol=settings.tol,
             max_steps=settings.max_steps if cycles is None else cycles,
-            numbered=True,
+            numbered=noisy,
         )
         self.draws = rngs["starts"].fork()
         self.deterministic = False
 
-    def _differentiate_the_end(self, settings: SolverSettings) -> None:
+    def _differentiate_the_end(self, settings: SolverSettings, *, plain: bool) -> None:
         """Count the steps with a gradient among the cycles of a pass, not on top of them."""
-        if settings.adjoint != "truncated":
-            return
         before = settings.max_steps - settings.backward_max_steps
         if before < 0:
             raise ValueError(
                 f"a pass of {settings.max_steps} cycles (max_steps) cannot have a gradient through "
                 f"the last {settings.backward_max_steps} (backward_max_steps)."
             )
-        if before:
-            self.deq.max_steps = before
-        else:  # all of them have one
+        if not before:  # all of them have one
             self.deq.adjoint = adjoints.unrolled()
+            return
+        self.deq.max_steps = before
+        if plain and _counts_steps(settings):
+            self.deq.solver = repeat
 
     def __call__(
         self,

@@ -37,8 +37,9 @@ class Puzzles:
         size: bits of a prefix sum, cells along a side of a maze; None is the puzzles' own.
         evaluation_size: of the validation and test puzzles; None is ``size``.
         count: training puzzles; None is the puzzles' own number.
-        difficulty: of generated puzzles; None is the puzzles' own.
+        difficulty: of generated puzzles: "easy", "medium", "hard", or "mixed".
         seed: of generated puzzles.
+        augment: whether training puzzles are changed at random as their rules allow.
         directory: folder of prepared data sets, None is TFDS's default.
         manual_directory: folder of downloaded files; None is TFDS's default.
     """
@@ -47,8 +48,9 @@ class Puzzles:
     size: Size | None = None
     evaluation_size: Size | None = None
     count: Count | None = None
-    difficulty: str | None = None
+    difficulty: str = "mixed"
     seed: Seed = 0
+    augment: bool = True
     directory: str | None = None
     manual_directory: str | None = None
 

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from deqjax import data
-from deqjax.data import DataError
+from deqjax.data import DataError, PuzzleSet
 from deqjax.models import PuzzleTransformer, Reasoner
 from deqjax.nn import stablemax_cross_entropy
 from deqjax.tasks._network import SOLVER_CHANGES, refused_as
@@ -109,7 +109,7 @@ class ReasoningTask(Task):
         return Kept(self.found.tokens, (self.found.height, self.found.width))
 
     @functools.cached_property
-    def found(self) -> Any:
+    def found(self) -> PuzzleSet:
         """The puzzles.
 
         Raises:
@@ -229,22 +229,19 @@ def _counted(network: ReasonerNetwork, kept: Kept) -> ReasonerNetwork:
     return dataclasses.replace(network, shape=dataclasses.replace(shape, **found))
 
 
-def load_puzzles(puzzles: Puzzles, size: int | None) -> Any:
+def load_puzzles(puzzles: Puzzles, size: int | None) -> PuzzleSet:
     """Look for puzzles of a size.
 
     Raises:
         DataError: they are missing or damaged.
     """
-    asked: dict[str, Any] = {
-        "size": size,
-        "count": puzzles.count,
-        "difficulty": puzzles.difficulty,
-    }
-    source: Any = data
-    return source.load_puzzles(
+    return data.load_puzzles(
         puzzles.name,
+        size=size,
+        count=puzzles.count,
         seed=puzzles.seed,
+        difficulty=puzzles.difficulty,
+        augment=puzzles.augment,
         directory=puzzles.directory,
         manual_directory=puzzles.manual_directory,
-        **{name: value for name, value in asked.items() if value is not None},
     )
