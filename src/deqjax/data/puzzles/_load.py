@@ -49,7 +49,7 @@ def load_puzzles(
     - "mazes": size x size cells, an odd number (15 unless told otherwise), with one shortest way.
       Tokens: 1 a wall, 2 free, 3 the start, 4 the goal, 5 the way, in the targets alone. Difficulty
       says how many steps the way takes: "easy" fewer than the size, "medium" than twice the size,
-      "hard" more. About half of the mazes have ways that lead around.
+      "hard" more. In a third to a half of the mazes some ways lead around.
     - "prefix_sums": strings of size bits (32 unless told otherwise). Tokens: 1 the bit 0, 2 the bit
       1. The target of a bit is the parity of all bits up to it. There is no difficulty.
 
