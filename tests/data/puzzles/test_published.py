@@ -133,6 +133,7 @@ def test_without_a_manual_directory_they_are_looked_for_beside_the_prepared_ones
         ("train", "5", "", "line 5 of '.*train.csv' is damaged .a puzzle of 80 cells, not 81"),
         ("test", "5", "x", "line 5 of '.*test.csv' is damaged .there are symbols that no puzzle"),
         ("test", "5", "é", "line 5 of '.*test.csv' is damaged .there are symbols that no puzzle"),
+        ("test", "5", "5" * 200_000, "line 5 of '.*test.csv' is damaged .field larger than"),
         ("test", "5", ",", "line 5 of '.*test.csv' is damaged .there are 5 columns, not 4"),
         ("test", "5", "8", "line 5 of '.*test.csv' is damaged .its answer does not solve"),
         ("test", "5", "\udcff", "line 5 of '.*test.csv' is damaged .there are symbols"),

@@ -102,6 +102,22 @@ def test_batches_go_on_where_they_were_left(prepared_in):
         assert (next(second)["inputs"] == batch["inputs"]).all()
 
 
+def test_puzzles_are_printed_as_one_knows_them(prepared_in):
+    puzzles = load("sudoku4", prepared_in)
+    assert puzzles.text([1, 2, 3, 4] * 3 + [5, 0, 9, -1]) == ".123\n.123\n.123\n4???"
+    assert (puzzles.tokens, puzzles.height, puzzles.width) == (6, 4, 4)
+    mazes = load("mazes", prepared_in, size=9)
+    picture = mazes.text(mazes.arrays("test")["targets"][0])
+    assert set(picture) == set("# SGo\n")
+    assert [len(line) for line in picture.split("\n")] == [9] * 9
+    bits = load("prefix_sums", prepared_in, size=12)
+    assert bits.text([1, 2] * 6) == "01" * 6
+    with pytest.raises(
+        DataError, match=r"'prefix_sums' has 12 cells, got tokens of shape \(1, 12\)"
+    ):
+        bits.text([[1, 2] * 6])
+
+
 # Splits
 
 

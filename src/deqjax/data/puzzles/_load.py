@@ -96,7 +96,7 @@ def load_puzzles(
     symmetry = kind.symmetry if augment else None
     return PuzzleSet(
         name=name,
-        tokens=kind.tokens,
+        symbols=kind.symbols,
         height=kind.height,
         width=kind.width,
         train=dataset(*arrays["train"], symmetry, seed),
