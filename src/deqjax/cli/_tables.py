@@ -42,9 +42,9 @@ def print_outcome(outcome: "Outcome", config: "RunConfig", options: Sequence[str
             f"the last checkpoint could not be saved there, and lies in {outcome.rescued}: move it "
             f"to {folder}/checkpoints"
         )
-    from deqjax.tasks.language import LanguageTask
+    from deqjax.tasks.language import TextTask
 
-    if isinstance(config.task, LanguageTask):
+    if isinstance(config.task, TextTask):
         print(f"try: deqjax generate {folder} 'the '")
     else:
         print(f"try: deqjax evaluate {folder} --split test")

@@ -11,11 +11,9 @@ from flax import nnx
 
 from deqjax._core.types import State
 from deqjax._core.validate import check_count, check_not_negative
-from deqjax.models._equilibrium_language_model import EquilibriumLanguageModel
-from deqjax.models._language_model import LanguageModelBase
+from deqjax.models._language_model import TokenModel
 from deqjax.models._memory import SegmentMemory
 from deqjax.models._sampling import draw
-from deqjax.models._transformer_layer import TransformerLayer
 from deqjax.solvers import Stats
 
 _RECENT = 512
@@ -37,7 +35,7 @@ class GeneratedToken(NamedTuple):
 
 
 def generate(
-    model: LanguageModelBase,
+    model: TokenModel,
     prompt: Sequence[int],
     count: int,
     *,
@@ -108,7 +106,7 @@ def generate(
 
 
 def reread(
-    model: LanguageModelBase,
+    model: TokenModel,
     prompt: Sequence[int],
     continuation: Sequence[int],
     *,
@@ -155,7 +153,7 @@ class _Past(NamedTuple):
 class _Reader:
     """A model, taken apart for the compiled functions, and how its positions are solved."""
 
-    graph: nnx.GraphDef[LanguageModelBase]
+    graph: nnx.GraphDef[TokenModel]
     parameters: nnx.State[Any, Any]
     length: int
     nothing: _Past
@@ -181,16 +179,15 @@ class _Reader:
 
 
 def _reader(
-    model: LanguageModelBase, warm_start: bool, tol: float | None, max_steps: int | None
+    model: TokenModel, warm_start: bool, tol: float | None, max_steps: int | None
 ) -> _Reader:
     if tol is not None:
         check_not_negative("tol", tol)
     if max_steps is not None:
         check_count("max_steps", max_steps)
-    shape = model.shape
-    # of a segment's positions the last one sees the most: the memory, and the segment up to itself
-    capacity = shape.memory_length + shape.length - 1
-    graph, parameters = nnx.split(_seeing(model, capacity))
+    # of a segment's positions the last one sees the most
+    capacity = model.before
+    graph, parameters = nnx.split(model.seeing(capacity))
     nothing = _nothing(graph, capacity, parameters)
     if nothing.equilibria is None and (tol is not None or max_steps is not None):
         raise ValueError("an explicit model solves nothing: leave out tol and max_steps.")
@@ -198,7 +195,7 @@ def _reader(
         "tol": None if tol is None else jnp.float32(tol),
         "max_steps": None if max_steps is None else jnp.int32(max_steps),
     }
-    return _Reader(graph, parameters, shape.length, nothing, jnp.bool_(warm_start), limits)
+    return _Reader(graph, parameters, model.shape.length, nothing, jnp.bool_(warm_start), limits)
 
 
 def _tokens(
@@ -214,31 +211,19 @@ def _tokens(
         yield GeneratedToken(token, steps, residual)
 
 
-def _seeing(model: LanguageModelBase, capacity: int) -> LanguageModelBase:
-    """A copy whose positions see no further back, also in a segment after a full memory."""
-    copy: LanguageModelBase = nnx.clone(model)
-    for _, node in nnx.iter_graph(copy):
-        if isinstance(node, TransformerLayer):
-            horizon = min(node.shape.horizon, capacity + 1)
-            node.shape = dataclasses.replace(node.shape, horizon=horizon)
-    return copy
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _nothing(
-    graph: nnx.GraphDef[LanguageModelBase], capacity: int, parameters: nnx.State[Any, Any]
+    graph: nnx.GraphDef[TokenModel], capacity: int, parameters: nnx.State[Any, Any]
 ) -> _Past:
     """The past of the first token."""
     model = nnx.merge(graph, parameters, copy=True)
-    equilibria = None
-    if isinstance(model, EquilibriumLanguageModel):
-        equilibria = model.zero_state(1, _RECENT)
+    equilibria = model.zero_state(1, _RECENT)
     return _Past(model.initial_memory(1, capacity), jnp.full(_RECENT, -1), equilibria)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _read(
-    graph: nnx.GraphDef[LanguageModelBase],
+    graph: nnx.GraphDef[TokenModel],
     parameters: nnx.State[Any, Any],
     tokens: jax.Array,
     past: _Past,
@@ -252,15 +237,18 @@ def _read(
         return past._replace(memory=prediction.memory), prediction.states[:, -1:], None
     z0 = _start(tokens, past, warm_start)
     prediction = model(tokens[None], past.memory, z0=z0, **limits)
-    solution = prediction.equilibrium.solution
+    solved = prediction.equilibrium
+    assert solved is not None  # for the type checker: this model has equilibria
 
     def newest(old: jax.Array, new: jax.Array, axis: int) -> jax.Array:
         joined = jnp.concatenate([old, new], axis)
         return jax.lax.slice_in_dim(joined, joined.shape[axis] - _RECENT, None, axis=axis)
 
-    equilibria = jax.tree.map(lambda old, new: newest(old, new, 1), past.equilibria, solution.value)
+    equilibria = jax.tree.map(
+        lambda old, new: newest(old, new, 1), past.equilibria, model.reusable(solved)
+    )
     after = _Past(prediction.memory, newest(past.tokens, tokens, 0), equilibria)
-    return after, prediction.states[:, -1:], solution.stats
+    return after, prediction.states[:, -1:], solved.solution.stats
 
 
 def _start(tokens: jax.Array, past: _Past, warm: jax.Array) -> State:
@@ -286,7 +274,7 @@ def _start(tokens: jax.Array, past: _Past, warm: jax.Array) -> State:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _draw(
-    graph: nnx.GraphDef[LanguageModelBase],
+    graph: nnx.GraphDef[TokenModel],
     parameters: nnx.State[Any, Any],
     states: jax.Array,
     key: jax.Array,

@@ -1,15 +1,18 @@
 """What the language models share: tokens to vectors before the layers, vectors to tokens after."""
 
 import abc
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from deqjax._core.types import State
 from deqjax.models._equilibrium import Equilibrium, Unrolled
 from deqjax.models._memory import SegmentMemory
 from deqjax.models._shape import LanguageShape
+from deqjax.models._transformer_layer import TransformerLayer
 from deqjax.nn import AdaptiveEmbedding, AdaptiveSoftmax, DropoutMask, masked
 
 
@@ -30,7 +33,56 @@ class Prediction(NamedTuple):
     unrolled: Unrolled | None = None
 
 
-class LanguageModelBase(nnx.Module):
+class TokenModel(nnx.Module):
+    """A language model as it is trained, scored and continued.
+
+    Called with tokens (batch, length) int32 and the memory of the segment before, it returns a
+    `Prediction`. Where something is solved, z0, probe, tol and max_steps are options of the call.
+
+    Attributes:
+        shape: has the number of ``tokens`` and the ``length`` of a training segment.
+    """
+
+    shape: Any
+
+    @property
+    @abc.abstractmethod
+    def before(self) -> int:
+        """Positions that the last one of a training segment sees before itself."""
+
+    @abc.abstractmethod
+    def seeing(self, before: int) -> Self:
+        """A copy whose positions see no further back than so many before themselves."""
+
+    @abc.abstractmethod
+    def initial_memory(self, batch: int, memory_length: int | None = None) -> SegmentMemory:
+        """A memory that holds nothing.
+
+        Args:
+            batch: number of rows.
+            memory_length: positions it can hold; None is the shape's. A longer one lets a position
+                see further back than in training.
+        """
+
+    def zero_state(self, batch: int, length: int) -> State | None:
+        """From which a solve starts, leaves (batch, length, width); None if nothing is solved."""
+        del batch, length
+        return None
+
+    def reusable(self, equilibrium: Equilibrium) -> State:
+        """What a later solve may start from, of the form of `zero_state`."""
+        return equilibrium.solution.value
+
+    @abc.abstractmethod
+    def negative_log_likelihood(self, states: jax.Array, targets: jax.Array) -> jax.Array:
+        """Of targets (batch, length) int32 given the states: (batch, length) float32, in nats."""
+
+    @abc.abstractmethod
+    def log_probabilities(self, states: jax.Array) -> jax.Array:
+        """Of all tokens: (batch, length, vocabulary) float32."""
+
+
+class LanguageModelBase(TokenModel):
     """Embedding, dropout and softmax of a language model."""
 
     def __init__(self, shape: LanguageShape, *, rngs: nnx.Rngs) -> None:
@@ -66,15 +118,23 @@ class LanguageModelBase(nnx.Module):
         """The embedding (batch, length, width) of tokens (batch, length), after dropout."""
         return self._dropped(self.embedding(tokens))
 
-    @abc.abstractmethod
-    def initial_memory(self, batch: int, memory_length: int | None = None) -> SegmentMemory:
-        """A memory that holds nothing.
+    @property
+    def before(self) -> int:
+        """Positions that the last one of a training segment sees before itself.
 
-        Args:
-            batch: number of rows.
-            memory_length: positions it can hold; None is the shape's. A longer one lets a position
-                see further back than in training.
+        These are the memory, and the segment up to itself.
         """
+        before: int = self.shape.memory_length + self.shape.length - 1
+        return before
+
+    def seeing(self, before: int) -> Self:
+        """A copy whose positions see no further back, also in a segment after a full memory."""
+        copy: Self = nnx.clone(self)
+        for _, node in nnx.iter_graph(copy):
+            if isinstance(node, TransformerLayer):
+                horizon = min(node.shape.horizon, before + 1)
+                node.shape = dataclasses.replace(node.shape, horizon=horizon)
+        return copy
 
     def negative_log_likelihood(self, states: jax.Array, targets: jax.Array) -> jax.Array:
         """Of targets (batch, length) int32 given the states: (batch, length) float32, in nats."""

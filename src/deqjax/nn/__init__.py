@@ -7,6 +7,8 @@ before a solve: `Weight` and `DropoutMask` return arrays for that purpose, and
 
 from deqjax.nn._adaptive_embedding import AdaptiveEmbedding
 from deqjax.nn._adaptive_softmax import AdaptiveSoftmax
+from deqjax.nn._attention import attention
+from deqjax.nn._chunked_likelihood import token_logits, token_nll
 from deqjax.nn._conv_batch_norm import ConvBatchNorm
 from deqjax.nn._convolution import ConvWeight, convolve
 from deqjax.nn._deq import DEQ
@@ -23,7 +25,9 @@ from deqjax.nn._relative_attention import (
     visible,
 )
 from deqjax.nn._resampling import enlarge_nearest, resize_bilinear
+from deqjax.nn._rms_norm import rms_norm
 from deqjax.nn._rotary import rotary_angles, rotate
+from deqjax.nn._stablemax import log_stablemax, stablemax_cross_entropy
 from deqjax.nn._weight import Weight
 
 __all__ = [
@@ -40,6 +44,7 @@ __all__ = [
     "ObservationError",
     "ObservedSolve",
     "Weight",
+    "attention",
     "convolution_norm_bound",
     "convolve",
     "distance_codes",
@@ -47,13 +52,18 @@ __all__ = [
     "enlarge_nearest",
     "freeze",
     "group_norm",
+    "log_stablemax",
     "masked",
     "observe",
     "relative_attention",
     "relative_shift",
     "reseed",
     "resize_bilinear",
+    "rms_norm",
     "rotary_angles",
     "rotate",
+    "stablemax_cross_entropy",
+    "token_logits",
+    "token_nll",
     "visible",
 ]

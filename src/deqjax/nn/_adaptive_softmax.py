@@ -5,11 +5,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from deqjax.nn._adaptive_embedding import AdaptiveEmbedding, new_projection, new_table
-from deqjax.nn._chunked_likelihood import OUTSIDE, chunked_nll, dense_nll, logits_of
+from deqjax.nn._chunked_likelihood import (
+    OUTSIDE,
+    chunked_nll,
+    dense_nll,
+    rows_of_a_chunk,
+    token_logits,
+)
 from deqjax.nn._clusters import Clusters, check_tokens
-
-_SMALL = 4096
-"""Below this many columns a chunk takes more tokens, so that it holds as many logits."""
 
 
 class AdaptiveSoftmax(nnx.Module):
@@ -119,10 +122,10 @@ class AdaptiveSoftmax(nnx.Module):
             ValueError: the states are not ``width`` wide.
         """
         self._check_states(states)
-        parts = [jax.nn.log_softmax(logits_of(self._project(states, 0), *self._head()))]
+        parts = [jax.nn.log_softmax(token_logits(self._project(states, 0), *self._head()))]
         shortlist = self.clusters.bounds[1]
         for cluster in range(1, self.clusters.count):
-            logits = logits_of(self._project(states, cluster), *self._rows(cluster))
+            logits = token_logits(self._project(states, cluster), *self._rows(cluster))
             parts.append(parts[0][..., -cluster, None] + jax.nn.log_softmax(logits))
         parts[0] = parts[0][..., :shortlist]
         return jnp.concatenate(parts, axis=-1)
@@ -180,7 +183,7 @@ class AdaptiveSoftmax(nnx.Module):
         return states @ projection[...].astype(states.dtype)
 
     def _chunk(self, columns: int) -> int:
-        return self.chunk * max(1, _SMALL // columns)
+        return rows_of_a_chunk(self.chunk, columns)
 
     def _check_states(self, states: jax.Array) -> None:
         if states.ndim == 0 or states.shape[-1] != self.clusters.width:

@@ -1,5 +1,6 @@
 """From a run's configuration to its parts."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from deqjax.training.step import (
     Loss,
     Problem,
     TrainState,
+    by_rates,
     initial_state,
     learning_rate,
     optimizer,
@@ -147,7 +149,8 @@ def build(
     """
     task = of_task(config.task, lambda: config.task.opened(kept))
     # a state that is to be divided may be larger than one device
-    with jax.default_device(_host() if config.parallel == "sharded" else None):
+    sharded = config.parallel == "sharded"
+    with jax.default_device(_host()) if sharded else contextlib.nullcontext():
         problem, state = assemble(config, task, axis_name=AXIS)
     steps = _parallel(config, task, problem, state, devices)
     return Run(config, task, Data(task), steps, jax.tree.map(_on_host, state))
@@ -225,10 +228,11 @@ def _update(
     config: RunConfig, task: Task
 ) -> tuple[optax.GradientTransformation, optax.Schedule | None]:
     own = of_task(task, lambda: task.optimizer(config.steps))
+    rates = of_task(task, task.rates)
     if own is not None:
-        return own, None
+        return by_rates(own, rates), None
     schedule = learning_rate(config.optimizer, config.steps)
-    return optimizer(config.optimizer, config.steps), schedule
+    return by_rates(optimizer(config.optimizer, config.steps), rates), schedule
 
 
 def _host() -> jax.Device | None:

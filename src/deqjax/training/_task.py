@@ -129,6 +129,14 @@ class Task(abc.ABC):
         del steps
         return None
 
+    def rates(self) -> Mapping[str, float]:
+        """Learning rates of some parameters, as factors on that of all others.
+
+        A pattern of parameters' names, as in ``sharding`` -> factor; the first that fits decides.
+        What the optimizer makes of a gradient is multiplied, weight decay included.
+        """
+        return {}
+
     def memory(self, model: Any, rows: int) -> Any:
         """What the rows of a first batch remember, leaves (rows, ...); None for no memory.
 

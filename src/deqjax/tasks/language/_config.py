@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from annotated_types import Interval
 
 from deqjax._ranges import Layers
-from deqjax.models import SolverSettings, TransformerShape
+from deqjax.models import AttractorShape, SolverSettings, TransformerShape, attractor_settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,25 @@ class LanguageNetwork:
     def solves(self) -> bool:
         """Whether it is an equilibrium model."""
         return self.kind != "transformer_xl"
+
+
+@dataclasses.dataclass(frozen=True)
+class AttractorNetwork:
+    """Which attractor language model is trained.
+
+    Attributes:
+        shape: sizes. A vocabulary of None is counted; without head blocks it is a plain
+            Transformer.
+        solver: how the equilibrium is found and differentiated; the default is as published.
+    """
+
+    shape: AttractorShape = dataclasses.field(default_factory=AttractorShape)
+    solver: SolverSettings = dataclasses.field(default_factory=attractor_settings)
+
+    @property
+    def solves(self) -> bool:
+        """Whether it is an equilibrium model."""
+        return self.shape.head_layers > 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from deqjax._fields import check_value
 from deqjax._ranges import Seed
 from deqjax.data import Vocabulary
 from deqjax.models import GeneratedToken, LanguageModel, generate, reread
-from deqjax.tasks.language._task import LanguageTask
+from deqjax.tasks.language._text_task import TextTask
 from deqjax.training import ConfigError, load_run
 
 
@@ -66,7 +66,7 @@ def generate_text(
             its vocabulary does not know.
     """
     run = load_run(workdir)
-    if not isinstance(run.task, LanguageTask):
+    if not isinstance(run.task, TextTask):
         raise ConfigError(f"{workdir} holds no language model; there is no text to generate.")
     model = run.model
     vocabulary = run.task.vocabulary

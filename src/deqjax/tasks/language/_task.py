@@ -1,20 +1,12 @@
 """The task of predicting the next token of a text."""
 
-import copy
 import dataclasses
-import functools
-import math
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping
+from typing import Any, Self
 
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
-from numpy.typing import NDArray
 
-from deqjax import data
-from deqjax.data import Corpus, Vocabulary
 from deqjax.models import (
     DEQTransformerLM,
     DEQTrellisNetLM,
@@ -23,15 +15,15 @@ from deqjax.models import (
     SegmentMemory,
     TransformerXL,
 )
-from deqjax.tasks._network import SOLVER_CHANGES, check_solver, refused_as
-from deqjax.tasks.language._batches import Segments, TextRows, bigram_nats
-from deqjax.tasks.language._config import LanguageNetwork, Text
+from deqjax.tasks._network import refused_as
+from deqjax.tasks.language._config import LanguageNetwork
 from deqjax.tasks.language._sharding import rules
-from deqjax.training import ConfigError, Loss, Task
+from deqjax.tasks.language._text_task import TextTask
+from deqjax.training import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageTask(Task):
+class LanguageTask(TextTask):
     """Predict the next token of a text; losses are in nats per token.
 
     With ``order="given"`` every row of a batch reads on where it stopped, so that a memory carries
@@ -45,13 +37,6 @@ class LanguageTask(Task):
     """
 
     network: LanguageNetwork = dataclasses.field(default_factory=LanguageNetwork)
-    text: Text = dataclasses.field(default_factory=Text)
-
-    resumable: ClassVar[tuple[str, ...]] = (
-        *SOLVER_CHANGES,
-        "text.directory",
-        "text.manual_directory",
-    )
 
     def check(self) -> None:
         """Raise a ConfigError for fields that do not go together."""
@@ -61,44 +46,12 @@ class LanguageTask(Task):
                 f"--task.network.shape.width {shape.width} must be a multiple of "
                 f"--task.network.shape.heads {shape.heads}."
             )
-        if self.text.corpus.startswith("text_") and self.text.file is None:
-            raise ConfigError(
-                f"--task.text.corpus {self.text.corpus} needs a text file: give --task.text.file."
-            )
-        check_solver(self.network.solver, shape.dtype, "--task.network.shape.dtype")
+        super().check()
 
-    def opened(self, kept: Mapping[str, Any] | None) -> Self:
-        """The task with its vocabulary: counted, or the one that a run has kept.
-
-        Raises:
-            DataError: the corpus is missing or damaged.
-            ConfigError: the network knows fewer tokens than there are.
-        """
-        opened = copy.copy(self)
-        if kept is not None:  # the text is read when it is first asked for
-            opened.__dict__.pop("corpus", None)
-            opened.__dict__["vocabulary"] = Vocabulary.from_dict(kept["vocabulary"])
-        object.__setattr__(opened, "network", _counted(self.network, opened.vocabulary))
-        return opened
-
-    @functools.cached_property
-    def vocabulary(self) -> Vocabulary:
-        """What tokens stand for."""
-        return self.corpus.vocabulary
-
-    @functools.cached_property
-    def corpus(self) -> Corpus:
-        """The text, in tokens of the vocabulary."""
-        return load_corpus(self.text, self.__dict__.get("vocabulary"))
-
-    @functools.cached_property
-    def bigram(self) -> NDArray[np.float64] | None:
-        """Bigram log2-probabilities (256, 256) of the training split; None above 256 tokens."""
-        return data.fit_bigram(self.corpus.train) if self.vocabulary.size <= 256 else None
-
-    def keeps(self) -> Mapping[str, Any]:
-        """The vocabulary."""
-        return {"vocabulary": self.vocabulary.to_dict()}
+    @property
+    def remembers(self) -> bool:
+        """Whether the network has a memory."""
+        return bool(self.network.shape.memory_length)
 
     @refused_as("--task.network")
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
@@ -116,46 +69,13 @@ class LanguageTask(Task):
             case "deq_transformer":
                 return DEQTransformerLM(network.shape, network.solver, rngs=rngs)
 
-    def data(self, split: str) -> TextRows | None:
-        """A split of the text; a text of one's own has none for tests."""
-        shape, tokens = self.network.shape, getattr(self.corpus, split)
-        if not tokens.size and split == "test":
-            return None
-        return TextRows(
-            tokens,
-            length=shape.length,
-            kind=self.vocabulary.kind,
-            ordered=bool(shape.memory_length),
-        )
-
-    def example(self, rows: int) -> Segments | None:
-        """Random tokens that continue others; None as long as their number is to be counted."""
-        shape = self.network.shape
-        if shape.vocabulary is None:
-            return None
-        size = (rows, shape.length + 1)
-        tokens = np.random.default_rng(0).integers(0, shape.vocabulary, size, dtype=np.int32)
-        return Segments(tokens, np.zeros(rows, bool), np.ones((rows, shape.length), bool))
-
     def memory(self, model: LanguageModel, rows: int) -> SegmentMemory | None:
         """Empty, where the network has one."""
-        return model.initial_memory(rows) if self.network.shape.memory_length else None
-
-    def loss(self, model: LanguageModel, batch: Segments, memory: Any = None) -> Loss:
-        """Predict the next tokens of a batch of segments."""
-        before = None if memory is None else memory.cleared(batch.fresh)
-        prediction = model(batch.tokens[:, :-1], before)
-        nats = model.negative_log_likelihood(prediction.states, batch.tokens[:, 1:])
-        kept = None if memory is None else prediction.memory
-        return Loss(nats, weights=jnp.asarray(batch.scored, jnp.float32), memory=kept)
+        return model.initial_memory(rows) if self.remembers else None
 
     def sharding(self) -> Mapping[str, PartitionSpec]:
         """The hidden features of feed-forwards, and the vocabulary."""
         return rules(self.network)
-
-    def throughput(self, rows: int) -> tuple[str, int]:
-        """Tokens."""
-        return "tokens", rows * self.network.shape.length
 
     def adopt(self, model: nnx.Module) -> Self:
         """The task with the kind and the sizes of a language model that was built elsewhere."""
@@ -176,57 +96,7 @@ class LanguageTask(Task):
                 own = dataclasses.replace(own, kind="deq_trellisnet", shape=shape)
             case _:
                 raise ConfigError(
-                    f"a run of text trains a language model, not a {type(model).__name__}; give a "
-                    "recipe of images."
+                    "a LanguageTask trains DEQ-Transformers, TrellisNets and Transformer-XLs, not "
+                    f"a {type(model).__name__}; give a recipe that trains such a model."
                 )
         return dataclasses.replace(self, network=own)
-
-    def in_units(self, loss: float) -> dict[str, float]:
-        """Nats per token, and bits per byte, or perplexity of words."""
-        match self.vocabulary.kind:
-            case "bytes":
-                return {"loss": loss, "bits_per_byte": loss / math.log(2)}
-            case "words":
-                return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
-            case "characters":
-                return {"loss": loss}
-
-    def baselines(self, batches: Iterable[Segments]) -> dict[str, float]:
-        """The scores of a bigram model."""
-        if self.bigram is None:
-            return {}
-        nats = bigram_nats(self.bigram, iter(batches))
-        return {f"bigram_{name}": value for name, value in self.in_units(nats).items()}
-
-
-def _counted(network: LanguageNetwork, vocabulary: Vocabulary) -> LanguageNetwork:
-    """The network with as many tokens as there are, unless it says how many."""
-    shape, known = network.shape, vocabulary.size
-    if shape.vocabulary is None:
-        return dataclasses.replace(network, shape=dataclasses.replace(shape, vocabulary=known))
-    if shape.vocabulary < known:
-        raise ConfigError(
-            f"--task.network.shape.vocabulary must be at least {known} for the {vocabulary.kind} "
-            f"of this corpus, got {shape.vocabulary}; leave it out, and it is counted."
-        )
-    return network
-
-
-def load_corpus(text: Text, vocabulary: Vocabulary | None = None) -> Corpus:
-    """Read a corpus, preparing it on first use.
-
-    Args:
-        text: which one.
-        vocabulary: of a run that was trained; None counts one.
-
-    Raises:
-        DataError: it is missing or damaged.
-    """
-    return data.load_corpus(
-        text.corpus,
-        directory=text.directory,
-        file=text.file,
-        manual_directory=text.manual_directory,
-        limit_vocabulary=text.limit_vocabulary,
-        vocabulary=vocabulary,
-    )

@@ -6,10 +6,10 @@ from typing import Any, TypeAlias
 
 import jax
 from jax.sharding import PartitionSpec
-from jax.tree_util import DictKey, KeyPath
+from jax.tree_util import KeyPath
 
 from deqjax.training.devices._engine import AXIS, ReplicaError
-from deqjax.training.step import TrainState, Weights
+from deqjax.training.step import TrainState, Weights, name_of
 
 MODEL = "model"
 """The axis of the devices that share a row's work."""
@@ -22,11 +22,6 @@ anything. The first pattern that fits decides. A rule that does not name "data" 
 largest axis that is left is divided over it, and, where "model" divides none, over that too; the
 step then works with the whole array. None keeps a parameter whole on every device.
 """
-
-
-def name_of(path: KeyPath) -> str:
-    """A parameter's place in the model, such as ``deq.cell.up.kernel``."""
-    return ".".join(str(key.key) for key in path if isinstance(key, DictKey))
 
 
 def specs_of_weights(weights: Weights, rules: Rules, sizes: Mapping[str, int]) -> Weights:

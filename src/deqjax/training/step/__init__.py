@@ -16,6 +16,7 @@ from deqjax.training.step._problem import (
     Replicas,
     SolveLimits,
 )
+from deqjax.training.step._rates import by_rates, name_of
 from deqjax.training.step._schedule import learning_rate
 from deqjax.training.step._solve_metrics import is_largest
 from deqjax.training.step._state import Architecture, TrainState, Weights, initial_state, split
@@ -41,12 +42,14 @@ __all__ = [
     "SolveLimits",
     "TrainState",
     "Weights",
+    "by_rates",
     "evaluate_step",
     "forward",
     "gradient_step",
     "initial_state",
     "is_largest",
     "learning_rate",
+    "name_of",
     "observed_loss",
     "optimizer",
     "radius_step",

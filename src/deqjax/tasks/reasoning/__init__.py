@@ -1,0 +1,23 @@
+"""Reasoners: networks that solve a puzzle by thinking about it until they are done.
+
+Experiments of puzzles come in here. It stands on the public parts of the engine alone, as a user's
+task does.
+"""
+
+from deqjax.tasks.reasoning._config import (
+    Puzzles,
+    ReasonerNetwork,
+    Supervision,
+    Thinking,
+)
+from deqjax.tasks.reasoning._supervision import Carried
+from deqjax.tasks.reasoning._task import ReasoningTask
+
+__all__ = [
+    "Carried",
+    "Puzzles",
+    "ReasonerNetwork",
+    "ReasoningTask",
+    "Supervision",
+    "Thinking",
+]

@@ -1,0 +1,85 @@
+"""What a reasoning task trains, how, and on which puzzles."""
+
+import dataclasses
+from typing import Literal
+
+from deqjax._ranges import Count, NotNegative, Seed, Share, Size
+from deqjax.models import ReasonerShape, SolverSettings, reasoner_settings
+
+
+@dataclasses.dataclass(frozen=True)
+class ReasonerNetwork:
+    """Which network is trained.
+
+    Attributes:
+        kind: "reasoner", or "transformer", the same layers applied once: the explicit baseline.
+        shape: sizes and options; tokens, length and board of None are counted.
+        solver: how a pass iterates, ``max_steps`` cycles, and how it is differentiated.
+    """
+
+    kind: Literal["reasoner", "transformer"] = "reasoner"
+    shape: ReasonerShape = dataclasses.field(default_factory=ReasonerShape)
+    solver: SolverSettings = dataclasses.field(default_factory=reasoner_settings)
+
+    @property
+    def solves(self) -> bool:
+        """Whether it is an equilibrium model."""
+        return self.kind == "reasoner"
+
+
+@dataclasses.dataclass(frozen=True)
+class Puzzles:
+    """What it is trained on.
+
+    Attributes:
+        name: "sudoku4", "sudoku6", "sudoku9", "mazes" and "prefix_sums" are generated;
+            "sudoku_extreme" and "maze_hard" are the published files.
+        size: bits of a prefix sum, cells along a side of a maze; None is the puzzles' own.
+        evaluation_size: of the validation and test puzzles; None is ``size``.
+        count: training puzzles; None is the puzzles' own number.
+        difficulty: of generated puzzles; None is the puzzles' own.
+        seed: of generated puzzles.
+        directory: folder of prepared data sets, None is TFDS's default.
+        manual_directory: folder of downloaded files; None is TFDS's default.
+    """
+
+    name: str = "sudoku4"
+    size: Size | None = None
+    evaluation_size: Size | None = None
+    count: Count | None = None
+    difficulty: str | None = None
+    seed: Seed = 0
+    directory: str | None = None
+    manual_directory: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervision:
+    """How a reasoner is trained: by several passes on a puzzle, each with a loss and an update.
+
+    Attributes:
+        passes: on one puzzle at most.
+        exploration: probability that a puzzle may not leave before a random pass, however sure the
+            model is.
+        halting_weight: of the loss of the halting number beside that of the answer; a half, as the
+            hierarchical and the tiny recursive model were trained.
+    """
+
+    passes: Count = 16
+    exploration: Share = 0.1
+    halting_weight: NotNegative = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Thinking:
+    """How an evaluation thinks.
+
+    Attributes:
+        passes: on a puzzle, each of as many cycles as one of training; none halts earlier.
+        starts: random starts of a puzzle, the same for every puzzle.
+        seed: of the starts.
+    """
+
+    passes: Count = 16
+    starts: Size = 1
+    seed: Seed = 0
