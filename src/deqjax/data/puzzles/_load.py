@@ -38,14 +38,14 @@ def load_puzzles(
     - "mazes": size x size cells, an odd number (15 unless told otherwise), with one shortest way.
       Tokens: 1 a wall, 2 free, 3 the start, 4 the goal, 5 the way, in the targets alone. Difficulty
       says how many steps the way takes: "easy" fewer than the size, "medium" than twice the size,
-      "hard" more. In a third to a half of the mazes some ways lead around.
+      "hard" as many or more. In a third to a half of the mazes some ways lead around.
     - "prefix_sums": strings of size bits (32 unless told otherwise). Tokens: 1 the bit 0, 2 the bit
       1. The target of a bit is the parity of all bits up to it. There is no difficulty.
-
     - "sudoku_extreme", "maze_hard": the published Sudoku-Extreme (9 x 9) and Maze-Hard (30 x 30,
       tokens as above), from their files train.csv and test.csv in `manual_directory`, or in its
       folder sudoku-extreme or maze-30x30-hard-1k. Training and validation puzzles are drawn from
-      the former; all of the latter are for testing. Without size and difficulty.
+      the former; all of the latter are for testing. Without size and difficulty. Once they are
+      prepared, the files are not read again.
 
     No two puzzles of a set are equal, and no symmetry makes a held-out puzzle of a training one:
     neither turning and reflecting mazes nor, of Sudoku, exchanging digits, lines of a band, bands
