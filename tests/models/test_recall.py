@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from deqjax.models import ConvolutionalNetwork, RecallNetwork, RecallShape, recall_settings
+from deqjax.models import ConvolutionalNetwork, RecallReasoner, RecallShape, recall_settings
 
 SHAPE = RecallShape(tokens=3, width=6, blocks=2)
 TOKENS = jnp.array([[1, 2, 2, 1, 1], [2, 1, 2, 2, 2]])
@@ -14,7 +14,7 @@ TOKENS = jnp.array([[1, 2, 2, 1, 1], [2, 1, 2, 2, 2]])
 
 @pytest.fixture(scope="module")
 def model():
-    return RecallNetwork(SHAPE, steps=200, tol=1e-6, rngs=nnx.Rngs(0))
+    return RecallReasoner(SHAPE, steps=200, tol=1e-6, rngs=nnx.Rngs(0))
 
 
 def convolved(x, layer):
@@ -62,7 +62,8 @@ def test_training_takes_more_steps_that_have_a_gradient(model):
 
     gradient = jax.grad(loss, allow_int=True)(parameters)
     kernel = gradient["cell"]["blocks"][0]["inner"]["kernel"][...]
-    assert jnp.all(jnp.isfinite(kernel)) and jnp.any(kernel != 0)
+    assert jnp.all(jnp.isfinite(kernel))
+    assert jnp.any(kernel != 0)
 
 
 def test_random_starts_have_the_norm_of_states(model):
@@ -86,4 +87,4 @@ def test_the_explicit_network_has_as_many_parameters(model):
 
 def test_unknown_tokens_are_refused():
     with pytest.raises(ValueError, match="tokens is not known"):
-        RecallNetwork(RecallShape(), rngs=nnx.Rngs(0))
+        RecallReasoner(RecallShape(), rngs=nnx.Rngs(0))
