@@ -10,6 +10,8 @@ import pytest
 from flax import nnx
 
 from deqjax.models import (
+    AttractorLM,
+    AttractorShape,
     DEQTransformerLM,
     DEQTrellisNetLM,
     SolverSettings,
@@ -41,6 +43,20 @@ def build(kind, memory_length=MEMORY):
     sizes = shape(memory_length=memory_length)
     if kind == "explicit":
         return evaluated(TransformerXL(sizes, depth=2, rngs=nnx.Rngs(0)))
+    if kind.startswith("attractor"):
+        head = 0 if kind == "attractor without head" else 2
+        sizes = AttractorShape(
+            vocabulary=VOCABULARY,
+            padded_vocabulary=VOCABULARY + 2,
+            length=CAPACITY + 1,
+            width=8,
+            heads=2,
+            key_heads=1,
+            hidden=8,
+            prelude_layers=2,
+            head_layers=head,
+        )
+        return evaluated(AttractorLM(sizes, SETTINGS, rngs=nnx.Rngs(0)))
     if kind == "trellisnet":
         return evaluated(DEQTrellisNetLM(sizes, SETTINGS, rngs=nnx.Rngs(0)))
     return evaluated(DEQTransformerLM(sizes, SETTINGS, rngs=nnx.Rngs(0)))
@@ -88,7 +104,9 @@ def recorded(monkeypatch):
     return record
 
 
-@pytest.mark.parametrize("kind", ["equilibrium", "explicit", "trellisnet"])
+@pytest.mark.parametrize(
+    "kind", ["equilibrium", "explicit", "trellisnet", "attractor", "attractor without head"]
+)
 def test_position_by_position_is_the_whole_text_at_once(monkeypatch, kind):
     """As long as the first position can still be seen."""
     model = build(kind)

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 
-from deqjax.nn import _adaptive_softmax
+from deqjax.nn import _chunked_likelihood
 from deqjax.nn._adaptive_embedding import AdaptiveEmbedding
 from deqjax.nn._adaptive_softmax import AdaptiveSoftmax
 
@@ -32,7 +32,7 @@ TIED = [("narrow", "projections"), ("divided", "projections")]
 @pytest.fixture(autouse=True)
 def tiny_chunks(monkeypatch):
     """Without this a chunk would hold all tokens of vocabularies as small as these."""
-    monkeypatch.setattr(_adaptive_softmax, "_SMALL", 1)
+    monkeypatch.setattr(_chunked_likelihood, "_SMALL", 1)
 
 
 class Ends(nnx.Module):

@@ -18,8 +18,11 @@ class Convert:
     """Turn a published PyTorch checkpoint into a model.
 
     Attributes:
-        checkpoint: a .pth file with the state dict of a DEQ-Transformer or an MDEQ.
-        config: a JSON file with the options that it was trained with.
+        checkpoint: a file with the state dict of a DEQ-Transformer, an MDEQ or an attractor
+            language model (.pth, .pt, .bin, .safetensors); a folder with such a file and a
+            config.json; or such a folder's name on the Hugging Face hub, OWNER/NAME.
+        config: a JSON file with the options that it was trained with; by itself the folder's
+            config.json.
         out: folder for the model; must not hold anything.
         recipe: an experiment's file, whose data and optimizer it shall have: the folder is then a
             run, to evaluate, to generate from, or to train on with --resume.
@@ -29,8 +32,8 @@ class Convert:
     """
 
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
-    config: Path
     out: Path
+    config: Path | None = None
     recipe: Path | None = None
     file: Path | None = None
     directory: Path | None = None

@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 
 from deqjax.convert._errors import ConversionError
+from deqjax.convert._safetensors import read_safetensors
 
-# torch.nn.DataParallel puts the model that it wraps under this name
-_PARALLEL = "module."
+# torch.nn.DataParallel and torch.compile put the model that they wrap under these names
+_WRAPPERS = ("module.", "_orig_mod.")
 # what torch.load and zipfile were seen to raise on texts, cut files and flipped bytes
 _UNREADABLE = (RuntimeError, LookupError, OSError, EOFError, struct.error, zipfile.BadZipFile)
 
 
 def read_state_dict(path: Path | str) -> dict[str, np.ndarray]:
-    """The state dict of a checkpoint that ``torch.save`` wrote.
+    """The state dict of a checkpoint that ``torch.save`` or safetensors wrote.
 
     A state dict inside another dict, such as ``{"model_state_dict": ..., "epoch": ...}``, is found
-    if it is the only one, and the prefix "module." of data-parallel models is dropped. Only tensors
+    if it is the only one, and the prefixes "module." of data-parallel models and "_orig_mod."
+    of compiled ones are dropped. Only tensors
     are unpickled (``weights_only=True``), so a checkpoint cannot run code.
 
     Returns:
@@ -30,12 +32,14 @@ def read_state_dict(path: Path | str) -> dict[str, np.ndarray]:
         they are.
 
     Raises:
-        ConversionError: PyTorch is not installed, there is no such file, it is no checkpoint, is
-            damaged, or holds anything else than one state dict.
+        ConversionError: PyTorch (for the other format, safetensors) is not installed, there is no
+            such file, it is no checkpoint, is damaged, or holds anything else than one state dict.
     """
     file = Path(path)
     if not file.is_file():
         raise ConversionError(f"there is no file {file}; name a checkpoint (.pth).")
+    if file.suffix == ".safetensors":
+        return dict(_without_prefix(read_safetensors(file)))
     tensors = _without_prefix(_state_dict_in(_load(file), file))
     return {key: _to_numpy(tensor) for key, tensor in tensors.items()}
 
@@ -102,9 +106,10 @@ def _state_dict_in(found: Any, file: Path) -> Mapping[str, Any]:
 
 
 def _without_prefix(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    if not all(key.startswith(_PARALLEL) for key in state):
-        return state
-    return {key.removeprefix(_PARALLEL): tensor for key, tensor in state.items()}
+    for prefix in _WRAPPERS:
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    return state
 
 
 def _is_state_dict(found: Any) -> bool:

@@ -12,25 +12,42 @@ import pydantic
 from flax import nnx
 
 from deqjax._fields import FieldError, read_fields
+from deqjax.convert._attractor_config import check_attractor_config
 from deqjax.convert._blank import blank
 from deqjax.convert._checkpoint import read_state_dict
 from deqjax.convert._errors import ConversionError
 from deqjax.convert._parameters import variables_of
+from deqjax.convert._source import find_source
+from deqjax.convert.attractor import convert_attractor, is_attractor, settings_of
 from deqjax.convert.deq_transformer import convert_deq_transformer, published_settings
 from deqjax.convert.mdeq import convert_mdeq
-from deqjax.models import MDEQ, DEQTransformerLM, MDEQShape, SolverSettings, TransformerShape
+from deqjax.models import (
+    MDEQ,
+    AttractorLM,
+    AttractorShape,
+    DEQTransformerLM,
+    MDEQShape,
+    SolverSettings,
+    TransformerShape,
+)
 
 _MODEL, _PARAMETERS = "model.json", "parameters"
 # what Orbax and TensorStore were seen to raise on missing and damaged files
 _UNREADABLE = (ValueError, LookupError, OSError)
 
-Converted = DEQTransformerLM | MDEQ
+Converted = AttractorLM | DEQTransformerLM | MDEQ
 """A model that a published checkpoint can become."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    model: Literal["deq_transformer", "mdeq"]
+    model: Literal["attractor", "deq_transformer", "mdeq"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Attractor(_Kind):
+    shape: AttractorShape
+    solver: SolverSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,30 +62,56 @@ class _MDEQ(_Kind):
     solver: SolverSettings
 
 
-def convert_checkpoint(checkpoint: Path | str, config: Path | str, folder: Path | str) -> Converted:
+_Described = _Attractor | _Transformer | _MDEQ
+_DESCRIBED: dict[str, type[_Described]] = {
+    "attractor": _Attractor,
+    "deq_transformer": _Transformer,
+    "mdeq": _MDEQ,
+}
+
+
+def convert_checkpoint(
+    checkpoint: Path | str, config: Path | str | None, folder: Path | str
+) -> Converted:
     """Convert a published checkpoint and write the model into a folder.
 
     Args:
-        checkpoint: a ``.pth`` file.
-        config: a JSON file with the options of [`deqjax.convert.TransformerConfig`][] or
-            [`deqjax.convert.MDEQConfig`][].
+        checkpoint: a file of ``torch.save`` (.pth, .pt, .bin) or safetensors; a folder with such a
+            file, or the parts of one, and a config.json; or the name of such a folder on the
+            Hugging Face hub, "owner/name".
+        config: a JSON file with the options of [`deqjax.convert.TransformerConfig`][],
+            [`deqjax.convert.MDEQConfig`][] or [`deqjax.convert.AttractorConfig`][]; None is the
+            folder's config.json.
         folder: created; must not hold anything.
 
     Raises:
         ConversionError: a file cannot be read, they do not fit each other, or the folder is taken.
     """
     _refuse_taken(Path(folder))
-    model = read_model(checkpoint, config)
-    save_converted(model, _settings(model), folder)
+    model, settings = _read(checkpoint, config)
+    save_converted(model, settings, folder)
     return model
 
 
-def read_model(checkpoint: Path | str, config: Path | str) -> Converted:
+def read_model(checkpoint: Path | str, config: Path | str | None = None) -> Converted:
     """The model of a published checkpoint and its configuration, as `convert_checkpoint`."""
-    state, options = read_state_dict(checkpoint), _read_json(config)
+    return _read(checkpoint, config)[0]
+
+
+def _read(checkpoint: Path | str, config: Path | str | None) -> tuple[Converted, SolverSettings]:
+    """With how it finds its equilibrium."""
+    source = find_source(checkpoint, config)
+    options = _read_json(source.config)
+    state: dict[str, np.ndarray] = {}
+    for part in source.weights:
+        state |= read_state_dict(part)
+    if is_attractor(state, options):
+        settings = settings_of(check_attractor_config(options))
+        return convert_attractor(state, options, settings), settings
     if "channels" in options or any(key.startswith("fullstage.") for key in state):
-        return convert_mdeq(state, options)
-    return convert_deq_transformer(state, options, published_settings())
+        return convert_mdeq(state, options), SolverSettings()
+    settings = published_settings()
+    return convert_deq_transformer(state, options, settings), settings
 
 
 def save_converted(model: Converted, settings: SolverSettings, folder: Path | str) -> None:
@@ -81,11 +124,7 @@ def save_converted(model: Converted, settings: SolverSettings, folder: Path | st
 
     path = Path(folder).absolute()
     _refuse_taken(path)
-    described = (
-        _MDEQ("mdeq", model.shape, settings)
-        if isinstance(model, MDEQ)
-        else _Transformer("deq_transformer", model.shape, settings)
-    )
+    described = _described(model, settings)
     description = pydantic.TypeAdapter(type(described)).dump_json(described, indent=1)
     arrays = {name: np.asarray(variable[...]) for name, variable in variables_of(model).items()}
     try:
@@ -114,8 +153,7 @@ def load_converted(folder: Path | str) -> Converted:
     values = _read_json(path / _MODEL)
     try:
         kind = read_fields(_Kind, values).model
-        described: type[_Transformer | _MDEQ] = _MDEQ if kind == "mdeq" else _Transformer
-        found = read_fields(described, values)
+        found = read_fields(_DESCRIBED[kind], values)
     except FieldError as error:
         raise ConversionError(
             f"{path / _MODEL} does not fit: {error} Convert the checkpoint again."
@@ -126,15 +164,24 @@ def load_converted(folder: Path | str) -> Converted:
     return model
 
 
-def _build(found: _Transformer | _MDEQ) -> Converted:
-    if isinstance(found, _MDEQ):
-        return MDEQ(found.shape, found.solver, rngs=nnx.Rngs(0))
-    return DEQTransformerLM(found.shape, found.solver, rngs=nnx.Rngs(0))
+def _described(model: Converted, settings: SolverSettings) -> _Described:
+    match model:
+        case AttractorLM():
+            return _Attractor("attractor", model.shape, settings)
+        case MDEQ():
+            return _MDEQ("mdeq", model.shape, settings)
+        case DEQTransformerLM():
+            return _Transformer("deq_transformer", model.shape, settings)
 
 
-def _settings(model: Converted) -> SolverSettings:
-    """How a model finds its equilibrium that says nothing else."""
-    return SolverSettings() if isinstance(model, MDEQ) else published_settings()
+def _build(found: _Described) -> Converted:
+    match found:
+        case _Attractor():
+            return AttractorLM(found.shape, found.solver, rngs=nnx.Rngs(0))
+        case _MDEQ():
+            return MDEQ(found.shape, found.solver, rngs=nnx.Rngs(0))
+        case _Transformer():
+            return DEQTransformerLM(found.shape, found.solver, rngs=nnx.Rngs(0))
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -1,17 +1,44 @@
 """A converted model in a few words."""
 
 from deqjax.convert._parameters import parameters_of
-from deqjax.models import MDEQ, DEQTransformerLM
+from deqjax.models import MDEQ, AttractorLM, DEQTransformerLM
 
 
-def summary(model: DEQTransformerLM | MDEQ) -> dict[str, str]:
+def summary(model: AttractorLM | DEQTransformerLM | MDEQ) -> dict[str, str]:
     """What a reader compares with the published recipe: name to value, in words.
 
     Shared parameters are counted once.
     """
     counts = [parameter[...].size for parameter in parameters_of(model).values()]
-    rest = _mdeq(model) if isinstance(model, MDEQ) else _transformer(model)
-    return {"parameters": f"{sum(counts):,}"} | rest
+    return {"parameters": f"{sum(counts):,}"} | _rest(model)
+
+
+def _rest(model: AttractorLM | DEQTransformerLM | MDEQ) -> dict[str, str]:
+    match model:
+        case AttractorLM():
+            return _attractor(model)
+        case MDEQ():
+            return _mdeq(model)
+        case DEQTransformerLM():
+            return _transformer(model)
+
+
+def _attractor(model: AttractorLM) -> dict[str, str]:
+    shape = model.shape
+    gated = f"{shape.feed_forward}, gated" if shape.gated else shape.feed_forward
+    return {
+        "tokens": f"{shape.tokens:,}",
+        "rows of the tables": f"{shape.rows:,}",
+        "tied": "embedding and softmax" if shape.tie_embeddings else "nothing",
+        "width": str(shape.width),
+        "heads": str(shape.heads),
+        "heads of keys": str(shape.groups),
+        "blocks of the prelude and of the head": f"{shape.prelude_layers} and {shape.head_layers}",
+        "features of the feed-forward": f"{shape.hidden} ({gated})",
+        "bound of the gates": "no gates" if shape.gate_start is None else str(shape.gate_bound),
+        "normalized queries and keys": "yes" if shape.query_key_norm else "no",
+        "segment": str(shape.length),
+    }
 
 
 def _transformer(model: DEQTransformerLM) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from deqjax.convert._attractor_config import check_attractor_config
+from deqjax.convert._attractor_config import AttractorConfig, check_attractor_config
 from deqjax.convert._blank import blank
 from deqjax.convert._keys import Ledger
 from deqjax.models import AttractorCell, AttractorLM, SolverSettings, attractor_settings
@@ -40,10 +40,8 @@ def convert_attractor(
             shape, or differs from the one that it is tied to; all of them are listed.
     """
     options = check_attractor_config(config)
-    if settings is None:
-        clip = options.adjoint_grad_clip
-        settings = dataclasses.replace(attractor_settings(), backward_clip=clip)
-    model = blank(lambda: AttractorLM(options.shape(), settings, rngs=nnx.Rngs(0)))
+    chosen = settings_of(options) if settings is None else settings
+    model = blank(lambda: AttractorLM(options.shape(), chosen, rngs=nnx.Rngs(0)))
     ledger = Ledger(_by_halves(state) if model.shape.gated else state)
     ledger.move(model.embedding, "transformer.wte.weight")
     for i, block in enumerate(model.prelude):
@@ -62,6 +60,11 @@ def convert_attractor(
     ledger.close(model)
     nnx.Module.eval(model)
     return model
+
+
+def settings_of(options: AttractorConfig) -> SolverSettings:
+    """How a published model is solved and trained."""
+    return dataclasses.replace(attractor_settings(), backward_clip=options.adjoint_grad_clip)
 
 
 def is_attractor(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> bool:

@@ -26,7 +26,7 @@ from deqjax.models.reasoner._model import Answer, Reasoner, reasoner_settings
 from deqjax.models.reasoner._shape import ReasonerShape
 from deqjax.models.recall._block import RecallBlock, RecallCell, RecallInputs
 from deqjax.models.recall._explicit import ConvolutionalNetwork
-from deqjax.models.recall._model import Recalled, RecallNetwork, recall_settings
+from deqjax.models.recall._model import Recalled, RecallReasoner, recall_settings
 from deqjax.models.recall._shape import RecallShape
 
 LanguageModel = AttractorLM | DEQTransformerLM | DEQTrellisNetLM | TransformerXL
@@ -61,7 +61,7 @@ __all__ = [
     "RecallBlock",
     "RecallCell",
     "RecallInputs",
-    "RecallNetwork",
+    "RecallReasoner",
     "RecallShape",
     "Recalled",
     "ResDEQ",

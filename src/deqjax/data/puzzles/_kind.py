@@ -16,7 +16,7 @@ class PuzzleKind(NamedTuple):
     """Puzzles of one kind and size.
 
     Attributes:
-        tokens: how many there are, the padding with them.
+        symbols: what stands for the tokens from 1 in print, a character each.
         height: rows of cells; 1 for a sequence.
         width: cells of a row.
         draw: of a grade, about so many puzzles at random: inputs and targets. Some may be equal,
@@ -29,10 +29,15 @@ class PuzzleKind(NamedTuple):
             cannot be counted.
     """
 
-    tokens: int
+    symbols: str
     height: int
     width: int
     draw: Callable[[str, int, np.random.RandomState], tuple[Rows, Rows]]
     signature: Callable[[Rows], NDArray[np.uint64]]
     symmetry: Symmetry | None
     grades: dict[str, int | None]
+
+    @property
+    def tokens(self) -> int:
+        """How many there are, the padding with them."""
+        return len(self.symbols) + 1

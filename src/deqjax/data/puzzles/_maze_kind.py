@@ -27,7 +27,7 @@ def maze_kind(side: int) -> PuzzleKind:
     the others some more walls are open, so that ways lead around.
     """
     return PuzzleKind(
-        tokens=6,
+        symbols="# SGo",
         height=side,
         width=side,
         draw=functools.partial(_draw, side),

@@ -15,7 +15,7 @@ from deqjax.data.puzzles._kind import PuzzleKind, Rows
 def prefix_kind(bits: int) -> PuzzleKind:
     """Strings of so many bits, of one grade; nothing that could be done to one is a symmetry."""
     return PuzzleKind(
-        tokens=3,
+        symbols="01",
         height=1,
         width=bits,
         draw=functools.partial(_draw, bits),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from deqjax.data._read import SPLITS
 from deqjax.data.pipeline import DataError
@@ -21,7 +21,7 @@ class PuzzleSet:
 
     Attributes:
         name: of the puzzles.
-        tokens: how many there are; 0 is padding.
+        symbols: what stands for the tokens from 1 in print, a character each.
         height: rows of cells, 1 for a sequence; N is height times width.
         width: cells of a row.
         train: a Grain ``MapDataset``; where puzzles are augmented, a row is another one each time
@@ -32,7 +32,7 @@ class PuzzleSet:
     """
 
     name: str
-    tokens: int
+    symbols: str
     height: int
     width: int
     train: Any
@@ -40,6 +40,30 @@ class PuzzleSet:
     test: Any
     identity: str
     _arrays: Mapping[str, tuple[Rows, Rows]] = dataclasses.field(repr=False)
+
+    @property
+    def tokens(self) -> int:
+        """How many there are, with 0 for padding: the size of a vocabulary."""
+        return len(self.symbols) + 1
+
+    def text(self, row: ArrayLike) -> str:
+        """A puzzle or an answer as it is printed, a line for each row of cells.
+
+        Args:
+            row: (N,) tokens; what is none of a puzzle's becomes a question mark.
+
+        Raises:
+            DataError: it has not N cells.
+        """
+        tokens = np.asarray(row)
+        if tokens.shape != (self.height * self.width,):
+            raise DataError(
+                f"{self.name!r} has {self.height * self.width} cells, got tokens of shape "
+                f"{tokens.shape}: give one row"
+            )
+        known = dict(enumerate(self.symbols, 1))
+        lines = tokens.reshape(self.height, self.width).tolist()
+        return "\n".join("".join(known.get(token, "?") for token in line) for line in lines)
 
     def arrays(self, split: str) -> dict[str, NDArray[np.int32]]:
         """All rows of a split without augmentation: "inputs" and "targets", (rows, N) int32.

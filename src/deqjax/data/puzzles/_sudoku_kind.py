@@ -27,7 +27,7 @@ def sudoku_kind(side: int) -> PuzzleKind:
     """Sudoku of side x side cells."""
     board = SUDOKU_BOARDS[side]
     return PuzzleKind(
-        tokens=side + 2,
+        symbols=".123456789"[: side + 1],
         height=side,
         width=side,
         draw=functools.partial(_draw, board),

@@ -2,7 +2,7 @@
 
 from deqjax.models.recall._block import RecallBlock, RecallCell, RecallInputs
 from deqjax.models.recall._explicit import ConvolutionalNetwork
-from deqjax.models.recall._model import Recalled, RecallNetwork, recall_settings
+from deqjax.models.recall._model import Recalled, RecallReasoner, recall_settings
 from deqjax.models.recall._shape import RecallShape
 
 __all__ = [
@@ -10,7 +10,7 @@ __all__ = [
     "RecallBlock",
     "RecallCell",
     "RecallInputs",
-    "RecallNetwork",
+    "RecallReasoner",
     "RecallShape",
     "Recalled",
     "recall_settings",

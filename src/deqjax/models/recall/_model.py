@@ -51,7 +51,7 @@ def recall_settings() -> SolverSettings:
     )
 
 
-class RecallNetwork(nnx.Module):
+class RecallReasoner(nnx.Module):
     """One convolutional layer with recall, iterated to its fixed point; sequences of any length.
 
     In evaluation mode a call iterates ``steps`` times at most, and stops at ``tol``.
@@ -80,8 +80,8 @@ class RecallNetwork(nnx.Module):
     Examples:
         >>> import jax, jax.numpy as jnp
         >>> from flax import nnx
-        >>> from deqjax.models import RecallNetwork, RecallShape
-        >>> model = RecallNetwork(RecallShape(tokens=3, width=8), steps=100, rngs=nnx.Rngs(0))
+        >>> from deqjax.models import RecallReasoner, RecallShape
+        >>> model = RecallReasoner(RecallShape(tokens=3, width=8), steps=100, rngs=nnx.Rngs(0))
         >>> model.eval()
         >>> model(jnp.ones((2, 20), jnp.int32)).logits.shape
         (2, 20, 3)

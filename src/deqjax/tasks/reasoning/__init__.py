@@ -5,19 +5,29 @@ task does.
 """
 
 from deqjax.tasks.reasoning._config import (
+    Iterating,
     Puzzles,
     ReasonerNetwork,
+    RecallNetwork,
+    Starts,
     Supervision,
     Thinking,
 )
+from deqjax.tasks.reasoning._puzzle_task import PuzzleTask
+from deqjax.tasks.reasoning._recall_task import RecallTask
 from deqjax.tasks.reasoning._supervision import Carried
 from deqjax.tasks.reasoning._task import ReasoningTask
 
 __all__ = [
     "Carried",
+    "Iterating",
+    "PuzzleTask",
     "Puzzles",
     "ReasonerNetwork",
     "ReasoningTask",
+    "RecallNetwork",
+    "RecallTask",
+    "Starts",
     "Supervision",
     "Thinking",
 ]

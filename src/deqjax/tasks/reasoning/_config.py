@@ -3,8 +3,14 @@
 import dataclasses
 from typing import Literal
 
-from deqjax._ranges import Count, NotNegative, Seed, Share, Size
-from deqjax.models import ReasonerShape, SolverSettings, reasoner_settings
+from deqjax._ranges import Count, NotNegative, Seed, Share, Size, Steps
+from deqjax.models import (
+    ReasonerShape,
+    RecallShape,
+    SolverSettings,
+    reasoner_settings,
+    recall_settings,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +31,57 @@ class ReasonerNetwork:
     def solves(self) -> bool:
         """Whether it is an equilibrium model."""
         return self.kind == "reasoner"
+
+
+@dataclasses.dataclass(frozen=True)
+class RecallNetwork:
+    """Which convolutional network is trained.
+
+    Attributes:
+        kind: "recall" iterates one layer, "convolutional" is an explicit stack of the shape's
+            blocks.
+        shape: sizes; tokens of None are counted.
+        solver: how it is iterated and differentiated in training.
+    """
+
+    kind: Literal["recall", "convolutional"] = "recall"
+    shape: RecallShape = dataclasses.field(default_factory=RecallShape)
+    solver: SolverSettings = dataclasses.field(default_factory=recall_settings)
+
+    @property
+    def solves(self) -> bool:
+        """Whether it is an equilibrium model."""
+        return self.kind == "recall"
+
+
+@dataclasses.dataclass(frozen=True)
+class Starts:
+    """Where solves of the training start: a fixed point that must not depend on it does not.
+
+    Attributes:
+        carried: share of the rows that start where the row's puzzle of the step before ended.
+        random: share that starts at random states; the rest starts at zero.
+    """
+
+    carried: Share = 0.5
+    random: Share = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Iterating:
+    """How an evaluation iterates.
+
+    Attributes:
+        steps: at most.
+        tol: relative residual at which a puzzle is done.
+        starts: of each puzzle: zero, and so many less one at random, the same for every puzzle.
+        seed: of the random starts.
+    """
+
+    steps: Steps = 256
+    tol: NotNegative = 1e-4
+    starts: Size = 1
+    seed: Seed = 0
 
 
 @dataclasses.dataclass(frozen=True)

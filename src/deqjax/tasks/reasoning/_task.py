@@ -1,41 +1,24 @@
 """The task of solving puzzles."""
 
-import copy
 import dataclasses
-import functools
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from deqjax import data
-from deqjax.data import DataError, PuzzleSet
 from deqjax.models import PuzzleTransformer, Reasoner
 from deqjax.nn import stablemax_cross_entropy
-from deqjax.tasks._network import SOLVER_CHANGES, refused_as
-from deqjax.tasks.reasoning._config import Puzzles, ReasonerNetwork, Supervision, Thinking
+from deqjax.tasks._network import refused_as
+from deqjax.tasks.reasoning._config import ReasonerNetwork, Supervision, Thinking
 from deqjax.tasks.reasoning._evaluation import thought
+from deqjax.tasks.reasoning._puzzle_task import Kept, PuzzleTask, made_up
 from deqjax.tasks.reasoning._supervision import Carried, nothing_carried, supervised
-from deqjax.training import ConfigError, Loss, Task
-
-
-class Kept(NamedTuple):
-    """What a network depends on in its puzzles.
-
-    Attributes:
-        tokens: how many there are.
-        board: rows and columns.
-    """
-
-    tokens: int
-    board: tuple[int, int]
+from deqjax.training import ConfigError, Loss
 
 
 @dataclasses.dataclass(frozen=True)
-class ReasoningTask(Task):
+class ReasoningTask(PuzzleTask):
     """Fill in the answer of a puzzle, cell by cell; losses are in nats a cell.
 
     A reasoner is trained by deep supervision: a row of the batch keeps its puzzle for some steps,
@@ -57,18 +40,10 @@ class ReasoningTask(Task):
     """
 
     network: ReasonerNetwork = dataclasses.field(default_factory=ReasonerNetwork)
-    puzzles: Puzzles = dataclasses.field(default_factory=Puzzles)
     supervision: Supervision = dataclasses.field(default_factory=Supervision)
     thinking: Thinking = dataclasses.field(default_factory=Thinking)
 
-    resumable: ClassVar[tuple[str, ...]] = (
-        *SOLVER_CHANGES,
-        "puzzles.directory",
-        "puzzles.manual_directory",
-        "puzzles.evaluation_size",
-        "supervision",
-        "thinking",
-    )
+    resumable: ClassVar[tuple[str, ...]] = (*PuzzleTask.resumable, "supervision")
 
     def check(self) -> None:
         """Raise a ConfigError for fields that do not go together."""
@@ -89,45 +64,6 @@ class ReasoningTask(Task):
                 "--task.network.shape.positions rotary_2d can take; leave it out."
             )
 
-    def opened(self, kept: Mapping[str, Any] | None) -> Self:
-        """The task with the sizes of its puzzles: counted, or those that a run has kept.
-
-        Raises:
-            DataError: the puzzles are missing or damaged.
-            ConfigError: the network does not take them.
-        """
-        opened = copy.copy(self)
-        if kept is not None:  # the puzzles are looked for when they are first asked for
-            opened.__dict__.pop("found", None)
-            opened.__dict__["kept"] = Kept(kept["tokens"], tuple(kept["board"]))
-        object.__setattr__(opened, "network", _counted(self.network, opened.kept))
-        return opened
-
-    @functools.cached_property
-    def kept(self) -> Kept:
-        """What the network depends on in the puzzles."""
-        return Kept(self.found.tokens, (self.found.height, self.found.width))
-
-    @functools.cached_property
-    def found(self) -> PuzzleSet:
-        """The puzzles.
-
-        Raises:
-            DataError: they are missing or damaged, or were others when the run began.
-        """
-        before: Kept | None = self.__dict__.get("kept")
-        found = load_puzzles(self.puzzles, self.puzzles.size)
-        now = Kept(found.tokens, (found.height, found.width))
-        if before not in (None, now):
-            raise DataError(
-                "the puzzles have changed since the run began; give it those that it was trained on"
-            )
-        return found
-
-    def keeps(self) -> Mapping[str, Any]:
-        """The number of tokens and the board."""
-        return {"tokens": self.kept.tokens, "board": list(self.kept.board)}
-
     @refused_as("--task.network")
     def model(self, rngs: nnx.Rngs) -> nnx.Module:
         """The network, freshly initialized.
@@ -141,20 +77,29 @@ class ReasoningTask(Task):
         cycles = self.thinking.passes * network.solver.max_steps
         return Reasoner(network.shape, network.solver, cycles=cycles, rngs=rngs)
 
-    def data(self, split: str) -> Any:
-        """A split of the puzzles; training puzzles are changed at random as their rules allow."""
-        size = self.puzzles.size if split == "train" else self.puzzles.evaluation_size
-        if size in (None, self.puzzles.size):
-            return getattr(self.found, split)
-        return getattr(load_puzzles(self.puzzles, size), split)
+    def counted(self, kept: Kept) -> ReasonerNetwork:
+        """The network with what its sizes leave open.
+
+        Raises:
+            ConfigError: they are those of other puzzles.
+        """
+        shape, length = self.network.shape, kept.board[0] * kept.board[1]
+        found: dict[str, Any] = {"tokens": kept.tokens, "length": length, "board": kept.board}
+        for name, value in found.items():
+            own = getattr(shape, name)
+            if own is not None and own != value:
+                raise ConfigError(
+                    f"--task.network.shape.{name} is {own}, but that of the puzzles is {value}; "
+                    "leave it out, and it is counted."
+                )
+        return dataclasses.replace(self.network, shape=dataclasses.replace(shape, **found))
 
     def example(self, rows: int) -> Any:
         """Random tokens; None as long as sizes of them are to be looked up."""
         shape = self.network.shape
         if shape.tokens is None or shape.length is None:
             return None
-        drawn = np.random.default_rng(0).integers(0, shape.tokens, (2, rows, shape.length))
-        return dict(zip(("inputs", "targets"), drawn.astype(np.int32), strict=True))
+        return made_up(rows, shape.tokens, shape.length)
 
     def memory(self, model: Any, rows: int) -> Carried | None:
         """Puzzles that the rows are at, and their states; nothing for an explicit network."""
@@ -209,39 +154,3 @@ def _check_gradient_steps(cycles: int, differentiated: int) -> None:
             f"--task.network.solver.backward_max_steps {differentiated} must lie between 1 and the "
             f"{cycles} cycles of a pass (--task.network.solver.max_steps)."
         )
-
-
-def _counted(network: ReasonerNetwork, kept: Kept) -> ReasonerNetwork:
-    """The network with what its sizes leave open.
-
-    Raises:
-        ConfigError: they are those of other puzzles.
-    """
-    shape, length = network.shape, kept.board[0] * kept.board[1]
-    found: dict[str, Any] = {"tokens": kept.tokens, "length": length, "board": kept.board}
-    for name, value in found.items():
-        own = getattr(shape, name)
-        if own is not None and own != value:
-            raise ConfigError(
-                f"--task.network.shape.{name} is {own}, but that of the puzzles is {value}; leave "
-                "it out, and it is counted."
-            )
-    return dataclasses.replace(network, shape=dataclasses.replace(shape, **found))
-
-
-def load_puzzles(puzzles: Puzzles, size: int | None) -> PuzzleSet:
-    """Look for puzzles of a size.
-
-    Raises:
-        DataError: they are missing or damaged.
-    """
-    return data.load_puzzles(
-        puzzles.name,
-        size=size,
-        count=puzzles.count,
-        seed=puzzles.seed,
-        difficulty=puzzles.difficulty,
-        augment=puzzles.augment,
-        directory=puzzles.directory,
-        manual_directory=puzzles.manual_directory,
-    )

@@ -13,7 +13,7 @@ Candidates: TypeAlias = NDArray[np.uint16]
 POPULATION = np.array([number.bit_count() for number in range(2**9)], np.uint8)
 """How many bits a number has."""
 BITS = np.array([1 << digit for digit in range(9)], np.uint16)
-_TRIED_AT_ONCE = 4096
+_TRIED_AT_ONCE = (64, 4096)  # at least, at most; between them as many as there are boards
 
 
 def candidates_of(board: SudokuBoard, digits: NDArray[np.uint8]) -> Candidates:
@@ -71,9 +71,10 @@ def count_solutions(
     """
     found = np.zeros(len(candidates), np.int64)
     waiting, owners = candidates, np.arange(len(candidates))
+    width = int(np.clip(len(candidates), *_TRIED_AT_ONCE))
     while len(waiting):
-        waiting, states = waiting[:-_TRIED_AT_ONCE], waiting[-_TRIED_AT_ONCE:]
-        owners, owner = owners[:-_TRIED_AT_ONCE], owners[-_TRIED_AT_ONCE:]
+        waiting, states = waiting[:-width], waiting[-width:]
+        owners, owner = owners[:-width], owners[-width:]
         states = propagate(board, states)
         solved = is_solved(states)
         np.add.at(found, owner[solved], 1)

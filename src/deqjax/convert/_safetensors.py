@@ -1,0 +1,56 @@
+"""Reading safetensors as named NumPy arrays."""
+
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from deqjax.convert._errors import ConversionError
+
+_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+
+
+def read_safetensors(file: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file: floating-point arrays in float32, others as they are.
+
+    Raises:
+        ConversionError: the package safetensors is not installed, or the file is damaged.
+    """
+    try:
+        import safetensors
+    except ImportError as error:
+        raise ConversionError(
+            f"reading {file} needs safetensors, which is not installed: pip install '.[hub]' in "
+            "deqjax's folder."
+        ) from error
+    try:
+        found: Any = safetensors.deserialize(file.read_bytes())
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ConversionError(
+            f"{file} is damaged or no safetensors ({str(error)[:200]}); copy or download it again."
+        ) from error
+    return {name: _array(file, name, tensor) for name, tensor in found}
+
+
+def _array(file: Path, name: str, tensor: dict[str, Any]) -> np.ndarray:
+    dtype = _DTYPES.get(str(tensor["dtype"]))
+    if dtype is None:
+        raise ConversionError(
+            f"{name} in {file} is {tensor['dtype']}; only {', '.join(_DTYPES)} can be read."
+        )
+    flat = np.frombuffer(tensor["data"], dtype)
+    array: np.ndarray = flat.reshape(tensor["shape"])
+    floating = np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16
+    return array.astype(np.float32) if floating else array
