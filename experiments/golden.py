@@ -32,6 +32,7 @@ from golden_attractor import attractor
 from golden_case import LIMIT, Case, CaseError, Row
 from golden_images import mdeq
 from golden_language import deq_transformer
+from golden_reasoner import reasoner
 from rich.console import Console
 from rich.table import Table
 
@@ -43,6 +44,7 @@ COMPARISONS: dict[str, Callable[[Case], list[Row]]] = {
     "attractor_": attractor,
     "deq_transformer_": deq_transformer,
     "mdeq_": mdeq,
+    "reasoner_": reasoner,
 }
 
 
@@ -65,17 +67,19 @@ def compare(folder: Path, name: str) -> list[Row]:
 
 
 def show(console: Console, rows: Sequence[Row]) -> None:
-    """Print the errors, one column per quantity."""
-    table = Table(title=f"relative errors (at most {LIMIT:g})", title_justify="left")
-    table.add_column("case", no_wrap=True)
-    quantities = list(dict.fromkeys(name for row in rows for name in row.errors))
-    for name in quantities:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
+    """Print the errors, a table for each family of models, one column per quantity."""
+    families: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        values = [f"{row.errors[n]:.1e}" if n in row.errors else "" for n in quantities]
-        table.add_row(row.name, *values, row.note)
-    console.print(table)
+        families.setdefault(tuple(row.errors), []).append(row)
+    for quantities, own in families.items():
+        table = Table(title=f"relative errors (at most {LIMIT:g})", title_justify="left")
+        table.add_column("case", no_wrap=True)
+        for name in quantities:
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("")
+        for row in own:
+            table.add_row(row.name, *(f"{error:.1e}" for error in row.errors.values()), row.note)
+        console.print(table)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

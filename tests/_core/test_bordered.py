@@ -52,6 +52,23 @@ INDEX = np.array([0, 3, 4, 1], np.int32)
 VECTOR = np.random.default_rng(1).normal(size=(BATCH, SIZE))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_index_may_be_of_the_dtype_of_the_matrix(dtype):
+    matrix, row, column, lengths, _ = problem(0, INDEX)
+    inverse, row, column, lengths, vector = (
+        jnp.asarray(x, dtype) for x in (np.linalg.inv(matrix), row, column, lengths, VECTOR)
+    )
+    index = np.append(INDEX[:-1], SIZE)  # in the last sample nothing is exchanged
+    entering, allowed = Entering(row, column, column[:, 0], *lengths), jnp.ones(BATCH, bool)
+    by_number, by_float = (
+        exchange(inverse, jnp.asarray(index, of), entering, allowed, vector, vector[:, 0], LEAST)
+        for of in ("int32", dtype)
+    )
+    jax.tree.map(np.testing.assert_array_equal, by_float, by_number)
+    assert by_float.sound.tolist() == [True, True, True, False]
+    np.testing.assert_array_equal(by_float.inverse[-1], inverse[-1])
+
+
 def test_the_inverse_follows_the_matrix():
     matrix, row, column, lengths, expected = problem(0, INDEX)
     found = exchanged(np.linalg.inv(matrix), INDEX, row, column, lengths, VECTOR)

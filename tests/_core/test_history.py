@@ -4,9 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deqjax._core.history import subtract_weighted_steps
+from deqjax._core.history import store, store_each, subtract_weighted_steps
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+BATCH, COUNT = 3, 4
 
 
 def subtract(weights, slots=(2, 0, 1)):
@@ -32,3 +34,23 @@ def test_weights_that_are_not_finite_change_nothing(bad):
     found = subtract([[bad, 1], [0, 3]])
     np.testing.assert_array_equal(found["a"][0], [1, 1])
     assert (found["a"][1] != 1).all()
+
+
+def test_each_sample_has_its_own_slot():
+    columns, column = jnp.zeros((BATCH, COUNT, 2)), jnp.arange(6.0).reshape(BATCH, 2) + 1
+    slot, where = jnp.array([3, 0, 1], jnp.int32), jnp.array([True, True, False])
+    expected = np.zeros((BATCH, COUNT, 2))
+    expected[0, 3], expected[1, 0] = column[0], column[1]
+    np.testing.assert_array_equal(store_each(columns, column, slot, where), expected)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_one_slot_of_all_samples_is_written_or_left_empty(keep):
+    columns, column = jnp.ones((BATCH, COUNT, 2)), jnp.arange(6.0).reshape(BATCH, 2) + 1
+    where = jnp.array([True, False, True])
+    expected = np.ones((BATCH, COUNT, 2))
+    expected[:, 2] = np.where(where[:, None], column, float(keep))
+    found = store(columns, column, jnp.int32(2), where, keep)
+    np.testing.assert_array_equal(found, expected)
+    everywhere = store(columns, column, jnp.int32(2))
+    np.testing.assert_array_equal(everywhere[:, 2], column)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deqjax._core.low_rank import LowRankInverse, identity_inverse, store_each, store_in
+from deqjax._core.low_rank import LowRankInverse, identity_inverse
 
 pytestmark = pytest.mark.usefixtures("float64", "strict_promotion")
 
@@ -45,21 +45,3 @@ def test_without_columns_it_is_the_identity():
     x = state(np.random.default_rng(1).normal(size=(BATCH, 6)))
     found = identity_inverse(x, RANK).apply(x)
     jax.tree.map(np.testing.assert_array_equal, found, x)
-
-
-def test_each_sample_has_its_own_slot():
-    columns, column = jnp.zeros((BATCH, RANK, 2)), jnp.arange(6.0).reshape(BATCH, 2) + 1
-    slot, where = jnp.array([3, 0, 1], jnp.int32), jnp.array([True, True, False])
-    expected = np.zeros((BATCH, RANK, 2))
-    expected[0, 3], expected[1, 0] = column[0], column[1]
-    np.testing.assert_array_equal(store_each(columns, column, slot, where), expected)
-
-
-@pytest.mark.parametrize("keep", [False, True])
-def test_one_slot_of_all_samples_is_written_or_left_empty(keep):
-    columns, column = jnp.ones((BATCH, RANK, 2)), jnp.arange(6.0).reshape(BATCH, 2) + 1
-    where = jnp.array([True, False, True])
-    expected = np.ones((BATCH, RANK, 2))
-    expected[:, 2] = np.where(where[:, None], column, float(keep))
-    found = store_in(columns, column, jnp.int32(2), where, keep)
-    np.testing.assert_array_equal(found, expected)

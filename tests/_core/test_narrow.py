@@ -12,6 +12,8 @@ from deqjax._core.narrow import narrowed
 LOW = jnp.dtype(jnp.bfloat16)
 WEIGHTS = 0.3 * jax.random.normal(jax.random.key(0), (8, 8))
 Z = jax.random.normal(jax.random.key(1), (4, 8))
+MESH = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+ROWS = jax.sharding.PartitionSpec("rows")
 
 
 def rounded(a, b):
@@ -35,6 +37,14 @@ SHAPES = {
     "while": lambda product: lambda z: lax.fori_loop(0, 3, lambda _, c: product(c, WEIGHTS), z),
     "cond": lambda product: lambda z: lax.cond(z[0, 0] > 9, lambda z: z, full_or(product), z),
     "custom rule": lambda product: with_rule(lambda z: product(z, WEIGHTS)),
+    "linear solve": lambda product: (
+        lambda z: lax.custom_linear_solve(
+            lambda y: y, z, lambda _, b: product(b, WEIGHTS), symmetric=True
+        )
+    ),
+    "shard_map": lambda product: jax.shard_map(
+        lambda z: product(z, WEIGHTS), mesh=MESH, in_specs=ROWS, out_specs=ROWS
+    ),
     "vmap": lambda product: jax.vmap(lambda row: product(row[None], WEIGHTS)[0]),
 }
 
@@ -85,6 +95,20 @@ def test_all_else_keeps_its_precision_and_its_derivative():
     np.testing.assert_array_equal(narrow(f)(Z), f(Z))
     ruled = narrow(SHAPES["custom rule"](full))
     np.testing.assert_array_equal(jax.jvp(ruled, (Z,), (Z,))[1], Z)
+
+
+@pytest.mark.parametrize("of_state", [True, False])
+def test_what_a_map_does_beside_its_result_is_still_done(of_state):
+    seen = []
+
+    def f(z):
+        found = z @ WEIGHTS
+        jax.debug.callback(lambda value: seen.append(value.shape), found if of_state else WEIGHTS)
+        return found
+
+    jax.block_until_ready(jax.jit(narrow(f))(Z))
+    jax.effects_barrier()
+    assert seen == [(Z if of_state else WEIGHTS).shape]
 
 
 def test_weights_are_rounded_before_the_loop():

@@ -1,7 +1,5 @@
 """The backward tolerance that nobody gave is one that the dtype of z can reach."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,11 +69,3 @@ def test_the_coarsest_leaf_decides():
     assert reachable(jnp.float32) == reachable(jnp.float64) == 1e-5
     assert reachable(jnp.float32, jnp.bfloat16) == 2**-7
     assert reachable(jnp.float16) == 2**-10
-
-
-def test_equal_rules_share_a_program():
-    z0, rule = jnp.zeros((1, 1)), functools.partial(dq.fixed_point, lambda z: 0.5 * z + 1)
-    assert implicit() == implicit()
-    np.testing.assert_array_equal(
-        rule(z0, adjoint=implicit()).value, rule(z0, adjoint=implicit(tol=1e-5)).value
-    )

@@ -177,6 +177,15 @@ def test_a_job_goes_back_to_the_queue_only_where_something_is_left(
     assert "--resume" not in printed
 
 
+def test_a_job_that_cannot_tell_what_is_left_fails(shell, tmp_path):
+    told = 'if [ "$1" = runs ]; then echo broken; exit 3; fi'
+    (tmp_path / "bin" / "deqjax").write_text(f"#!/usr/bin/env bash\n{told}\n")
+    job = shell("slurm.sbatch", "experiment.py", "run")
+    printed, _ = job.communicate(timeout=60)
+    assert job.returncode == 3
+    assert "requeued" not in printed
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
 def test_a_script_is_a_script_and_says_how_it_is_used(script, shell):
     subprocess.run(["bash", "-n", str(script)], check=True)

@@ -1,5 +1,7 @@
 """The explicit baseline of the image models."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +36,11 @@ def test_nothing_is_solved_and_images_are_classified():
     assert prediction.logits.dtype == jnp.float32
     assert prediction.equilibria == ()
     assert model.stages == 0
+
+
+def test_there_is_nothing_to_mix():
+    with pytest.raises(ValueError, match="dtype 'mixed' is a way to solve, and a stack of layers"):
+        ResNet(dataclasses.replace(SHAPE, dtype="mixed"), 1, rngs=nnx.Rngs(0))
 
 
 def test_a_block_without_its_branch_is_a_relu():

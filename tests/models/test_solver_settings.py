@@ -61,6 +61,7 @@ def test_an_adjoint_refuses_a_method_that_does_not_keep_what_it_needs(method, ad
         (SolverSettings("picard"), {}),
         (SolverSettings("picard", stop="absolute"), {"stop": "absolute"}),
         (SolverSettings("picard", damping=0.7), {"damping": 0.7}),
+        (SolverSettings("picard", returns="last"), {"returns": "last"}),
         (SolverSettings("reversible", damping=0.8), {"damping": 0.8}),
         (SolverSettings("newton_krylov"), {}),
         (SolverSettings("picard", min_steps=3), {"min_steps": 3}),
@@ -72,6 +73,7 @@ def test_an_adjoint_refuses_a_method_that_does_not_keep_what_it_needs(method, ad
         "picard",
         "absolute",
         "picard-set",
+        "last",
         "reversible",
         "newton",
         "least",
@@ -118,6 +120,7 @@ RUNS = {
     "jacobian_free": SolverSettings("picard", adjoint="jacobian_free"),
     "neumann": SolverSettings("picard", adjoint="neumann"),
     "phantom": SolverSettings("picard", adjoint="phantom", backward_max_steps=2),
+    "truncated": SolverSettings("picard", adjoint="truncated", backward_max_steps=1),
     "shine": SolverSettings("broyden", adjoint="shine", history=4),
     "reversible": SolverSettings("reversible", adjoint="reversible", damping=0.5),
     "unrolled": SolverSettings("picard", adjoint="unrolled"),
@@ -181,12 +184,26 @@ def test_mixed_precision_is_a_dtype_of_the_model():
     [
         (SolverSettings("reversible", damping=0.5), "'mixed' does not go with the method"),
         (SolverSettings(adjoint="unrolled"), "'mixed' does not go with the adjoint 'unrolled'"),
+        (
+            SolverSettings("broyden", adjoint="shine"),
+            "'mixed' does not go with the adjoint 'shine', which needs what broyden learns",
+        ),
     ],
 )
-def test_mixed_precision_refuses_what_undoes_or_differentiates_every_step(settings, told):
+def test_mixed_precision_refuses_what_needs_every_step(settings, told):
     shape = dataclasses.replace(SHAPE, dtype="mixed")
     with pytest.raises(ValueError, match=told):
         DEQTrellisNetLM(shape, settings, rngs=nnx.Rngs(0))
+
+
+def test_only_what_is_not_replaced_has_to_go_with_mixed_precision():
+    own, rule = dq.solvers.picard, dq.adjoints.implicit()
+    for settings in (SolverSettings("reversible"), SolverSettings(adjoint="unrolled")):
+        assert settings.build_layer(lambda z, u: z, own, None, "mixed").solver is own
+    unrolled = SolverSettings(adjoint="unrolled").build_layer(lambda z, u: z, None, rule, "mixed")
+    assert unrolled.adjoint is rule
+    with pytest.raises(ValueError, match="'mixed' does not go with the method 'reversible'"):
+        SolverSettings("reversible").build_layer(lambda z, u: z, None, rule, "mixed")
 
 
 def test_a_stack_of_layers_has_nothing_to_mix():

@@ -6,7 +6,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 import deqjax as dq
-from deqjax.nn import divided
+from deqjax.nn import divided, is_divided
 from deqjax.solvers import anderson
 
 
@@ -17,6 +17,7 @@ def mesh(kind=AxisType.Auto):
 def test_nothing_is_divided_where_nobody_shares():
     x = jnp.ones((4, 6))
     assert divided(x, 1) is x
+    assert not is_divided(x, 1)
     assert jax.make_jaxpr(lambda x: divided(x, 1))(x).eqns == []
     with jax.set_mesh(mesh(AxisType.Explicit)):
         assert jax.make_jaxpr(lambda x: divided(x, 1))(x).eqns == []
@@ -25,6 +26,7 @@ def test_nothing_is_divided_where_nobody_shares():
 def test_an_axis_that_the_devices_do_not_divide_stays_whole():
     with jax.set_mesh(mesh()):
         assert jax.make_jaxpr(lambda x: divided(x, 1))(jnp.ones((4, 3))).eqns == []
+        assert [is_divided(jnp.ones((4, 3)), axis) for axis in (0, 1)] == [True, False]
 
 
 def solve(weight, x):

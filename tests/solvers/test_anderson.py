@@ -7,6 +7,7 @@ import pytest
 
 from deqjax import Status
 from deqjax.solvers import anderson
+from deqjax.solvers._anderson import _slots, _weights_in_matrices, _weights_in_vectors
 from problems import PROBLEMS, ravel
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
@@ -30,6 +31,41 @@ def reference(f, z0, steps, history, damping):
         iterates.append(z_next)
         residuals.append(f(z_next) - z_next)
     return np.array(residuals)
+
+
+@jax.jit
+def weights_of_both_forms(products, right, number):
+    """(2, batch, m): as an accelerator forms them, and as a CPU does."""
+    slots, ridge = _slots(number, products.shape[1]), jnp.asarray(0.01, products.dtype)
+    forms = (_weights_in_vectors, _weights_in_matrices)
+    return jnp.stack(
+        [jnp.stack(form(products, right, slots, number, ridge), axis=1) for form in forms]
+    )
+
+
+@pytest.mark.usefixtures("float64")
+def test_vectors_and_matrices_give_the_same_weights_all_around_the_ring():
+    history, features = 3, 5
+    count = history + 1
+    residuals = np.random.default_rng(0).normal(size=(3 * history + 1, 2, features))
+    ring, products = np.zeros((2, count, features)), np.zeros((2, count, count))
+    for number, residual in enumerate(residuals):
+        newest = history - number % count
+        ring[:, newest] = residual
+        latest = residual - ring[:, (newest + 1) % count]
+        products[:, newest] = np.einsum("bcf,bf->bc", ring, latest)
+        right = np.einsum("bcf,bf->bc", ring, residual)
+        in_vectors, in_matrices = weights_of_both_forms(products, right, jnp.int32(number))
+        known = min(number, history)
+        differences = np.diff(residuals[: number + 1], axis=0)[::-1][:known]
+        expected = np.zeros((2, history))
+        for i in range(2 if known else 0):
+            columns = differences[:, i].T
+            gram = columns.T @ columns
+            gram += 0.01 * np.diag(np.diag(gram))
+            expected[i, :known] = np.linalg.solve(gram, columns.T @ residual[i])
+        np.testing.assert_allclose(in_vectors, expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(in_matrices, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.usefixtures("float64")

@@ -325,3 +325,46 @@ def test_a_sample_without_patience_left_stops_at_its_best_and_the_others_go_on()
     np.testing.assert_array_equal(together.value[0], 1)
     with pytest.raises(ValueError, match=r"patience must be a Python int >= 1 or None, got 1\.5"):
         picard(lambda z: 0.5 * z, jnp.ones((2, 3)), tol=1e-3, max_steps=5, patience=1.5)
+
+
+def test_patience_does_not_go_with_the_last_iterate():
+    options = {"tol": 1e-3, "max_steps": 5, "patience": 2, "returns": "last"}
+    with pytest.raises(ValueError, match="patience=2 waits for a better iterate than the best"):
+        picard(lambda z: 0.5 * z, jnp.ones((2, 3)), **options)
+
+
+@partial(jax.jit, static_argnames=("solver", "returns", "patience"))
+def solve_moving(solver, returns, patience, slopes, max_steps):
+    """A map that moves by its step: a sample that f saw once too often would be another."""
+
+    def f(z, step):
+        return slopes[:, None] * z + jnp.sin(1.5 * step.astype(z.dtype))
+
+    z0 = jnp.ones((len(slopes), 3))
+    options = {"returns": returns, "patience": patience, "numbered": True, "trace": 13}
+    return solver(f, z0, tol=1e-3, max_steps=max_steps, **options)
+
+
+@SOLVERS
+@pytest.mark.parametrize(
+    ("returns", "patience"),
+    [("best", None), ("last", None), ("image", None), ("best", 2), ("image", 2)],
+)
+@pytest.mark.usefixtures("float64")
+def test_a_sample_without_steps_left_stays_as_it_is_however_long_the_others_go_on(
+    solver, returns, patience
+):
+    run = partial(solve_moving, solver, returns, patience)
+    slopes, limits = jnp.array([0.9, 0.2, 0.95]), jnp.array([2, 12, 5])
+    together = run(slopes, limits)
+    for sample in range(3):
+        row = slice(sample, sample + 1)
+        alone = run(slopes[row], limits[row])
+        assert alone.stats.steps[0] == together.stats.steps[sample]
+        assert alone.stats.status[0] == together.stats.status[sample]
+        for of_one, of_all in (
+            (alone.value[0], together.value[sample]),
+            (alone.stats.residual[0], together.stats.residual[sample]),
+            (alone.stats.trace[:, 0], together.stats.trace[:, sample]),
+        ):
+            np.testing.assert_allclose(of_one, of_all, rtol=1e-12)

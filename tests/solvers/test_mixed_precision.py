@@ -189,6 +189,30 @@ def test_a_map_without_products_is_solved_as_it_stands():
     assert plain.stats.low_evaluations is None
 
 
+def test_patience_is_of_a_phase_that_there_may_not_be():
+    found = mixed_precision(
+        lambda z: 1 - z, jnp.zeros((1, 1)), tol=0.0, max_steps=9, solver=picard, patience=2
+    )
+    assert found.stats.steps[0] == 9
+
+
+def test_the_estimate_of_a_second_phase_is_none_to_differentiate_by():
+    solver = functools.partial(mixed_precision, solver=dq.solvers.broyden)
+    with pytest.raises(TypeError, match=r"solvers\.broyden keeps and mixed_precision does not"):
+        dq.fixed_point(f, problem()[2], *problem()[:2], solver=solver, adjoint=dq.adjoints.shine())
+
+
+def test_a_backward_system_by_gmres():
+    weights, x, z0 = problem()
+    solver = functools.partial(mixed_precision, solver=dq.solvers.gmres)
+    found = jax.jit(lambda z: solver(lambda z: z @ weights + x, z, tol=TOL, max_steps=40))(z0)
+    assert jnp.all(found.stats.residual <= TOL)
+    assert jnp.all(found.stats.status == dq.Status.CONVERGED)
+    np.testing.assert_allclose(
+        found.value, jnp.linalg.solve((jnp.eye(SIZE) - weights).T, x.T).T, atol=1e-4
+    )
+
+
 def test_cells_of_flax_need_nothing_of_their_own():
     _, x, _ = problem()
 
@@ -231,6 +255,11 @@ def test_float64_is_mixed_with_float32():
         ({"solver": dq.solvers.reversible}, "cannot take solver=reversible"),
         ({"solver": functools.partial(jaxopt, history_size=2)}, "cannot take solver=jaxopt"),
         ({"trajectory": (2,)}, "does not take the option 'trajectory'"),
+        (
+            {"solver": dq.solvers.gmres, "trace": 3},
+            "cannot take trace with solver=gmres, which counts cycles",
+        ),
+        ({"keep_memory": True}, "the second phase starts without a history"),
         ({"patience": 0}, "patience must be a Python int >= 1 or None, got 0"),
         ({"history": 3}, "no option 'history'"),
         ({"tol": -1.0}, "tol must be zero or positive"),

@@ -15,6 +15,7 @@ their compilers choose layouts everywhere.
 What `jax.custom_jvp` and `jax.custom_vjp` functions have as derivatives is not looked into.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -33,9 +34,9 @@ from deqjax._core.substitute import substituted
 Result = TypeVar("Result")
 Axes: TypeAlias = tuple[int, ...]
 
-# Of a number of the result, in a convolution of groups. Up to here a plain loop over the positions,
-# which is vectorized where channels come first, takes a tenth of the time of the kernel, which goes
-# through the groups one by one.
+# Products that one number of the result adds up, in a convolution of groups. With so many or fewer
+# XLA's own loop over the positions is the faster by ten times, where channels come first and it is
+# vectorized: the kernel of the fast layout goes through the groups one by one.
 _MOST_PRODUCTS = 64
 
 
@@ -128,16 +129,21 @@ def _pull_back(cotangent: Any, x: Any, kernel: Any, **params: Any) -> Any:
     return in_fast_layout(lambda c, x: rule(c, x, kernel))(cotangent, x)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Batched:
+    array: jax.Array
+    axis: int | None = dataclasses.field(metadata={"static": True})  # of the batch
+
+
 def _batched(data: Any, operands: Any, axes: Any, **params: Any) -> Any:
     rule = functools.partial(batching.fancy_primitive_batchers[conv_general_dilated_p], **params)
-    axis = []
 
-    def batched(*operands: Any) -> Any:
-        result, place = rule(data, operands, axes)
-        axis.append(place)
-        return result
+    def batched(*operands: Any) -> _Batched:
+        return _Batched(*rule(data, operands, axes))
 
-    return in_fast_layout(batched)(*operands), axis[0]
+    found = in_fast_layout(batched)(*operands)
+    return found.array, found.axis
 
 
 # A primitive, because nothing else has both a forward derivative and a transpose of its own.

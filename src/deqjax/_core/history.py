@@ -21,13 +21,46 @@ def empty_columns(z: State, count: int) -> State:
     return jax.tree.map(zeros, z)
 
 
-def store(columns: State, column: State, slot: jax.Array) -> State:
-    """Write a state to one slot of all samples."""
-    return jax.tree.map(
-        lambda c, x: lax.dynamic_update_index_in_dim(c, algebra.flat(x), slot, axis=1),
-        columns,
-        column,
-    )
+def store(
+    columns: State,
+    column: State,
+    slot: jax.Array,
+    where: PerSample | None = None,
+    keep: bool = False,
+) -> State:
+    """Write a state to one slot () of all samples, in place, together with what makes the state.
+
+    Args:
+        columns: leaves (batch, count, features).
+        column: leaves (batch, ...).
+        slot: the same for all samples.
+        where: (batch,) the samples that it is written for; None are all.
+        keep: what the others have there then: what they had, which costs a kernel, or zero.
+    """
+
+    def put(c: jax.Array, x: jax.Array) -> jax.Array:
+        x = algebra.flat(x)
+        if where is not None:
+            old = lax.dynamic_index_in_dim(c, slot, axis=1, keepdims=False) if keep else 0
+            x = jnp.where(where[:, None], x, old)
+        written: jax.Array = lax.dynamic_update_index_in_dim(c, x, slot, axis=1)
+        return written
+
+    return jax.tree.map(put, columns, column)
+
+
+def store_each(columns: State, column: State, slot: PerSample, where: PerSample) -> State:
+    """Write each sample's state into its own slot, if it may."""
+
+    @jax.vmap
+    def written_each(c: jax.Array, x: jax.Array, target: jax.Array) -> jax.Array:
+        return c.at[target].set(x, mode="drop", unique_indices=True)
+
+    def put(c: jax.Array, x: jax.Array) -> jax.Array:
+        target = jnp.where(where, slot, c.shape[1])  # a slot out of range is dropped
+        return written_each(c, algebra.flat(x), target)
+
+    return jax.tree.map(put, columns, column)
 
 
 def stored(columns: State, slot: jax.Array) -> State:
@@ -55,14 +88,17 @@ def inner_products(columns: State, vector: State) -> jax.Array:
     return algebra.total(products)
 
 
-def subtract_weighted(start: State, columns: State, weights: jax.Array) -> State:
-    """Start minus the weighted sum of the columns, weights (batch, count), accumulated wide."""
+def subtract_weighted(start: State, columns: State, weights: Sequence[PerSample]) -> State:
+    """Start minus the weighted sum of the columns, accumulated wide.
+
+    With the weights as vectors (batch,): of a matrix (batch, count) XLA makes them first.
+    """
 
     def leaf(x: jax.Array, c: jax.Array) -> jax.Array:
         # spelled out, the sum fuses with what reads it: one pass over the columns and no temporary
-        result = algebra.flat(x).astype(weights.dtype)
-        for slot in range(c.shape[1]):
-            result = result - weights[:, slot, None] * c[:, slot].astype(weights.dtype)
+        result = algebra.flat(x).astype(weights[0].dtype)
+        for slot, weight in enumerate(weights):
+            result = result - weight[:, None] * c[:, slot].astype(weight.dtype)
         return result.reshape(x.shape).astype(x.dtype)
 
     return jax.tree.map(leaf, start, columns)

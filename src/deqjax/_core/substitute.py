@@ -1,29 +1,54 @@
-"""Putting one primitive in the place of another, in all equations of a jaxpr."""
+"""Other equations in the place of some of a jaxpr's, however deep inside they stand."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+Rule: TypeAlias = Callable[[Any], Any]
+"""An equation -> one of the same inputs and results, or the very same to leave it."""
 Primitives: TypeAlias = Mapping[Any, Any]
 """Primitive -> the one that takes its place: same operands, parameters and results."""
 
 
-def substituted(jaxpr: Any, primitives: Primitives) -> Any:
-    """The jaxpr, open or closed, with other primitives.
+def rewritten(jaxpr: Any, rule: Rule, around: Rule = lambda equation: equation) -> Any:
+    """The jaxpr, open or closed, with all its equations as the rule has them.
 
     Looks into all that an equation has as a jaxpr: functions of jit, remat and shard_map, loops,
     branches, functions with a derivative of their own. Those derivatives stay as they are: they
     are Python functions, which nobody has traced yet.
 
+    Args:
+        jaxpr: the equations.
+        rule: for each of them that the jaxprs inside do not change.
+        around: for those that have a changed jaxpr inside.
+
     Returns:
-        A new jaxpr, or the one given if none of the primitives is in it.
+        A new jaxpr, or the one given if no equation changed.
     """
-    return _Substitution(primitives).value(jaxpr)
+    return _Rewriting(rule, around).value(jaxpr)
 
 
-class _Substitution:
-    def __init__(self, primitives: Primitives) -> None:
-        self.primitives = primitives
+def substituted(jaxpr: Any, primitives: Primitives) -> Any:
+    """The jaxpr, open or closed, with other primitives; itself if it has none to replace."""
+
+    def rule(equation: Any) -> Any:
+        primitive = primitives.get(equation.primitive)
+        return equation if primitive is None else equation.replace(primitive=primitive)
+
+    def around(equation: Any) -> Any:
+        policy = equation.params.get("policy")
+        if not callable(policy):
+            return equation
+        # of remat
+        known = _Policy(policy, tuple(primitives.items()))
+        return equation.replace(params=equation.params | {"policy": known})
+
+    return rewritten(jaxpr, rule, around)
+
+
+class _Rewriting:
+    def __init__(self, rule: Rule, around: Rule) -> None:
+        self.rule, self.around = rule, around
         self.done: dict[int, tuple[Any, Any]] = {}  # by identity: what was one stays one
 
     def value(self, value: Any) -> Any:
@@ -50,15 +75,10 @@ class _Substitution:
         return jaxpr.replace(eqns=equations)
 
     def _equation(self, equation: Any) -> Any:
-        primitive = self.primitives.get(equation.primitive)
-        if primitive is not None:
-            return equation.replace(primitive=primitive)
         params = {name: self.value(value) for name, value in equation.params.items()}
         if all(params[name] is value for name, value in equation.params.items()):
-            return equation
-        if callable(params.get("policy")):  # of remat
-            params["policy"] = _Policy(params["policy"], tuple(self.primitives.items()))
-        return equation.replace(params=params)
+            return self.rule(equation)
+        return self.around(equation.replace(params=params))
 
 
 @dataclasses.dataclass(frozen=True)

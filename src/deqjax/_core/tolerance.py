@@ -1,6 +1,6 @@
-"""The tolerance of a backward solve where nobody gave one: what the dtype of z can show."""
+"""The numbers of a backward solve, and a tolerance where nobody gave one: what z can show."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,24 @@ def reachable(*dtypes: Any) -> float:
     return max(_OF_WIDE, *(float(jnp.finfo(dtype).eps) for dtype in dtypes))
 
 
-def settled_tol(tol: Scalar | None, state: State) -> Scalar:
-    """The tolerance given, or what the dtypes of a state can show."""
-    return reachable(*(leaf.dtype for leaf in jax.tree.leaves(state))) if tol is None else tol
+class Settled(NamedTuple):
+    """The numbers of a solve, each () or (batch,)."""
+
+    tol: Scalar
+    max_steps: Scalar
+    acceptable: Scalar  # residual above which the solve has failed
+
+
+class Controls(NamedTuple):
+    """What a rule was told of its backward solve; each number may be traced."""
+
+    tol: Scalar | None
+    max_steps: Scalar
+    acceptable: Scalar | None = None
+
+    def settled(self, state: State) -> Settled:
+        """With the tolerance that the dtypes of a state can show, and what is acceptable: that."""
+        tol = self.tol
+        if tol is None:
+            tol = reachable(*(leaf.dtype for leaf in jax.tree.leaves(state)))
+        return Settled(tol, self.max_steps, tol if self.acceptable is None else self.acceptable)

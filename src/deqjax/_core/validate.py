@@ -154,10 +154,17 @@ def check_batch(z0: State) -> None:
         raise ValueError("z0 is an empty batch: axis 0 of its leaves has length 0.")
 
 
-def check_patience(patience: int | None) -> None:
-    """Raise unless it is a number of updates >= 1, the same for all samples, or None."""
-    if patience is not None and (type(patience) is not int or patience < 1):
+def check_patience(patience: int | None, returns: str = "best") -> None:
+    """Raise unless it is None, or updates >= 1 in a solve that keeps the best iterate."""
+    if patience is None:
+        return
+    if type(patience) is not int or patience < 1:
         raise ValueError(f"patience must be a Python int >= 1 or None, got {patience!r}.")
+    if returns == "last":
+        raise ValueError(
+            f"patience={patience} waits for a better iterate than the best, which returns='last' "
+            "does not keep: leave one of the two out."
+        )
 
 
 def settled(f: Callable[..., State], z0: State, *args: Any) -> State:

@@ -1,11 +1,10 @@
 """How long a rule's backward solve may take: what is planned with before anything is solved."""
 
+from deqjax._core.tolerance import Controls
 from deqjax._core.types import Scalar
-from deqjax.adjoints._adjoint_state import ByAdjointState
 from deqjax.adjoints._both_modes import BothModes
-from deqjax.adjoints._implicit import _Solve, implicit
+from deqjax.adjoints._implicit import implicit
 from deqjax.adjoints._pattern import Adjoint, WithBackward
-from deqjax.adjoints._shine import _Refined
 
 
 def backward_steps(adjoint: Adjoint | None) -> Scalar | None:
@@ -22,10 +21,6 @@ def backward_steps(adjoint: Adjoint | None) -> Scalar | None:
         True
     """
     match adjoint or implicit():
-        case BothModes(controls=(_, limit, _)):
-            return limit
-        case WithBackward(backward=ByAdjointState(rule=_Solve()), controls=(_, limit, _)):
-            return limit  # type: ignore[no-any-return]
-        case WithBackward(backward=ByAdjointState(rule=_Refined()), controls=(limit, _)):
-            return limit  # type: ignore[no-any-return]
+        case BothModes(controls=Controls() as told) | WithBackward(controls=Controls() as told):
+            return told.max_steps
     return None

@@ -13,7 +13,7 @@ from deqjax._core.flatten import ravel, unravel
 from deqjax._core.hoist import PureMap
 from deqjax._core.manual_axes import vary, varying_axes
 from deqjax._core.sharding import zeros_like
-from deqjax._core.tolerance import settled_tol
+from deqjax._core.tolerance import Controls
 from deqjax._core.types import Operands, Scalar, State
 from deqjax.adjoints._forward import solve_forward
 from deqjax.adjoints._pattern import split_operands
@@ -37,8 +37,7 @@ class BothModes:
 
     solver: Callable[..., Solution]
     settle: Settle
-    # tol, max_steps and acceptable of the linear solves
-    controls: tuple[Scalar | None, Scalar, Scalar | None]
+    controls: Controls  # of the linear solves
 
     def __call__(
         self,
@@ -101,9 +100,8 @@ class BothModes:
     ) -> State:
         """X = J x + b, for the product with J; differentiable and transposable."""
         # inside of shard_map, what the solve closes over must vary before it as right does
-        tol, max_steps, acceptable = vary(controls, varying_axes(right))
-        tol = settled_tol(tol, right)
-        acceptable = tol if acceptable is None else acceptable
+        told: Controls = vary(controls, varying_axes(right))
+        tol, max_steps, acceptable = told.settled(right)
         dtype = algebra.accumulation_dtype(right)
 
         # one array: a leaf that no operand reaches would be no linear input, and not transpose

@@ -9,7 +9,7 @@ from jax import lax
 
 from deqjax._core import algebra
 from deqjax._core.hoist import hoist
-from deqjax._core.tolerance import settled_tol
+from deqjax._core.tolerance import Controls
 from deqjax._core.types import PerSample, Scalar, State
 from deqjax._core.validate import check_count, check_not_negative
 from deqjax.adjoints._adjoint_state import ByAdjointState, Transpose
@@ -89,7 +89,6 @@ def implicit(
     if tol is not None:
         check_not_negative("the backward tol", tol, single=False)
     check_count("the backward max_steps", max_steps, least=0, single=False)
-    acceptable = tol if acceptable is None else acceptable
     if acceptable is not None:
         check_not_negative("acceptable", acceptable, single=False)
     if fallback not in (None, "jacobian_free"):
@@ -101,11 +100,10 @@ def implicit(
             "fallback='jacobian_free' leaves no failed sample for on_failure='nan': choose one."
         )
 
-    policy = _Policy(fallback, on_failure)
+    policy, controls = _Policy(fallback, on_failure), Controls(tol, max_steps, acceptable)
     if forward_mode:
-        return BothModes(solver, policy, (tol, max_steps, acceptable))
-    rule = _Solve(solver, policy)
-    return WithBackward(ByAdjointState(rule), controls=(tol, max_steps, acceptable))
+        return BothModes(solver, policy, controls)
+    return WithBackward(ByAdjointState(_Solve(solver, policy)), controls)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +116,7 @@ class _Solve:
     def __call__(
         self, transpose: Transpose, cotangent: State, kept: Kept
     ) -> tuple[State, BackwardStats]:
-        tol, max_steps, acceptable = kept.controls
-        tol = settled_tol(tol, cotangent)
-        acceptable = tol if acceptable is None else acceptable
+        tol, max_steps, acceptable = kept.controls.settled(cotangent)
         w, report = solve_adjoint_state(
             transpose, cotangent, cotangent, solver=self.solver, tol=tol, max_steps=max_steps
         )

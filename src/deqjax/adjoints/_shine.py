@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from deqjax._core import algebra
 from deqjax._core.low_rank import LowRankInverse
-from deqjax._core.tolerance import settled_tol
+from deqjax._core.tolerance import Controls
 from deqjax._core.types import PerSample, Scalar, State
 from deqjax._core.validate import check_count, check_not_negative
 from deqjax.adjoints._adjoint_state import ByAdjointState, Transpose, no_steps
@@ -79,9 +79,9 @@ def shine(
         check_not_negative("the backward tol", tol)
 
     never = not isinstance(refine, jax.Array) and refine == 0
-    rule = ByAdjointState(_estimate if never else _Refined(solver))
     steps = refine if isinstance(refine, jax.Array) else int(refine)  # 3.0 is a count too
-    return WithBackward(rule, controls=(steps, tol), memory=LowRankInverse, needs="broyden")
+    rule, controls = (_estimate, ()) if never else (_Refined(solver), Controls(tol, steps))
+    return WithBackward(ByAdjointState(rule), controls, memory=LowRankInverse, needs="broyden")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,15 +93,15 @@ class _Refined:
     def __call__(
         self, transpose: Transpose, cotangent: State, kept: Kept
     ) -> tuple[State, BackwardStats]:
-        refine, tol = kept.controls
+        settled = kept.controls.settled(cotangent)
         start, _ = _estimate(transpose, cotangent, kept)
         return solve_adjoint_state(
             transpose,
             cotangent,
             start,
             solver=self.solver,
-            tol=settled_tol(tol, cotangent),
-            max_steps=refine,
+            tol=settled.tol,
+            max_steps=settled.max_steps,
         )
 
 

@@ -23,7 +23,9 @@ class Evaluate:
         max_steps: forward steps at most, instead of the run's.
         tol: relative tolerance of the solve, instead of the run's.
         devices: number of virtual CPU devices; without it, every device of the machine.
-        depths: step limits to score it at, without tolerance, instead of the usual table.
+        depths: step limits to score it at, without tolerance, instead of the usual table; of a
+            reasoner the cycles that it thinks.
+        starts: random starts of each puzzle that a reasoner thinks from, instead of the run's.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
@@ -34,6 +36,7 @@ class Evaluate:
     devices: int | None = None
     overlays: Path | None = None
     depths: tuple[int, ...] | None = None
+    starts: int | None = None
 
     def run(self) -> int:
         """Score, and print a table."""
@@ -50,13 +53,20 @@ class Evaluate:
             "tol": self.tol,
         }
         files = []
+        if self.overlays is not None and self.starts is not None:
+            raise UsageError("--starts is for puzzles and --overlays for images; drop one of them.")
         if self.overlays is not None:  # first, because it may be refused
             files = write_overlays(self.folder, self.overlays, **asked)
-        scores = evaluate_run(self.folder, **asked)
+        scores = evaluate_run(self.folder, **asked, task=self._task)
         print_scores(f"{self.folder}, {self.split} data", scores)
         if self.overlays is not None:
             print(f"{len(files)} pictures (image, labels, prediction): {self.overlays}")
         return 0
+
+    @property
+    def _task(self) -> dict[str, Any]:
+        """Fields of the task that are asked for instead of the run's."""
+        return {} if self.starts is None else {"thinking.starts": self.starts}
 
     def _sweep_depths(self, depths: tuple[int, ...]) -> int:
         """Score the run at each of the depths that are asked for."""
@@ -67,6 +77,8 @@ class Evaluate:
                 )
         from deqjax.training import sweep_depths
 
-        found = sweep_depths(self.folder, depths, split=self.split, checkpoint=self.checkpoint)
+        found = sweep_depths(
+            self.folder, depths, split=self.split, checkpoint=self.checkpoint, task=self._task
+        )
         print_depths(f"{self.folder}, {self.split} data, by solver steps", found)
         return 0

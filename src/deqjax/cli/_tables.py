@@ -116,7 +116,10 @@ def print_depths(title: str, found: "Sequence[DepthScore]") -> None:
     for each in found:
         values = each.others | {"loss": each.loss, "forward_residual": each.residual}
         table.add_row(str(each.depth), *(format(values[name], _words(name)[1]) for name in names))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 160)  # a pipe has no width, and numbers would be cut
+    console.print(table)
 
 
 def _table(title: str) -> "Table":

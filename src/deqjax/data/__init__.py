@@ -8,6 +8,8 @@ knows of models or training.
 
 Images likewise: `load_images` gives the splits of an image data set, `image_train_batches` and
 `image_evaluation_batches` batches of them, changed as an `Augmentation` says.
+
+Puzzles: `load_puzzles` makes them, or reads published ones, and `check_solution` looks at answers.
 """
 
 from deqjax.data.images import (
@@ -25,6 +27,7 @@ from deqjax.data.images import (
     load_images,
 )
 from deqjax.data.pipeline import DataError
+from deqjax.data.puzzles import PUZZLES, PuzzleSet, check_solution, load_puzzles
 from deqjax.data.text import (
     CORPORA,
     Corpus,
@@ -49,6 +52,7 @@ __all__ = [
     "CORPORA",
     "IGNORE_LABEL",
     "IMAGE_SETS",
+    "PUZZLES",
     "Augmentation",
     "Corpus",
     "DataError",
@@ -59,11 +63,13 @@ __all__ = [
     "ImageExample",
     "ImageSet",
     "ImageSource",
+    "PuzzleSet",
     "StreamBatch",
     "TextDecoder",
     "Vocabulary",
     "Windows",
     "bits_per_byte",
+    "check_solution",
     "evaluation_batches",
     "fingerprint",
     "fit_bigram",
@@ -73,6 +79,7 @@ __all__ = [
     "load_bytes",
     "load_corpus",
     "load_images",
+    "load_puzzles",
     "stream_batches",
     "stream_evaluation_batches",
     "train_batches",

@@ -19,16 +19,27 @@ from deqjax.models.attractor._shape import AttractorShape
 from deqjax.models.mdeq._cell import MDEQCell, MDEQInputs
 from deqjax.models.mdeq._model import MDEQ
 from deqjax.models.mdeq._shape import MDEQShape
+from deqjax.models.reasoner._cell import ReasonerCell, ReasonerStates
+from deqjax.models.reasoner._explicit import PuzzleTransformer
+from deqjax.models.reasoner._layer import ReasonerLayer, SwiGLU
+from deqjax.models.reasoner._model import Answer, Reasoner, reasoner_settings
+from deqjax.models.reasoner._shape import ReasonerShape
+from deqjax.models.recall._block import RecallBlock, RecallCell, RecallInputs
+from deqjax.models.recall._explicit import ConvolutionalNetwork
+from deqjax.models.recall._model import Recalled, RecallReasoner, recall_settings
+from deqjax.models.recall._shape import RecallShape
 
 LanguageModel = AttractorLM | DEQTransformerLM | DEQTrellisNetLM | TransformerXL
 """Any of the models; all map tokens and a memory to a [`Prediction`][deqjax.models.Prediction]."""
 
 __all__ = [
     "MDEQ",
+    "Answer",
     "AttractorCell",
     "AttractorLM",
     "AttractorShape",
     "ContractiveCell",
+    "ConvolutionalNetwork",
     "DEQTransformerLM",
     "DEQTrellisNetLM",
     "Equilibrium",
@@ -41,12 +52,25 @@ __all__ = [
     "MDEQInputs",
     "MDEQShape",
     "Prediction",
+    "PuzzleTransformer",
+    "Reasoner",
+    "ReasonerCell",
+    "ReasonerLayer",
+    "ReasonerShape",
+    "ReasonerStates",
+    "RecallBlock",
+    "RecallCell",
+    "RecallInputs",
+    "RecallReasoner",
+    "RecallShape",
+    "Recalled",
     "ResDEQ",
     "ResNet",
     "ResidualCell",
     "ResidualShape",
     "SegmentMemory",
     "SolverSettings",
+    "SwiGLU",
     "TransformerCell",
     "TransformerShape",
     "TransformerXL",
@@ -55,5 +79,7 @@ __all__ = [
     "Unrolled",
     "attractor_settings",
     "generate",
+    "reasoner_settings",
+    "recall_settings",
     "reread",
 ]

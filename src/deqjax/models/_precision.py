@@ -12,3 +12,9 @@ Precision: TypeAlias = Literal["float32", "bfloat16", "mixed"]
 def cell_dtype(precision: Precision, states: np.dtype) -> np.dtype:
     """What a cell computes in, the dtype of the states unless that is bfloat16."""
     return jnp.dtype(jnp.bfloat16) if precision == "bfloat16" else states
+
+
+def check_explicit(precision: Precision) -> None:
+    """Raise a ValueError for a stack of layers whose precision is that of a solve."""
+    if precision == "mixed":
+        raise ValueError("dtype 'mixed' is a way to solve, and a stack of layers solves nothing.")

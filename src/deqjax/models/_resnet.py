@@ -12,6 +12,7 @@ from flax import nnx
 from deqjax._core.types import Scalar
 from deqjax.adjoints import BackwardStats
 from deqjax.models._image_model import ImageModel, ImagePrediction, check_images, check_probes
+from deqjax.models._precision import check_explicit
 from deqjax.models._resdeq import PooledHead, entries
 from deqjax.models._residual_shape import ResidualShape
 from deqjax.nn import ConvBatchNorm, DropoutMask, masked
@@ -49,12 +50,13 @@ class ResNet(ImageModel):
         head: from feature maps to logits.
 
     Raises:
-        ValueError: a depth below 1, or sizes that are not known.
+        ValueError: a depth below 1, sizes that are not known, or the dtype "mixed".
     """
 
     def __init__(self, shape: ResidualShape, depth: int, *, rngs: nnx.Rngs) -> None:
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}.")
+        check_explicit(shape.dtype)
         shape.check_known()
         self.shape = shape
         self.stages = 0

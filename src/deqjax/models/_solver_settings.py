@@ -9,7 +9,7 @@ from annotated_types import Interval
 
 from deqjax import adjoints, solvers
 from deqjax._core.tolerance import reachable
-from deqjax._core.types import Operands, State
+from deqjax._core.types import State
 from deqjax._ranges import NotNegative, PositiveShare, Steps
 from deqjax.adjoints import Adjoint
 from deqjax.models._precision import Precision
@@ -18,6 +18,11 @@ from deqjax.solvers import Solution
 
 # so many states are kept at once
 _History = Annotated[int, Interval(ge=1, le=1_000)]
+# what these adjoints ask of the forward solve that one in two precisions does not give
+_NOT_MIXED = {
+    "unrolled": "differentiates all steps",
+    "shine": "needs what broyden learns in a whole solve",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +37,11 @@ class SolverSettings:
         damping: length of a step, 1 is undamped; below 1 with reversible, whose step could not be
             undone. None is the solver's own.
         adjoint: rule for the gradient, a name in [`deqjax.adjoints`][]. "reversible" goes with
-            the method "reversible", "shine" with "broyden".
+            the method "reversible", "shine" with "broyden". "truncated" takes
+            ``backward_max_steps`` steps after the solve and differentiates these alone.
         backward_method: solver of the implicit adjoint.
         backward_max_steps: backward steps at most: of the implicit adjoint's solve (0 is the
-            Jacobian-free gradient), terms of neumann, steps of phantom.
+            Jacobian-free gradient), terms of neumann, steps of phantom and truncated.
         backward_tol: residual of the backward solve; for the reversible adjoint, the
             relative error at which it reports lost precision. None is what the model's dtype can
             show: 1e-5, or 7.8e-3 for a model in bfloat16; 1e-2 for the reversible adjoint.
@@ -45,6 +51,8 @@ class SolverSettings:
         backward_history: of the backward solve; None is the forward one's.
         stop: which residual tol and backward_tol are compared with.
         ridge: Anderson's relative Tikhonov weight.
+        returns: what a sample that did not converge is worth: the state that changed least, or the
+            "last" of picard or anderson.
     """
 
     method: Literal["picard", "anderson", "broyden", "newton_krylov", "reversible"] = "anderson"
@@ -53,7 +61,14 @@ class SolverSettings:
     tol: NotNegative = 1e-3
     damping: PositiveShare | None = None
     adjoint: Literal[
-        "implicit", "jacobian_free", "neumann", "phantom", "shine", "reversible", "unrolled"
+        "implicit",
+        "jacobian_free",
+        "neumann",
+        "phantom",
+        "truncated",
+        "shine",
+        "reversible",
+        "unrolled",
     ] = "implicit"
     backward_method: Literal["picard", "anderson", "broyden", "gmres"] = "anderson"
     backward_max_steps: Annotated[int, Interval(ge=0, le=100_000)] = 12
@@ -63,16 +78,24 @@ class SolverSettings:
     backward_history: _History | None = None
     stop: Literal["relative", "absolute"] = "relative"
     ridge: NotNegative = 1e-5
+    returns: Literal["best", "last"] = "best"
 
     def build_solver(self, precision: Precision = "float32") -> Callable[..., Solution]:
         """The forward solver, a function of f, z0, tol and max_steps.
 
         Raises:
-            ValueError: the damping is one that the method cannot have.
+            ValueError: the damping, or what is returned, is nothing that the method can have.
         """
         if self.method == "reversible" and self.damping == 1:
             raise ValueError("the method 'reversible' needs a damping below 1, got 1.")
         solver = self._solver(self.method, self.history, self.damping)
+        if self.returns == "last":
+            if self.method not in ("picard", "anderson"):
+                raise ValueError(
+                    f"returns 'last' goes with the methods 'picard' and 'anderson', got "
+                    f"{self.method!r}."
+                )
+            solver = functools.partial(solver, returns="last")
         if self.min_steps:
             solver = functools.partial(solver, min_steps=self.min_steps)
         return _in(precision, solver)
@@ -84,10 +107,11 @@ class SolverSettings:
                 "'mixed' does not go with the method 'reversible', whose steps are undone in the "
                 "precision that they were taken in."
             )
-        if precision == "mixed" and self.adjoint == "unrolled":
+        reason = _NOT_MIXED.get(self.adjoint)
+        if precision == "mixed" and reason is not None:
             raise ValueError(
-                "'mixed' does not go with the adjoint 'unrolled', which differentiates all steps; "
-                "take 'implicit'."
+                f"'mixed' does not go with the adjoint {self.adjoint!r}, which {reason}; take "
+                "'implicit'."
             )
 
     def build_adjoint(self, precision: Precision = "float32") -> Adjoint:
@@ -113,6 +137,8 @@ class SolverSettings:
                 return adjoints.neumann(self.backward_max_steps, clip=self.backward_clip)
             case "phantom":
                 return adjoints.phantom(self.backward_max_steps, clip=self.backward_clip)
+            case "truncated":
+                return adjoints.truncated(self.backward_max_steps)
             case "reversible":
                 given = () if self.backward_tol is None else (self.backward_tol,)
                 return adjoints.reversible(*given)
@@ -122,24 +148,30 @@ class SolverSettings:
 
     def build_layer(
         self,
-        cell: Callable[[State, Operands], State],
+        cell: Callable[..., State],
         solver: Callable[..., Solution] | None = None,
         adjoint: Adjoint | None = None,
         precision: Precision = "float32",
+        *,
+        numbered: bool = False,
     ) -> DEQ:
         """The equilibrium layer around a cell; a solver or adjoint given replaces the settings'.
+
+        A ``numbered`` cell sees the number of the step.
 
         Raises:
             ValueError: method, adjoint, damping and precision do not go together.
         """
-        if solver is None and adjoint is None:
-            self.check_precision(precision)
+        if solver is None:  # one that is given is not mixed
+            ours = self if adjoint is None else dataclasses.replace(self, adjoint="implicit")
+            ours.check_precision(precision)
         return DEQ(
             cell,
             solver=self.build_solver(precision) if solver is None else solver,
             adjoint=self.build_adjoint(precision) if adjoint is None else adjoint,
             tol=self.tol,
             max_steps=self.max_steps,
+            numbered=numbered,
         )
 
     def _solver(

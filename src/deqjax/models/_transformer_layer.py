@@ -13,6 +13,7 @@ from deqjax.nn import (
     Weight,
     distance_codes,
     divided,
+    is_divided,
     masked,
     relative_attention,
     visible,
@@ -159,10 +160,9 @@ class TransformerLayer(nnx.Module):
 
 def _by_heads(qkv: jax.Array, heads: tuple[int, ...]) -> jax.Array:
     """A matrix (width, 3 width), or (width, 3, heads, d) if the heads are divided over devices."""
-    whole = qkv.reshape(len(qkv), 3, *heads)
-    parts = divided(whole, 2)
+    parts = qkv.reshape(len(qkv), 3, *heads)
     # one axis of 3 width could not be divided by heads
-    return qkv if parts is whole else parts
+    return divided(parts, 2) if is_divided(parts, 2) else qkv
 
 
 def attend(c: jax.Array, inputs: LayerInputs) -> jax.Array:

@@ -7,6 +7,7 @@ from flax import nnx
 from deqjax.adjoints import BackwardStats
 from deqjax.models._language_model import LanguageModelBase, Prediction
 from deqjax.models._memory import SegmentMemory
+from deqjax.models._precision import check_explicit
 from deqjax.models._shape import TransformerShape
 from deqjax.models._transformer_layer import (
     LayerInputs,
@@ -51,16 +52,13 @@ class TransformerXL(LanguageModelBase):
 
     Raises:
         ValueError: a depth below 1, a vocabulary that is not known, a width that the heads do not
-            divide, or cutoffs or rates that make no sense.
+            divide, cutoffs or rates that make no sense, or the dtype "mixed".
     """
 
     def __init__(self, shape: TransformerShape, depth: int, *, rngs: nnx.Rngs) -> None:
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}.")
-        if shape.dtype == "mixed":
-            raise ValueError(
-                "dtype 'mixed' is a way to solve, and a stack of layers solves nothing."
-            )
+        check_explicit(shape.dtype)
         super().__init__(shape, rngs=rngs)
         self.shape: TransformerShape = shape
         self.layers = nnx.List([TransformerXLLayer(shape, rngs=rngs) for _ in range(depth)])

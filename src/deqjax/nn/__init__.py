@@ -12,7 +12,7 @@ from deqjax.nn._chunked_likelihood import token_logits, token_nll
 from deqjax.nn._conv_batch_norm import ConvBatchNorm
 from deqjax.nn._convolution import ConvWeight, convolve
 from deqjax.nn._deq import DEQ
-from deqjax.nn._divided import divided
+from deqjax.nn._divided import MODEL_AXIS, divided, is_divided
 from deqjax.nn._freeze import CellStateError, freeze, reseed
 from deqjax.nn._group_norm import Affine, GroupAffine, group_norm
 from deqjax.nn._masks import DropoutMask, masked
@@ -27,10 +27,12 @@ from deqjax.nn._relative_attention import (
 from deqjax.nn._resampling import enlarge_nearest, resize_bilinear
 from deqjax.nn._rms_norm import rms_norm
 from deqjax.nn._rotary import rotary_angles, rotate
+from deqjax.nn._stablemax import log_stablemax, stablemax_cross_entropy
 from deqjax.nn._weight import Weight
 
 __all__ = [
     "DEQ",
+    "MODEL_AXIS",
     "AdaptiveEmbedding",
     "AdaptiveSoftmax",
     "Affine",
@@ -51,6 +53,8 @@ __all__ = [
     "enlarge_nearest",
     "freeze",
     "group_norm",
+    "is_divided",
+    "log_stablemax",
     "masked",
     "observe",
     "relative_attention",
@@ -60,6 +64,7 @@ __all__ = [
     "rms_norm",
     "rotary_angles",
     "rotate",
+    "stablemax_cross_entropy",
     "token_logits",
     "token_nll",
     "visible",

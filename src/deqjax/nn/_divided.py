@@ -6,7 +6,8 @@ import jax
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-_AXIS = "model"
+MODEL_AXIS = "model"
+"""The axis of a mesh whose devices share the work on a row."""
 
 
 def divided(array: jax.Array, axis: int) -> jax.Array:
@@ -27,13 +28,30 @@ def divided(array: jax.Array, axis: int) -> jax.Array:
         >>> divided(jnp.ones((4, 8)), axis=1).shape  # no mesh here
         (4, 8)
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or _AXIS not in mesh.axis_names:
-        return array
-    kind = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))[_AXIS]
-    if kind != AxisType.Auto or mesh.shape[_AXIS] == 1 or array.shape[axis] % mesh.shape[_AXIS]:
+    if not is_divided(array, axis):
         return array
     entries: list[Any] = [PartitionSpec.UNCONSTRAINED] * array.ndim
-    entries[axis] = _AXIS
+    entries[axis] = MODEL_AXIS
     result: jax.Array = lax.with_sharding_constraint(array, PartitionSpec(*entries))
     return result
+
+
+def is_divided(array: jax.Array, axis: int) -> bool:
+    """Whether `divided` would divide this axis of the array, or leave it as it is.
+
+    Args:
+        array: any.
+        axis: of it.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from deqjax.nn import is_divided
+        >>> is_divided(jnp.ones((4, 8)), axis=1)  # no mesh here
+        False
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or MODEL_AXIS not in mesh.axis_names:
+        return False
+    kind = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))[MODEL_AXIS]
+    devices: int = mesh.shape[MODEL_AXIS]
+    return kind == AxisType.Auto and devices > 1 and array.shape[axis] % devices == 0

@@ -156,7 +156,7 @@ def solve_linear(
     start = vary(start, varying_axes((right, near, tol, limit)))
     end = lax.while_loop(lambda carry: carry.running, advance, start)
     weights = jnp.pad(length[:, None] * end.weights, ((0, 0), (0, 1)))
-    value = subtract_weighted(zeros_like(right), end.basis, -weights)
+    value = subtract_weighted(zeros_like(right), end.basis, _vectors(-weights))
     return LinearSolution(value, end.residual, end.steps, end.taken)
 
 
@@ -191,9 +191,14 @@ def _any(active: PerSample, axis_name: str | None) -> jax.Array:
 def _orthogonalize(vector: State, basis: State) -> tuple[jax.Array, State]:
     """Coefficients (batch, m + 1) of the vector in the basis, and what is left of it."""
     once = inner_products(basis, vector)
-    rest = subtract_weighted(vector, basis, once)
+    rest = subtract_weighted(vector, basis, _vectors(once))
     twice = inner_products(basis, rest)
-    return once + twice, subtract_weighted(rest, basis, twice)
+    return once + twice, subtract_weighted(rest, basis, _vectors(twice))
+
+
+def _vectors(weights: jax.Array) -> list[PerSample]:
+    """The columns of a matrix (batch, count)."""
+    return [weights[:, slot] for slot in range(weights.shape[1])]
 
 
 def _like(state: State, columns: State) -> State:

@@ -58,7 +58,8 @@ class LoopOptions(TypedDict, total=False):
             f of what "best" returns, which was evaluated anyway: nearer to the fixed point wherever
             f contracts, so that a looser tol reaches as far with fewer evaluations, but the
             residual reported is that of the iterate, not its own. The last two are not for methods
-            whose iterates may be rejected trials or are pairs.
+            whose iterates may be rejected trials, and "image" not for those whose states are pairs
+            (reversible).
         numbered: f is ``f(z, step)`` with the number of updates that led to z, () int32: f may
             draw noise by it, or follow a schedule. `deqjax.fixed_point` sets it.
         trace: rows of the residual trace to record, 0 for none; ``max_steps + 1`` shows all. A
@@ -72,7 +73,7 @@ class LoopOptions(TypedDict, total=False):
             run those between again in the backward pass; None keeps everything.
         patience: a sample stops after so many updates in a row of which none led to a state that f
             changes less than its best, 1 or more; None (default) waits for ``max_steps``. Its
-            status is ``STEP_LIMIT``.
+            status is ``STEP_LIMIT``. Not with ``returns="last"``, which keeps no best.
     """
 
     stop: Stop
@@ -106,6 +107,7 @@ class _Decided(NamedTuple):
     """What one pass means for each sample."""
 
     running: jax.Array  # () bool, whether any sample goes on
+    active: PerSample  # (batch,) bool, whether the sample had not stopped before this pass
     better: PerSample  # (batch,) bool, whether z is the best iterate now
     goes_on: PerSample  # (batch,) bool
     steps: PerSample  # (batch,) int32
@@ -163,6 +165,7 @@ def iterate(
         trace=trace,
     )
     check_returns(returns, rejects=measure is measure_forgiving)
+    check_patience(patience, returns)
     check_trajectory(trajectory)
     check_checkpoint(checkpoint_every, differentiable)
     dtype = algebra.accumulation_dtype(z0)
@@ -182,7 +185,7 @@ def iterate(
             running = vary(running, varying_axes(carry.running))
         rows = carry.trace
         if rows is not None:
-            row = jnp.where(carry.status == _RUNNING, seen.residual, jnp.nan)
+            row = jnp.where(now.active, seen.residual, jnp.nan)
             rows = written(rows, row, carry.taken, axis=0)
         chosen = carry.trajectory
         if chosen is not None:
@@ -216,7 +219,7 @@ def iterate(
         measured=Measured(unmeasured, unmeasured),
         steps=none,
         status=none + _RUNNING,
-        waited=_no_wait(none, patience),
+        waited=None if patience is None else none,
         trace=repeated(filled_like(unmeasured, jnp.nan), trace, axis=0) if trace else None,
         trajectory=_empty_trajectory(z0, len(trajectory)) if trajectory else None,
     )
@@ -236,18 +239,10 @@ def iterate(
     return Solution(end.best, lax.stop_gradient(stats), chosen), end.memory
 
 
-def _no_wait(none: PerSample, patience: int | None) -> PerSample | None:
-    check_patience(patience)
-    return None if patience is None else none
-
-
 def _waited(
     carry: _Carry, seen: Measured, patience: int | None
 ) -> tuple[PerSample | None, PerSample | bool]:
-    """Passes since the best, and whether that is not too long.
-
-    A sample that has stopped stands at its best, and waits on.
-    """
+    """Passes since the best, and whether that is not too long."""
     if carry.waited is None or patience is None:
         return None, True
     waited = jnp.where(seen.change < carry.measured.change, 0, carry.waited + 1)
@@ -264,7 +259,8 @@ def _decide(
     patience: int | None,
 ) -> _Decided:
     """What the residual of this pass means for each sample."""
-    active = carry.status == _RUNNING
+    # one without steps or patience left stays undecided, but has taken fewer updates since
+    active = (carry.status == _RUNNING) & (carry.steps == carry.taken)
     finite = jnp.isfinite(seen.residual)
     converged = active & (seen.residual <= tol) & (carry.taken >= least)
     status = jnp.where(active & ~finite, Status.DIVERGED, carry.status)
@@ -272,9 +268,10 @@ def _decide(
     preferred = (returns == "last") | (seen.change < carry.measured.change)
     better = active & finite & preferred | converged
     waited, patient = _waited(carry, seen, patience)
-    goes_on = (status == _RUNNING) & (carry.taken < limit) & patient
+    goes_on = active & (status == _RUNNING) & (carry.taken < limit) & patient
     decided = _Decided(
         running=jnp.any(goes_on),
+        active=active,
         better=better,
         goes_on=goes_on,
         steps=carry.steps + goes_on.astype(jnp.int32),

@@ -1,7 +1,7 @@
 """A solve in two precisions: narrow products as far as they go, full ones from there."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
 import jax
@@ -14,19 +14,20 @@ from deqjax._core.hoist import hoist
 from deqjax._core.narrow import Dtype, narrowed
 from deqjax._core.solution import Solution
 from deqjax._core.types import Map, PerSample, Scalar, State
-from deqjax._core.validate import check_options, check_problem
+from deqjax._core.validate import check_options, check_patience, check_problem
 from deqjax.solvers._anderson import anderson
+from deqjax.solvers._gmres import gmres
 from deqjax.solvers._jaxopt import jaxopt
 from deqjax.solvers._loop import LoopOptions
 from deqjax.solvers._reversible import reversible
 
 _PATIENCE = 3
-_HANDED_ON = "keep_memory"  # to the second phase, for the rule that asks for it
 _OPTIONS_OF_A_PROBLEM = ("stop", "norm", "min_steps", "trace")
 _REFUSED = {
     "numbered": "a step of one phase has no number in the other",
     "trajectory": "its rows would be of steps that each sample takes in another phase",
     "differentiable": "only the second phase is f itself",
+    "keep_memory": "the second phase starts without a history, and learns little in its few steps",
 }
 
 
@@ -68,12 +69,14 @@ def mixed_precision(
         z0: start, leaves (batch, ...), real floating point.
         tol: a sample stops when its residual, of f itself, is at most this; may be traced.
         max_steps: most updates of z in both phases together, at least 1; may be traced.
-        solver: of both phases, any of this library but ``reversible`` and ``jaxopt``; set its own
-            options with `functools.partial`.
+        solver: of both phases: anderson, broyden, picard, newton_krylov, or, for an affine f,
+            gmres, without ``trace`` and ``min_steps``, which are of its cycles; set its own options
+            with `functools.partial`.
         low: the narrow type, as in ``"float16"``; None is bfloat16, and float32 where z has
             float64.
         **options: see [`deqjax.solvers.LoopOptions`][]; ``patience`` is of the first phase alone,
-            and 3 if not given. Not ``numbered``, ``trajectory`` and ``differentiable``.
+            and 3 if not given. Not ``numbered``, ``trajectory`` and ``differentiable``; nor
+            ``keep_memory``, so that SHINE is refused.
 
     Returns:
         [`deqjax.Solution`][]. ``stats.steps``, ``stats.evaluations`` and the rows of a trace are
@@ -102,27 +105,28 @@ def mixed_precision(
         >>> print(0 < solution.stats.low_evaluations < solution.stats.evaluations)
         True
     """
-    _check_solver(solver)
     given: Any = options
+    _check_solver(solver, given)
     for name, reason in _REFUSED.items():
         if given.get(name):
             # a TypeError that names the option, which adjoints explain in their own words
             raise TypeError(f"mixed_precision does not take the option '{name}': {reason}.")
-    known_options = LoopOptions.__annotations__
+    known_options = {**LoopOptions.__annotations__, "keep_memory": bool}
     check_options(
-        (name for name in given if name not in {*known_options, _HANDED_ON}), known_options
+        (name for name in given if name not in known_options), LoopOptions.__annotations__
     )
     known = {name: given[name] for name in _OPTIONS_OF_A_PROBLEM if name in given}
     z0 = check_problem(f, z0, tol=tol, max_steps=max_steps, **known)
     narrow = _check_low(low, z0)
     _, traced, operands = hoist(f, z0, ())
     low_f = narrowed(traced, operands, z0, narrow)
+    patience = options.pop("patience", _PATIENCE)
+    check_patience(patience)
     if low_f is None:
         solution = solver(f, z0, tol=tol, max_steps=max_steps, **options)
         return _with_low(solution, jnp.int32(0))
 
     limit = jnp.asarray(max_steps, jnp.int32)
-    patience = options.pop("patience", _PATIENCE)
     shared = {name: given[name] for name in ("norm", "trace", "axis_name") if name in given}
     coarse = _coarse(tol, options.get("stop", "relative"), narrow, z0)
     first = lax.stop_gradient(
@@ -164,7 +168,7 @@ def _with_low(solution: Solution, evaluations: jax.Array) -> Solution:
     return solution._replace(stats=solution.stats._replace(low_evaluations=evaluations))
 
 
-def _check_solver(solver: Any) -> None:
+def _check_solver(solver: Any, options: Mapping[str, Any]) -> None:
     inner = solver
     while isinstance(inner, functools.partial):
         inner = inner.func
@@ -178,6 +182,12 @@ def _check_solver(solver: Any) -> None:
             "mixed_precision cannot take solver=jaxopt, which has no patience: use anderson, "
             "broyden, picard or newton_krylov."
         )
+    for name in ("trace", "min_steps"):
+        if inner is gmres and name in options:
+            raise ValueError(
+                f"mixed_precision cannot take {name} with solver=gmres, which counts cycles there "
+                "and products in its steps: leave it out, or use anderson."
+            )
 
 
 def _check_low(low: Any, z0: State) -> Dtype:

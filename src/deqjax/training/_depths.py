@@ -1,8 +1,8 @@
 """How a finished run's scores depend on the depth at which its solves stop."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from deqjax._scores import scores
 from deqjax.training._finished import Which, load_run
@@ -33,6 +33,7 @@ def sweep_depths(
     *,
     split: str = "validation",
     checkpoint: Which = "newest",
+    task: Mapping[str, Any] | None = None,
 ) -> list[DepthScore]:
     """Score a run with each step limit and no tolerance, so that every solve uses its steps up.
 
@@ -43,17 +44,18 @@ def sweep_depths(
         depths: step limits, at least 1 each, in the order of the result.
         split: "validation" or "test".
         checkpoint: which one; see [`deqjax.training.load_run`][].
+        task: fields of the task with other values; likewise.
 
     Raises:
         WorkdirError, ConfigError, CheckpointError, DataError: there is no readable run, its model
-            solves nothing, or a depth makes no sense.
+            solves nothing, or a depth or a field makes no sense.
     """
     if not depths:
         raise ConfigError("--depths needs at least one step limit, as in --depths 1 2 4 8.")
     for depth in depths:
         if not isinstance(depth, int) or depth < 1:
             raise ConfigError(f"--depths must be whole numbers of at least 1, got {depth}.")
-    run = load_run(workdir, checkpoint)
+    run = load_run(workdir, checkpoint, task=task)
     weights = run.steps.place_weights(run.state.evaluated)
     result = []
     for depth in depths:

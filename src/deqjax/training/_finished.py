@@ -1,9 +1,9 @@
 """Using a run that was trained: its model and its scores."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 
@@ -15,6 +15,7 @@ from deqjax.training._run import Run, build
 from deqjax.training._scoring import evaluate
 from deqjax.training._stored_config import stored_config
 from deqjax.training._stored_task import kept_by
+from deqjax.training._task import Task
 from deqjax.training._workdir import Workdir
 from deqjax.training.checkpoints import CheckpointError, Checkpoints
 from deqjax.training.step import SolveLimits
@@ -24,19 +25,28 @@ Which: TypeAlias = Literal["newest", "best"] | int
 
 
 def load_run(
-    workdir: Path | str, checkpoint: Which = "newest", *, say: Callable[[str], None] = print
+    workdir: Path | str,
+    checkpoint: Which = "newest",
+    *,
+    task: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = print,
 ) -> Run:
     """A run's parts with the state of one of its checkpoints.
 
     Args:
         workdir: the run's folder.
         checkpoint: which one.
+        task: names of fields of the task, as "thinking.starts", to values that they shall have
+            instead of the run's; of those that may differ when a run goes on.
         say: is told of damaged checkpoints that are passed over.
 
     Raises:
-        WorkdirError, ConfigError, CheckpointError, DataError: there is no readable run.
+        WorkdirError, ConfigError, CheckpointError, DataError: there is no readable run, or its task
+            has no such field.
     """
     config = stored_config(workdir)
+    if task:
+        config = dataclasses.replace(config, task=with_changes(config.task, task))
     check(config)
     config = _on_these_devices(config)
     folder = Workdir.at(workdir)
@@ -65,6 +75,7 @@ def evaluate_run(
     checkpoint: Which = "newest",
     max_steps: int | None = None,
     tol: float | None = None,
+    task: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Score a run on a split, at most on `evaluation.final_batches` batches of it.
 
@@ -74,13 +85,14 @@ def evaluate_run(
         checkpoint: which one; see [`load_run`][deqjax.training.load_run].
         max_steps: forward steps at most, instead of each layer's own.
         tol: relative tolerance, instead of each layer's own.
+        task: fields of the task with other values; see [`load_run`][deqjax.training.load_run].
 
     Raises:
         WorkdirError, ConfigError, CheckpointError, DataError: there is no readable run, or a
-            limit makes no sense.
+            limit or a field makes no sense.
     """
     limits = solve_limits(max_steps=max_steps, tol=tol)
-    run = load_run(workdir, checkpoint)
+    run = load_run(workdir, checkpoint, task=task)
     return evaluate(
         run,
         run.steps.place_weights(run.state.evaluated),
@@ -104,6 +116,34 @@ def solve_limits(*, max_steps: int | None = None, tol: float | None = None) -> S
     except FieldError as error:
         raise ConfigError(str(error)) from error
     return SolveLimits(tol, max_steps)
+
+
+def with_changes(task: Task, changes: Mapping[str, Any]) -> Task:
+    """The task with other values in fields that may differ from those it was trained with.
+
+    Args:
+        task: as it was trained.
+        changes: dotted names of fields to values.
+
+    Raises:
+        ConfigError: it has no such field, or that was trained.
+    """
+    for name, value in changes.items():
+        task = _replaced(task, name.split("."), value, f"a {type(task).__name__} has no {name}")
+        if not any(f"{name}.".startswith(f"{each}.") for each in task.resumable):
+            raise ConfigError(
+                f"--task.{name} belongs to what was trained; of a {type(task).__name__} only "
+                f"{', '.join(task.resumable) or 'nothing'} may be changed now."
+            )
+    return task
+
+
+def _replaced(part: Any, names: list[str], value: Any, absent: str) -> Any:
+    first, *rest = names
+    if first not in getattr(part, "__dataclass_fields__", ()):
+        raise ConfigError(f"{absent}; leave it out.")
+    inner = _replaced(getattr(part, first), rest, value, absent) if rest else value
+    return dataclasses.replace(part, **{first: inner})
 
 
 def _on_these_devices(config: RunConfig) -> RunConfig:

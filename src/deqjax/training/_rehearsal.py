@@ -33,7 +33,9 @@ class Layer(NamedTuple):
     backward_steps: int | None = None
 
 
-def rehearse(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> tuple[Layer, ...]:
+def rehearse(
+    problem: Problem, weights: Weights, batch: Batch, memory: Any, *, train: bool = True
+) -> tuple[Layer, ...]:
     """The solves of a model in the order of its calls.
 
     Args:
@@ -41,6 +43,7 @@ def rehearse(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> t
         weights: of the model.
         batch: of one device.
         memory: of its rows, or None.
+        train: whether the model is in training mode, or in evaluation mode.
 
     Raises:
         ConfigError: what the task's loss returns is nothing that can be trained on, or the model
@@ -50,7 +53,7 @@ def rehearse(problem: Problem, weights: Weights, batch: Batch, memory: Any) -> t
     _check_rows(batch)
 
     def followed(weights: Weights, key: jax.Array, batch: Batch, memory: Any) -> jax.Array | None:
-        model = problem.architecture.build(weights, train=True)
+        model = problem.architecture.build(weights, train=train)
         reseed(model, key)
         before = _others(model)
         try:

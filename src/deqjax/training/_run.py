@@ -1,5 +1,6 @@
 """From a run's configuration to its parts."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -83,11 +84,12 @@ class Run:
         """What the training batches depend on, as JSON values."""
         return self.data.split("train").fingerprint(self.order)
 
-    def layers(self, batch: Batch) -> tuple[Layer, ...]:
+    def layers(self, batch: Batch, *, train: bool = True) -> tuple[Layer, ...]:
         """The solves of the model in a pass over a batch; computes nothing.
 
         Args:
             batch: on the host, of all devices of this process.
+            train: whether the pass is one of training, or one of an evaluation.
 
         Raises:
             ConfigError, ExperimentError: the task's loss cannot be trained on, or fails.
@@ -95,10 +97,10 @@ class Run:
         rows = len(batch.counted) // self.steps.shares
         own: Batch = jax.tree.map(lambda leaf: np.asarray(leaf)[:rows], batch)
         shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(own)]
-        form = str((jax.tree.structure(own), shapes))
+        form = str((jax.tree.structure(own), shapes, train))
         if form not in self._known_layers:
             problem, weights, memory = self.steps.problem, self.state.weights, self.memory(rows)
-            found = of_task(self.task, lambda: rehearse(problem, weights, own, memory))
+            found = of_task(self.task, lambda: rehearse(problem, weights, own, memory, train=train))
             self._known_layers[form] = found
         return self._known_layers[form]
 
@@ -148,7 +150,8 @@ def build(
     """
     task = of_task(config.task, lambda: config.task.opened(kept))
     # a state that is to be divided may be larger than one device
-    with jax.default_device(_host() if config.parallel == "sharded" else None):
+    sharded = config.parallel == "sharded"
+    with jax.default_device(_host()) if sharded else contextlib.nullcontext():
         problem, state = assemble(config, task, axis_name=AXIS)
     steps = _parallel(config, task, problem, state, devices)
     return Run(config, task, Data(task), steps, jax.tree.map(_on_host, state))

@@ -52,7 +52,7 @@ def evaluate(
     for index, batch in enumerate(data.evaluate(order)):
         progress()
         if not index:
-            layers = run.layers(batch)
+            layers = run.layers(batch, train=False)
             _check_limits(layers, limits)
             memory = run.memory(len(batch.counted))
             memory = None if memory is None else run.steps.share(memory)
@@ -86,7 +86,7 @@ def try_evaluation(run: Run, split: str) -> None:
 
     batch = of_task(run.task, first)
     if batch is not None:
-        run.layers(batch)
+        run.layers(batch, train=False)
 
 
 def _order(run: Run, data: Pipeline, batches: int) -> BatchOrder:

@@ -4,8 +4,8 @@ import pytest
 from tensorflow_datasets.core.utils.shard_utils import ShardConfig
 
 from deqjax.data._prepare import prepared
+from deqjax.data._read import read_texts
 from deqjax.data.text import _text_file
-from deqjax.data.text._read import read_texts
 from deqjax.data.text._text_file import TextFile, split_text
 
 TEXT = "".join(f"{number} → {number**2} ≈ π·{number}\r\n" for number in range(200))

@@ -6,8 +6,8 @@ import pytest
 from tensorflow_datasets.core.utils.shard_utils import ShardConfig
 
 from deqjax.data._prepare import prepared
+from deqjax.data._read import read_texts
 from deqjax.data.text import _wikitext
-from deqjax.data.text._read import read_texts
 from deqjax.data.text._wikitext import WikiText, find_source
 
 FILES = {

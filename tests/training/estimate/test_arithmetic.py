@@ -38,6 +38,10 @@ def until(function, x):
         (lambda x: lax.scan(lambda x, _: (x @ W, None), x, length=5)[0], 5 * PRODUCT),
         (lambda x: lax.cond(x[0, 0] > 0, lambda x: x @ W @ W, lambda x: x @ W, x), 2 * PRODUCT),
         (lambda x: (x @ W, [jnp.sin(x) @ W for _ in "dead"])[0], PRODUCT),
+        (lambda x: lax.split(x, (1, x.shape[0] - 1))[1] @ W, PRODUCT * 5 // 6),
+        (lambda x: jax.device_put(x) @ W, PRODUCT),
+        (lambda x: x.at[0].set(1.0), 0),
+        (lambda x: x.at[jnp.array([0, 2])].add(x[:2]), 2 * 4),
     ],
 )
 def test_each_operation_counts(function, expected):

@@ -131,7 +131,7 @@ def test_other_refusals_are_sentences():
 
 def test_each_part_takes_its_longer_half():
     chip = CHIPS["v5e"]
-    exchange = Collective("all-reduce", "rest", False, 1, 8e9)
+    exchange = Collective("all-reduce", "rest", False, None, 1, 8e9)
     seconds = roofline(
         {"forward": chip.flops, "backward": 1.0},
         {"forward": 1.0, "backward": 2 * chip.bandwidth},
@@ -144,6 +144,9 @@ def test_each_part_takes_its_longer_half():
     # three quarters of 8 GB, three times
     assert seconds.collectives == pytest.approx(18e9 / chip.interconnect)
     assert seconds.total == pytest.approx(3 + seconds.collectives)
+    # in pairs each device sends half, twice
+    pairs = roofline({}, {}, [exchange._replace(devices=2)], chip, 4)
+    assert pairs.collectives == pytest.approx(8e9 / chip.interconnect)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ FLOP = dict.fromkeys(PARTS, 1.97e12)
 MOVED = dict.fromkeys(PARTS, 8.19e9)
 GIB = 2**30
 EXCHANGES = [
-    Collective("all-gather", "rest", False, 3, 1.5e9),
-    Collective("all-reduce", "forward", True, 13, 52.0),
+    Collective("all-gather", "rest", False, None, 3, 1.5e9),
+    Collective("all-reduce", "forward", True, None, 13, 52.0),
 ]
 FITS = Estimate(
     name="large",

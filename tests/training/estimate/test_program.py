@@ -149,9 +149,9 @@ def test_what_a_program_moves():
     assert found.memory["backward"] == 5 * 32
     assert found.memory["forward"] == 13 * (32 + 4)
     assert found.collectives() == [
-        Collective("all-reduce", "forward", True, 13, 13 * 32.0),
-        Collective("all-gather", "rest", False, 1, 32.0),
-        Collective("all-gather", "optimizer", False, 1, 32.0),
+        Collective("all-reduce", "forward", True, None, 13, 13 * 32.0),
+        Collective("all-gather", "rest", False, None, 1, 32.0),
+        Collective("all-gather", "optimizer", False, None, 1, 32.0),
     ]
 
 

@@ -146,6 +146,13 @@ def test_what_is_harmless_is_no_finding(name):
     assert names(HARMLESS[name], checkpoints=None) == []
 
 
+def test_a_loop_of_so_many_steps_is_no_finding():
+    solver = CONFIG["task"]["network"]["solver"] | {"tol": 0.0, "adjoint": "truncated"}
+    config = CONFIG | {"task": {"network": {"solver": solver}}}
+    assert not build_report(TROUBLE["step-limit"], config).findings
+    assert build_report(TROUBLE["step-limit"], CONFIG).findings
+
+
 def test_gravest_comes_first():
     records = train(late={"loss": math.nan, "data_wait": 0.5, "backward_diverged": 0.5})
     assert names(records) == ["loss-not-finite", "backward-diverges", "waits-for-data"]

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqjax.data._prepare import data_root, prepared
+from deqjax.data._read import SPLITS, read_texts
 from deqjax.data.pipeline import DataError
 from deqjax.data.text._own_text import Source, read_text
-from deqjax.data.text._read import SPLITS, read_texts
 from deqjax.data.text._text import load_bytes
 from deqjax.data.text._token_cache import Encoded, cached_tokens
 from deqjax.data.text._vocabulary import Vocabulary

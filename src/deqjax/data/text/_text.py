@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqjax.data._prepare import prepared
+from deqjax.data._read import SPLITS, read_texts
 from deqjax.data.pipeline import DataError, check_shares
-from deqjax.data.text._read import SPLITS, read_texts
 from deqjax.data.text._windows import Windows
 
 if TYPE_CHECKING:

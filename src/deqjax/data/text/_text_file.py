@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from deqjax.data._read import SPLITS
 from deqjax.data.pipeline import DataError
-from deqjax.data.text._read import SPLITS
 
 Fractions = tuple[float, float, float]
 

@@ -8,10 +8,11 @@ import jax
 from jax.sharding import PartitionSpec
 from jax.tree_util import KeyPath
 
+from deqjax.nn import MODEL_AXIS
 from deqjax.training.devices._engine import AXIS, ReplicaError
 from deqjax.training.step import TrainState, Weights, name_of
 
-MODEL = "model"
+MODEL = MODEL_AXIS
 """The axis of the devices that share a row's work."""
 
 Rules: TypeAlias = Mapping[str, PartitionSpec | None]

@@ -61,11 +61,7 @@ class ShardedParallel:
         self.devices = jax.local_device_count() if devices is None else len(devices)
         processes = jax.process_count() if devices is None else 1
         self._process = jax.process_index() if devices is None else 0
-        if self.devices % model_devices:
-            raise ReplicaError(
-                f"--model_devices {model_devices} does not divide the {self.devices} device(s) of "
-                "a process, within which a row's work must stay; choose a number that does."
-            )
+        mesh = mesh_of(jax.devices() if devices is None else devices, model_devices)
         self.shares = self.devices // model_devices
         if batch_size % (self.shares * problem.micro_batches):
             parts = self.shares * processes * problem.micro_batches
@@ -75,7 +71,6 @@ class ShardedParallel:
                 f"{problem.micro_batches} part(s) each; choose a multiple of {parts}."
             )
         self._processes = processes
-        mesh = mesh_of(jax.devices() if devices is None else devices, model_devices)
         self.steps = ShardedSteps(problem, mesh, state, rules)
         # of each group along "data": its process, and the how manieth of that it is
         owners = [device.process_index if devices is None else 0 for device in mesh.devices[:, 0]]

@@ -1,6 +1,7 @@
 """The steps of a problem as programs of a mesh, whose devices need not be there."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,11 +48,12 @@ def mesh_of(devices: Sequence[Any], model_devices: int = 1) -> Mesh:
     Raises:
         ReplicaError: they cannot be divided so.
     """
-    if len(devices) % model_devices:
-        raise ReplicaError(
-            f"{len(devices)} devices cannot be divided into groups of --model_devices "
-            f"{model_devices}; choose a number that divides {len(devices)}."
-        )
+    for process, count in Counter(device.process_index for device in devices).items():
+        if count % model_devices:
+            raise ReplicaError(
+                f"--model_devices {model_devices} does not divide the {count} device(s) of process "
+                f"{process}, within which a row's work must stay; choose a number that does."
+            )
     # a pod counts its devices in an order of its own
     by_process = sorted(devices, key=lambda device: (device.process_index, device.id))
     grid = np.asarray(by_process, dtype=object).reshape(-1, model_devices)

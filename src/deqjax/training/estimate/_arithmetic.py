@@ -15,11 +15,13 @@ from deqjax.training.estimate._parts import Part, part_of
 
 # what moves numbers, or makes them, without arithmetic
 _NO_ARITHMETIC = (
+    "all_gather",
     "broadcast_in_dim",
     "concatenate",
     "convert_element_type",
     "copy",
     "copy_p",
+    "device_put",
     "dynamic_slice",
     "dynamic_update_slice",
     "empty",
@@ -27,18 +29,26 @@ _NO_ARITHMETIC = (
     "expand_dims",
     "gather",
     "iota",
+    "mesh_cast",
+    "name",
     "optimization_barrier",
     "pad",
+    "pcast",
     "pvary",
     "reshape",
+    "reshard",
     "rev",
+    "scatter",
     "select_n",
+    "sharding_constraint",
     "slice",
+    "split",
     "squeeze",
     "stop_gradient",
     "transpose",
-    "all_gather",
 )
+_COMBINING = ("reduce", "scatter")
+"""What names the function of two numbers by which it combines many."""
 
 
 def arithmetic(jaxpr: Any, limits: Limits) -> Counter[Part]:
@@ -82,8 +92,9 @@ def _step(step: Any, prefix: str, limits: Limits, *, looping: bool) -> Counter[P
             return _scaled(inside(given["jaxpr"]), devices)
     if kind.endswith("convolution"):  # a primitive of our own around JAX's
         given = {"inner": _traced(step)}
-    nested = list(_jaxprs(given))
-    if nested:  # of functions that are called, and rules beside them
+    nested = list(core.jaxprs_in_params(given))
+    if nested and not kind.startswith(_COMBINING):
+        # of functions that are called, and rules beside them
         return inside(nested[0])
     return Counter({part: _flop(step, kind, given)})
 
@@ -107,6 +118,8 @@ def _flop(step: Any, kind: str, given: Any) -> float:
         return float(2 * numbers * math.prod(kernel) // kernel[axes[0]] // spread)
     if kind in _NO_ARITHMETIC or not numbers:
         return 0.0
+    if kind.startswith("scatter"):  # as much as there is to add, multiply or compare
+        return float(math.prod(step.invars[2].aval.shape))
     if kind.startswith(("reduce", "cum", "arg")):
         return float(sum(math.prod(each.aval.shape) for each in step.invars))
     return float(numbers)
@@ -118,13 +131,6 @@ def _is_number(aval: Any) -> bool:
 
 def _scaled(total: Counter[Part], times: float) -> Counter[Part]:
     return Counter({part: flop * times for part, flop in total.items()})
-
-
-def _jaxprs(given: Any) -> Iterator[Any]:
-    for value in given.values():
-        for each in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(each, core.Jaxpr | core.ClosedJaxpr):
-                yield each
 
 
 def _alive(jaxpr: Any) -> Iterator[Any]:

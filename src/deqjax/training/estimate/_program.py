@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from deqjax.training.estimate._groups import devices_of_a_group
+
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _NAMED = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _OPCODE = re.compile(r"\s*([\w\-]+)\(")
@@ -42,6 +44,7 @@ class Instruction(NamedTuple):
         op_name: JAX's name of the operation that it came from, or "".
         target: what a custom call calls, or "".
         chained: whether it is a piece of an operation that several fusions take turns at.
+        group: how many devices exchange something with each other, or None.
         root: whether it is what its computation returns.
     """
 
@@ -57,6 +60,7 @@ class Instruction(NamedTuple):
     op_name: str
     target: str
     chained: bool
+    group: int | None
     root: bool
 
 
@@ -129,6 +133,7 @@ def _instruction(line: str) -> Instruction | None:
         found(_OP_NAME) or "",
         found(_TARGET) or "",
         "chain_id=" in attributes,
+        devices_of_a_group(attributes),
         bool(named[1]),
     )
 

@@ -33,6 +33,7 @@ ASSUMPTIONS = (
     "the penalty counts by its probability",
     "exchanges use all links at once and hide behind nothing",
     "data arrive in time",
+    "a solve inside of another one takes one pass, as does one without a limit before it runs",
 )
 
 
@@ -50,13 +51,17 @@ def roofline(
         memory: bytes that each part moves, on one device.
         collectives: its exchanges.
         chip: it runs on.
-        devices: how many take part in an exchange.
+        devices: how many take part in an exchange whose program does not say so.
     """
     parts = {
         part: max(flop.get(part, 0) / chip.flops, memory.get(part, 0) / chip.bandwidth)
         for part in PARTS
     }
-    # round a ring each device sends all but its own share, and of a sum that twice
-    around = (devices - 1) / devices
-    sent = sum(each.size * around * (2 if each.kind == "all-reduce" else 1) for each in collectives)
+    sent = sum(_sent(each, each.devices or devices) for each in collectives)
     return Seconds(parts, sent / chip.interconnect)
+
+
+def _sent(each: Collective, devices: int) -> float:
+    """Round a ring each device sends all but its own share, and of a sum that twice."""
+    around = (devices - 1) / devices
+    return each.size * around * (2 if each.kind == "all-reduce" else 1)

@@ -38,7 +38,10 @@ def planned_step(config: RunConfig, devices: Sequence[Any]) -> PlannedStep:
         ReplicaError: the batch cannot be shared evenly, or the devices cannot be grouped so.
         ConfigError, DataError, ExperimentError: as `inputs_of`.
     """
-    group = config.model_devices if config.parallel == "sharded" else 1
+    sharded = config.parallel == "sharded"
+    group = config.model_devices if sharded else 1
+    if sharded:
+        mesh_of(devices, group)  # which refuses groups that training would
     shares, parts = len(devices) // group, config.micro_batches
     if shares and config.batch_size % (shares * parts):
         raise ReplicaError(
@@ -46,7 +49,7 @@ def planned_step(config: RunConfig, devices: Sequence[Any]) -> PlannedStep:
             f"{'devices' if group == 1 else f'groups of {group} devices'} in {parts} part(s) each; "
             f"choose a multiple of {shares * parts}."
         )
-    build = _sharded if config.parallel == "sharded" else _pmapped
+    build = _sharded if sharded else _pmapped
     return build(config, devices)
 
 

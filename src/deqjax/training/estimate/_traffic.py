@@ -41,6 +41,7 @@ class Collective(NamedTuple):
         kind: such as "all-reduce".
         part: of the step.
         looping: whether they are inside of a loop that stops when it has converged.
+        devices: that take part in each; None if the program does not say so.
         number: how many, in one step: in such a loop, those of all its passes.
         size: bytes of the arrays that are exchanged, of all of them, on one device.
     """
@@ -48,6 +49,7 @@ class Collective(NamedTuple):
     kind: str
     part: Part
     looping: bool
+    devices: int | None
     number: float
     size: float
 
@@ -58,11 +60,11 @@ class Traffic:
 
     Attributes:
         memory: bytes by part, read from and written to its main memory.
-        exchanges: (kind, part, looping) -> (number, bytes).
+        exchanges: (kind, part, looping, devices) -> (number, bytes).
     """
 
     memory: Counter[Part]
-    exchanges: Mapping[tuple[str, Part, bool], tuple[float, float]]
+    exchanges: Mapping[tuple[str, Part, bool, int | None], tuple[float, float]]
 
     def collectives(self) -> list[Collective]:
         """The exchanges, those with most bytes first."""
@@ -160,7 +162,8 @@ class _Walk:
         # that of a start has what is given in it, too
         made -= given if each.opcode.endswith("-start") and made > given else 0
         size = max(given, made)
-        return Traffic(Counter({part: given + made}), {(kind, part, looping): (1.0, float(size))})
+        key = (kind, part, looping, each.group)
+        return Traffic(Counter({part: given + made}), {key: (1.0, float(size))})
 
     def _fused_exchanges(self, name: str, part: Part, *, looping: bool) -> Traffic:
         """Collectives that the compiler has put into a fusion; its bytes are counted already.

@@ -1,0 +1,44 @@
+"""A network that learns to iterate: parities of 32 bits in training, of 512 and more in use.
+
+Command:   deqjax train experiments/reasoning/prefix_sums.py
+Hardware:  two CPU cores, no GPU
+Time:      about 3 minutes
+Expected:  see experiments/results/prefix_sums.json; whole strings of 512 bits after more steps:
+           deqjax evaluate runs/prefix_sums --size 512 --max-steps 2000
+Data:      generated on first use; nothing is downloaded
+Variants:  --penalty.weight 0        without the Jacobian penalty
+           prefix_sums_fixed.py      the same layer, always 16 steps from zero
+           prefix_sums_explicit.py   16 layers of their own, as many parameters
+
+Anil et al., NeurIPS 2022, arXiv 2211.09961: a fixed point that does not depend on where its solve
+starts can be solved for longer where a problem needs it.
+"""
+
+from deqjax.models import RecallShape
+from deqjax.tasks.reasoning import Puzzles, RecallNetwork, RecallTask
+from deqjax.training import (
+    EvaluationConfig,
+    OptimizerConfig,
+    PenaltyConfig,
+    RunConfig,
+    StepLimitConfig,
+)
+
+
+def config() -> RunConfig:
+    """One block of 32 features; 8 to 32 steps without gradient, and 8 with."""
+    return RunConfig(
+        name="prefix_sums",
+        task=RecallTask(
+            network=RecallNetwork(shape=RecallShape(width=32, blocks=1)),
+            puzzles=Puzzles(name="prefix_sums", size=32, evaluation_size=128),
+        ),
+        steps=2000,
+        batch_size=64,
+        log_every=50,
+        checkpoint_every=500,
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, weight_decay=1e-4),
+        penalty=PenaltyConfig(weight=0.3, probability=1.0),
+        step_limit=StepLimitConfig(distribution="uniform", least=8),
+        evaluation=EvaluationConfig(every=250, batches=4, final_batches=16, radius_batches=1),
+    )
