@@ -30,7 +30,7 @@ def config() -> RunConfig:
         length=64,
         width=128,
         heads=4,
-        hidden=504,
+        hidden=506,
         prelude_layers=3,
         head_layers=1,
     )

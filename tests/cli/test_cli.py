@@ -79,8 +79,9 @@ def test_generate_continues_the_prompt(trained, capsys):
 def test_generate_compares_with_solves_from_zero(trained, capsys):
     workdir, _ = trained
     arguments = ["generate", str(workdir), "import ", "--count", "5"]
-    assert cli.main([*arguments, "--compare-warm-start"]) == 0
+    assert cli.main([*arguments, "--compare-warm-start", "--compare-cache"]) == 0
     line = capsys.readouterr().err
+    assert re.search(r"tokens a second: [\d.]+, [\d.]+ without the cache", line)
     found = re.search(r"solver steps a token: ([\d.]+) with the warm start, ([\d.]+) without", line)
     assert found, line
     assert all(0 < float(steps) <= 12 for steps in found.groups())

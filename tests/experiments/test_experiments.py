@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deqjax.models import AttractorShape
 from deqjax.training import BatchOrder
 from deqjax.training._config import check
 from deqjax.training._experiments import load_experiment
@@ -23,6 +24,7 @@ EXPERIMENTS = sorted(p for p in ROOT.rglob("*.py") if "def config(" in p.read_te
 STEPPED_ON_IMAGES = ("cifar10_mdeq_tiny", "cifar10_reversible")
 STEPPED = (
     *STEPPED_ON_IMAGES,
+    "attractor_140m",
     "tinyshakespeare_reversible",
     "wikitext103_preln_regularized",
 )
@@ -35,17 +37,16 @@ def name(file):
 def small(config, data_directory):
     """The experiment with its own options at the smallest sizes, on the standard library."""
     own, tiny = config.task.network.shape, tiny_config(data_directory)
-    shape = dataclasses.replace(
-        own,
-        vocabulary=256,
-        length=8,
-        memory_length=min(own.memory_length, 6),
-        width=8,
-        heads=2,
-        hidden=16,
-        cutoffs=(100, 200, 250)[: len(own.cutoffs)],
-        divisor=min(own.divisor, 2),
-    )
+    sizes = {"vocabulary": 256, "length": 8, "width": 8, "heads": 2, "hidden": 16}
+    if isinstance(own, AttractorShape):
+        sizes |= {"prelude_layers": 1}
+    else:
+        sizes |= {
+            "memory_length": min(own.memory_length, 6),
+            "cutoffs": (100, 200, 250)[: len(own.cutoffs)],
+            "divisor": min(own.divisor, 2),
+        }
+    shape = dataclasses.replace(own, **sizes)
     network = dataclasses.replace(config.task.network, shape=shape)
     return dataclasses.replace(
         config,
@@ -150,8 +151,20 @@ def test_the_published_model_of_imagenet_has_its_published_size():
     assert count_parameters("imagenet_mdeq_small_regularized") // 10**6 == 18
 
 
+@pytest.mark.parametrize(("name", "millions"), [("140m", 134), ("370m", 362), ("770m", 772)])
+def test_attractor_models_have_the_sizes_that_they_state(name, millions):
+    """Those of 140, 370 and 770 million; where widths are ours, the header says what they make."""
+    assert round(count_parameters(f"attractor_{name}") / 1e6) == millions
+
+
 @pytest.mark.parametrize(
-    "name", ["tinyshakespeare", "tinyshakespeare_explicit", "tinyshakespeare_reversible"]
+    "name",
+    [
+        "tinyshakespeare",
+        "tinyshakespeare_explicit",
+        "tinyshakespeare_reversible",
+        "tinyshakespeare_attractor",
+    ],
 )
 def test_shakespeare_models_keep_to_the_budget(name):
     assert 0.79e6 < count_parameters(name) <= 0.8e6

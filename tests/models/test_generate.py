@@ -118,6 +118,17 @@ def test_position_by_position_is_the_whole_text_at_once(monkeypatch, kind):
     np.testing.assert_array_equal(continuation[: CAPACITY - 1], wanted.argmax(-1))
 
 
+@pytest.mark.parametrize("kind", ["explicit", "attractor"])
+def test_without_the_cache_the_text_is_the_same(kind):
+    """As long as the first position can still be seen, however many tokens are padding."""
+    model, prompt = build(kind), PROMPT[:2]
+    options = {"count": CAPACITY - 1, "temperature": 0.0}
+    assert tokens_of(model, prompt, cache=False, **options) == tokens_of(model, prompt, **options)
+    again = list(reread(model, prompt, PROMPT, cache=False))  # and on, with the last that are seen
+    assert [each.token for each in again] == PROMPT
+    assert (again[0].steps is None) == (kind == "explicit")
+
+
 @pytest.mark.parametrize("length", [1, LENGTH - 1, LENGTH, LENGTH + 1, 3 * LENGTH + 2])
 def test_a_prompt_read_in_segments_is_one_read_token_by_token(monkeypatch, model, length):
     """Also where it is longer than what a position sees."""

@@ -64,6 +64,7 @@ def test_an_adjoint_refuses_a_method_that_does_not_keep_what_it_needs(method, ad
         (SolverSettings("picard", returns="last"), {"returns": "last"}),
         (SolverSettings("reversible", damping=0.8), {"damping": 0.8}),
         (SolverSettings("newton_krylov"), {}),
+        (SolverSettings("picard", min_steps=3), {"min_steps": 3}),
     ],
     ids=[
         "anderson",
@@ -75,6 +76,7 @@ def test_an_adjoint_refuses_a_method_that_does_not_keep_what_it_needs(method, ad
         "last",
         "reversible",
         "newton",
+        "least",
     ],
 )
 def test_a_solver_gets_its_own_options_and_no_others(settings, options):
@@ -94,6 +96,12 @@ def test_the_backward_solve_keeps_what_the_forward_one_does_or_its_own(
     ).build_adjoint()
     assert used[0].func is dq.solvers.broyden
     assert used[0].keywords == {"rank": rank}
+
+
+@pytest.mark.parametrize("adjoint", ["neumann", "phantom"])
+def test_rules_that_pull_back_step_by_step_are_given_the_clip(adjoint):
+    settings = SolverSettings(adjoint=adjoint, backward_max_steps=2, backward_clip=0.5)
+    assert settings.build_adjoint() == getattr(dq.adjoints, adjoint)(2, clip=0.5)
 
 
 @pytest.mark.parametrize("method", NAMES["method"])

@@ -23,6 +23,8 @@ class Generate:
         seed: of the sampling.
         compare_warm_start: solve the same text once more, each token from zero instead of from its
             last equilibrium, and print the steps of both.
+        compare_cache: solve the same text once more, all that a token sees anew for each, and print
+            the tokens a second of both.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
@@ -33,6 +35,7 @@ class Generate:
     top_p: float = 1.0
     seed: int = 0
     compare_warm_start: bool = False
+    compare_cache: bool = False
 
     def run(self) -> int:
         """Print the prompt and what follows, piece by piece."""
@@ -51,6 +54,11 @@ class Generate:
         for piece in text:
             print(piece, end="", flush=True)
         print()
+        if text.tokens_a_second is not None:
+            line = f"tokens a second: {text.tokens_a_second:.1f}"
+            if self.compare_cache:
+                line += f", {text.tokens_a_second_without_cache():.1f} without the cache"
+            print(line, file=sys.stderr)
         if text.steps:
             line = f"solver steps a token: {fmean(text.steps):.2f} with the warm start"
             if self.compare_warm_start:

@@ -45,6 +45,7 @@ def generate(
     top_p: float = 1.0,
     vocabulary: int | None = None,
     warm_start: bool = True,
+    cache: bool = True,
     tol: float | None = None,
     max_steps: int | None = None,
 ) -> Iterator[GeneratedToken]:
@@ -70,7 +71,10 @@ def generate(
         vocabulary: draw from the first so many tokens; None is all. For a model that has more
             tokens than its text.
         warm_start: start a solve at an equilibrium of the same token, the last one after the same
-            token before it or else the last one, instead of at zero.
+            token before it or else the last one, instead of at zero (of an attractor model, at the
+            context).
+        cache: keep what earlier positions have left, as above. False solves all that a position
+            sees again for each token, from zero: the same text, to compare the cost.
         tol: relative residual at which a solve stops; None is the model's.
         max_steps: of a solve at most; None is the model's.
 
@@ -89,7 +93,7 @@ def generate(
     vocabulary = model.shape.tokens if vocabulary is None else vocabulary
     check_count("vocabulary", vocabulary)
     text = _checked_prompt(prompt, model.shape.tokens)
-    reader = _reader(model, warm_start, tol, max_steps)
+    reader = _reader(model, warm_start, tol, max_steps, cache=cache)
     options = (
         jnp.int32(vocabulary),
         jnp.float32(temperature),
@@ -111,6 +115,7 @@ def reread(
     continuation: Sequence[int],
     *,
     warm_start: bool = True,
+    cache: bool = True,
     tol: float | None = None,
     max_steps: int | None = None,
 ) -> Iterator[GeneratedToken]:
@@ -123,6 +128,7 @@ def reread(
         prompt: at least one token.
         continuation: the tokens to follow it.
         warm_start: see [`generate`][deqjax.models.generate].
+        cache: see [`generate`][deqjax.models.generate].
         tol: see [`generate`][deqjax.models.generate].
         max_steps: see [`generate`][deqjax.models.generate].
 
@@ -131,7 +137,7 @@ def reread(
     """
     text = _checked_prompt(prompt, model.shape.tokens)
     known = _checked("continuation", continuation, model.shape.tokens)
-    reader = _reader(model, warm_start, tol, max_steps)
+    reader = _reader(model, warm_start, tol, max_steps, cache=cache)
     return _tokens(reader, text, len(known), lambda index, states: known[index])
 
 
@@ -178,9 +184,37 @@ class _Reader:
         return past
 
 
+@dataclasses.dataclass(frozen=True)
+class _WholeReader:
+    """As a `_Reader`, whose past is the tokens that a position sees, all solved for each token."""
+
+    graph: nnx.GraphDef[TokenModel]
+    parameters: nnx.State[Any, Any]
+    window: int
+    limits: dict[str, jax.Array | None]
+
+    def read(self, tokens: list[int], past: list[int]) -> tuple[list[int], jax.Array, Stats | None]:
+        """Read the last of the tokens after those of the past."""
+        seen = [*past, *tokens][-self.window :]
+        padded = jnp.asarray([*seen, *[0] * (self.window - len(seen))], jnp.int32)
+        states, stats = _read_whole(
+            self.graph, self.parameters, padded, jnp.int32(len(seen) - 1), self.limits
+        )
+        return seen, states, stats
+
+    def read_all(self, tokens: list[int]) -> list[int]:
+        """Nothing is solved before a token is asked for."""
+        return tokens
+
+
 def _reader(
-    model: TokenModel, warm_start: bool, tol: float | None, max_steps: int | None
-) -> _Reader:
+    model: TokenModel,
+    warm_start: bool,
+    tol: float | None,
+    max_steps: int | None,
+    *,
+    cache: bool = True,
+) -> "_Reader | _WholeReader":
     if tol is not None:
         check_not_negative("tol", tol)
     if max_steps is not None:
@@ -195,14 +229,20 @@ def _reader(
         "tol": None if tol is None else jnp.float32(tol),
         "max_steps": None if max_steps is None else jnp.int32(max_steps),
     }
+    if not cache:
+        return _WholeReader(graph, parameters, capacity + 1, limits)
     return _Reader(graph, parameters, model.shape.length, nothing, jnp.bool_(warm_start), limits)
 
 
 def _tokens(
-    reader: _Reader, prompt: list[int], count: int, choose: Callable[[int, jax.Array], int]
+    reader: "_Reader | _WholeReader",
+    prompt: list[int],
+    count: int,
+    choose: Callable[[int, jax.Array], int],
 ) -> Iterator[GeneratedToken]:
     """Choose tokens one after the other, from their index and the states (1, 1, width) before."""
-    past, token = reader.read_all(prompt[:-1]), prompt[-1]
+    past: Any = reader.read_all(prompt[:-1])
+    token = prompt[-1]
     for index in range(count):
         past, states, stats = reader.read([token], past)
         token = choose(index, states)
@@ -249,6 +289,23 @@ def _read(
     )
     after = _Past(prediction.memory, newest(past.tokens, tokens, 0), equilibria)
     return after, prediction.states[:, -1:], solved.solution.stats
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read_whole(
+    graph: nnx.GraphDef[TokenModel],
+    parameters: nnx.State[Any, Any],
+    tokens: jax.Array,
+    last: jax.Array,
+    limits: dict[str, jax.Array | None],
+) -> tuple[jax.Array, Stats | None]:
+    """The states (1, 1, width) of one position of tokens (length,), and the solve's stats."""
+    model = nnx.merge(graph, parameters, copy=True)
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    prediction = model(tokens[None], model.initial_memory(1), **given)
+    states = jax.lax.dynamic_slice_in_dim(prediction.states, last, 1, axis=1)
+    solved = prediction.equilibrium
+    return states, None if solved is None else solved.solution.stats
 
 
 def _start(tokens: jax.Array, past: _Past, warm: jax.Array) -> State:

@@ -291,12 +291,17 @@ def test_a_text_without_a_file_is_refused(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "argument", "value", "others"),
     [
-        ("stdlib", "file", "a.txt", "text_bytes, text_characters, text_words"),
-        ("wikitext2", "file", "a.txt", "text_bytes, text_characters, text_words"),
+        ("stdlib", "file", "a.txt", "text_bytes, text_characters, text_words, text_pieces"),
+        ("wikitext2", "file", "a.txt", "text_bytes, text_characters, text_words, text_pieces"),
         ("stdlib", "manual_directory", "manual", "wikitext103, wikitext2"),
         ("text_bytes", "manual_directory", "manual", "wikitext103, wikitext2"),
-        ("stdlib", "fractions", (1, 0, 0), "text_bytes, text_characters, text_words"),
-        ("wikitext103", "fractions", (1, 0, 0), "text_bytes, text_characters, text_words"),
+        ("stdlib", "fractions", (1, 0, 0), "text_bytes, text_characters, text_words, text_pieces"),
+        (
+            "wikitext103",
+            "fractions",
+            (1, 0, 0),
+            "text_bytes, text_characters, text_words, text_pieces",
+        ),
     ],
 )
 def test_an_argument_of_another_corpus_is_refused(tmp_path, name, argument, value, others):

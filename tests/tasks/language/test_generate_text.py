@@ -45,6 +45,17 @@ def test_pieces_are_words_of_the_vocabulary(run):
     assert text.steps_without_warm_start() == []
 
 
+def test_its_pace_is_told_after_the_first_token(run):
+    text = generate_text(run, "to be", count=3)
+    assert text.tokens_a_second is None
+    assert "".join(text)
+    assert text.tokens_a_second > 0
+    assert text.tokens_a_second_without_cache() > 0
+    single = generate_text(run, "to be", count=1)
+    assert "".join(single)
+    assert single.tokens_a_second is None
+
+
 def test_it_is_generated_once(run):
     text = generate_text(run, "to be", count=2)
     assert "".join(text)

@@ -217,7 +217,9 @@ def test_a_trellisnet_is_adopted_with_the_sizes_that_it_has():
 
 
 def test_what_is_no_language_model_is_not_adopted():
-    with pytest.raises(ConfigError, match="trains a language model, not a Dropout"):
+    with pytest.raises(
+        ConfigError, match=r"a LanguageTask trains DEQ-Transformers.* not a Dropout"
+    ):
         TASK.adopt(nnx.Dropout(0.5))
 
 

@@ -1,7 +1,7 @@
 """The corpora by name: prepared on first use, read back as vectors of tokens."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +16,19 @@ from deqjax.data.text._text import load_bytes
 from deqjax.data.text._token_cache import Encoded, cached_tokens
 from deqjax.data.text._vocabulary import Vocabulary
 
-_TEXT_FILES = ("text_bytes", "text_characters", "text_words")
+_TEXT_FILES = ("text_bytes", "text_characters", "text_words", "text_pieces")
 _WIKITEXTS = ("wikitext103", "wikitext2")
 CORPORA = ("stdlib", *_TEXT_FILES, *_WIKITEXTS)
 """The names that [`deqjax.data.load_corpus`][] knows."""
 _FRACTIONS = (0.9, 0.1, 0.0)
-_LIMIT_VOCABULARY = 50_000
+_LIMIT_VOCABULARY = {"text_words": 50_000, "text_pieces": 32_768}
+_OWNERS = {
+    "file": _TEXT_FILES,
+    "manual_directory": _WIKITEXTS,
+    "fractions": _TEXT_FILES,
+    "limit_vocabulary": tuple(_LIMIT_VOCABULARY),
+    "tokenizer": ("text_pieces",),
+}
 # Named after the encoding: raise the number whenever the same text begins to give other tokens.
 _TOKEN_FOLDER = "words-1"
 
@@ -50,6 +57,7 @@ def load_corpus(
     manual_directory: str | os.PathLike[str] | None = None,
     fractions: tuple[float, float, float] | None = None,
     limit_vocabulary: int | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
     vocabulary: Vocabulary | None = None,
 ) -> Corpus:
     """A corpus by its name, prepared on first use.
@@ -58,6 +66,8 @@ def load_corpus(
     - "text_bytes", "text_characters", "text_words": any UTF-8 text, as bytes, characters or words.
       The vocabulary of characters is that of the whole text; that of words has the most frequent
       ones of the training split, and `<unk>` for the others.
+    - "text_pieces": any UTF-8 text as pieces of words, by a tokenizer that is read from a file or
+      trained on the training split.
     - "wikitext103", "wikitext2": Wikipedia as words, with the vocabulary of the training split.
       Encoded on first use (WikiText-103: a few minutes), then read from the disk.
 
@@ -65,14 +75,16 @@ def load_corpus(
         name: one of these.
         directory: the folder of all prepared data sets; None is TFDS's own (the environment
             variable TFDS_DATA_DIR, else ~/tensorflow_datasets).
-        file: the text of those three: a file; a folder, whose files are taken in the order of
+        file: the text of those four: a file; a folder, whose files are taken in the order of
             their paths; or several of these. The files of several are one text, in which each ends
             with a newline.
         manual_directory: where the archive of a WikiText lies; None is TFDS's own place for what
             it does not download, downloads/manual in the folder of all prepared data sets.
         fractions: the shares of train, validation and test in a text file's characters; None is
             (0.9, 0.1, 0.0).
-        limit_vocabulary: so many symbols at most in the vocabulary of "text_words"; None is 50,000.
+        limit_vocabulary: so many symbols at most in the vocabulary of "text_words" or
+            "text_pieces"; None is 50,000 or 32,768.
+        tokenizer: a tokenizer.json of the package tokenizers for "text_pieces"; None trains one.
         vocabulary: what tokens stand for, from a run that was trained: the text is encoded with it,
             and what it does not know is refused. None counts one as above.
 
@@ -80,7 +92,16 @@ def load_corpus(
         DataError: there is no such corpus, an argument is missing or belongs to another corpus, or
             raw or prepared data are missing or damaged.
     """
-    _check_arguments(name, file, manual_directory, fractions, limit_vocabulary)
+    _check_arguments(
+        name,
+        {
+            "file": file,
+            "manual_directory": manual_directory,
+            "fractions": fractions,
+            "limit_vocabulary": limit_vocabulary,
+            "tokenizer": tokenizer,
+        },
+    )
     if vocabulary is not None and vocabulary.kind != (kind := _kind(name)):
         raise DataError(
             f"the corpus {name!r} has tokens for {kind}, but the vocabulary given is of "
@@ -90,7 +111,9 @@ def load_corpus(
         return _wikitext(name, directory, manual_directory, vocabulary)
     if file is not None:
         shares = _FRACTIONS if fractions is None else fractions
-        limit = _LIMIT_VOCABULARY if limit_vocabulary is None else limit_vocabulary
+        limit = _LIMIT_VOCABULARY.get(name) if limit_vocabulary is None else limit_vocabulary
+        if vocabulary is None and tokenizer is not None:
+            vocabulary = Vocabulary.from_tokenizer(tokenizer)
         return _own_text(name, directory, file, shares, limit, vocabulary)
     splits = {split: load_bytes(split, directory=directory) for split in SPLITS}
     return Corpus(**splits, vocabulary=Vocabulary.of_bytes())
@@ -102,20 +125,13 @@ def _kind(name: str) -> str:
     return name.removeprefix("text_") if name in _TEXT_FILES else "bytes"
 
 
-def _check_arguments(
-    name: str, file: Any, manual_directory: Any, fractions: Any, limit_vocabulary: Any
-) -> None:
+def _check_arguments(name: str, given: Mapping[str, Any]) -> None:
     if name not in CORPORA:
         raise DataError(f"there is no corpus {name!r}: choose one of {', '.join(CORPORA)}")
-    if name in _TEXT_FILES and file is None:
+    if name in _TEXT_FILES and given["file"] is None:
         raise DataError(f"the corpus {name!r} needs a file: give a UTF-8 text file with file=")
-    owned = [
-        ("file", file, _TEXT_FILES),
-        ("manual_directory", manual_directory, _WIKITEXTS),
-        ("fractions", fractions, _TEXT_FILES),
-        ("limit_vocabulary", limit_vocabulary, ("text_words",)),
-    ]
-    for argument, value, owners in owned:
+    for argument, owners in _OWNERS.items():
+        value = given[argument]
         if value is not None and name not in owners:
             raise DataError(
                 f"the corpus {name!r} takes no {argument}, got {str(value)!r}: leave it out, or "
@@ -128,7 +144,7 @@ def _own_text(
     directory: Any,
     file: Source,
     fractions: Any,
-    limit: int,
+    limit: int | None,
     vocabulary: Vocabulary | None,
 ) -> Corpus:
     from deqjax.data.text._text_file import TextFile
@@ -146,6 +162,9 @@ def _own_text(
                 vocabulary = Vocabulary.of_characters(text)
             case "words":
                 vocabulary = Vocabulary.of_words(splits["train"], limit)
+            case "pieces":
+                assert limit is not None  # for the type checker: pieces have a limit
+                vocabulary = Vocabulary.of_pieces(splits["train"], limit)
             case _:
                 vocabulary = Vocabulary.of_bytes()
     try:

@@ -1,9 +1,10 @@
-"""What a token stands for: bytes, characters or words, and the way from text to tokens and back."""
+"""What a token stands for: bytes, characters, words, pieces; from text to tokens and back."""
 
 import codecs
 import hashlib
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,8 +15,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deqjax.data.pipeline import DataError
+from deqjax.data.text._pieces import (
+    PieceDecoder,
+    lines_of,
+    load_tokenizer,
+    read_tokenizer,
+    train_tokenizer,
+)
 
-Kind = Literal["bytes", "characters", "words"]
+Kind = Literal["bytes", "characters", "words", "pieces"]
 
 END_OF_LINE = "<eos>"
 UNKNOWN = "<unk>"
@@ -30,13 +38,16 @@ class Vocabulary:
 
     "bytes": the UTF-8 bytes; every text has tokens. "characters": one token a character. "words":
     the text is split at white space, and every newline is the token `<eos>`; a word outside the
-    vocabulary is `<unk>` if the vocabulary has that word.
+    vocabulary is `<unk>` if the vocabulary has that word. "pieces": what a tokenizer of the package
+    tokenizers makes of each line.
 
-    Build one with `of_bytes`, `of_characters` or `of_words`. Equal vocabularies compare equal.
+    Build one with `of_bytes`, `of_characters`, `of_words`, `of_pieces` or `from_tokenizer`. Equal
+    vocabularies compare equal.
 
     Attributes:
-        kind: "bytes", "characters" or "words".
-        symbols: the text of each token in the order of the tokens; empty for bytes.
+        kind: "bytes", "characters", "words" or "pieces".
+        symbols: the text of each token in the order of the tokens; empty for bytes, and for pieces
+            the one that describes the tokenizer.
 
     Raises:
         DataError: the symbols do not fit the kind.
@@ -55,8 +66,9 @@ class Vocabulary:
             raise DataError(f"a vocabulary must not hold {twice!r} twice")
         if not self._symbols_fit():
             raise DataError(
-                "a vocabulary holds no symbols for bytes, single characters for characters, and "
-                f"words without white space, {END_OF_LINE} first, for words: these "
+                "a vocabulary holds no symbols for bytes, single characters for characters, "
+                f"words without white space, {END_OF_LINE} first, for words, and one description "
+                "of a tokenizer for pieces: these "
                 f"{len(self.symbols)} symbols are none for {self.kind}"
             )
 
@@ -65,6 +77,8 @@ class Vocabulary:
             return not self.symbols
         if self.kind == "characters":
             return bool(self.symbols) and all(len(symbol) == 1 for symbol in self.symbols)
+        if self.kind == "pieces":
+            return len(self.symbols) == 1
         return self.symbols[:1] == (END_OF_LINE,) and all(
             symbol.split() == [symbol] for symbol in self.symbols
         )
@@ -115,9 +129,33 @@ class Vocabulary:
             words = _limited(counts, words, limit)
         return cls("words", (END_OF_LINE, *words))
 
-    @property
+    @classmethod
+    def of_pieces(cls, texts: str | Iterable[str], size: int) -> "Vocabulary":
+        """Pieces of words by byte pair encoding of the text (or texts).
+
+        Args:
+            texts: the training text, or its pieces.
+            size: tokens at most, the 256 bytes among them.
+
+        Raises:
+            DataError: the package tokenizers is not installed, or a size below 256.
+        """
+        return cls("pieces", (train_tokenizer(_pieces(texts), size),))
+
+    @classmethod
+    def from_tokenizer(cls, file: str | os.PathLike[str]) -> "Vocabulary":
+        """Pieces of words as a tokenizer.json says.
+
+        Raises:
+            DataError: the package tokenizers is not installed, or the file is none.
+        """
+        return cls("pieces", (read_tokenizer(file),))
+
+    @cached_property
     def size(self) -> int:
         """How many different tokens there are."""
+        if self.kind == "pieces":
+            return int(self.tokenizer.get_vocab_size())
         return _BYTES if self.kind == "bytes" else len(self.symbols)
 
     @property
@@ -146,6 +184,9 @@ class Vocabulary:
         """
         if self.kind == "bytes":
             return np.frombuffer(_utf_8(text), np.uint8)
+        if self.kind == "pieces":
+            found = self.tokenizer.encode_batch(list(lines_of(text)), add_special_tokens=False)
+            return np.asarray([token for line in found for token in line.ids], self.dtype)
         tokens = self._character_tokens(text) if self.kind == "characters" else self._words(text)
         return tokens.astype(self.dtype)
 
@@ -197,6 +238,15 @@ class Vocabulary:
         return f"Vocabulary({self.size} {self.kind})"
 
     @cached_property
+    def tokenizer(self) -> Any:
+        """That of pieces, of the package tokenizers.
+
+        Raises:
+            DataError: the package is not installed.
+        """
+        return load_tokenizer(self.symbols[0])
+
+    @cached_property
     def _token_of_word(self) -> dict[str, int]:
         return {word: token for token, word in enumerate(self.symbols)}
 
@@ -243,6 +293,8 @@ class TextDecoder:
         self._vocabulary = vocabulary
         self._bytes = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._at_line_start = True
+        pieces = vocabulary.kind == "pieces"
+        self._pieces = PieceDecoder(vocabulary.tokenizer) if pieces else None
 
     def decode(self, tokens: ArrayLike) -> str:
         """The text that these tokens complete.
@@ -269,12 +321,15 @@ class TextDecoder:
             )
         if self._vocabulary.kind == "bytes":
             return self._bytes.decode(chosen.astype(np.uint8).tobytes())
+        if self._pieces is not None:
+            return self._pieces.decode(chosen.tolist())
         symbols = [self._vocabulary.symbols[token] for token in chosen.tolist()]
         return "".join(symbols if self._vocabulary.kind == "characters" else self._lines(symbols))
 
     def finish(self) -> str:
         """What is left: U+FFFD if the tokens ended within a character, else nothing."""
-        return self._bytes.decode(b"", final=True)
+        left = "" if self._pieces is None else self._pieces.finish()
+        return left + self._bytes.decode(b"", final=True)
 
     def _lines(self, words: list[str]) -> Iterable[str]:
         for word in words:

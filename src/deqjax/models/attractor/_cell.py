@@ -59,10 +59,13 @@ def apply_blocks(
     blocks: tuple[BlockInputs, ...],
     positions: Positions,
     shape: AttractorShape,
+    *,
+    recompute: bool = False,
 ) -> tuple[jax.Array, list[jax.Array]]:
-    """A stack of blocks; see `apply_block`."""
+    """A stack of blocks; see `apply_block`, and `jax.checkpoint` for what is computed again."""
+    apply = jax.checkpoint(apply_block, static_argnums=3) if recompute else apply_block
     remembered = []
     for block in blocks:
-        x, kept = apply_block(x, block, positions, shape)
+        x, kept = apply(x, block, positions, shape)
         remembered.append(kept)
     return x, remembered

@@ -219,7 +219,7 @@ class AttractorLM(TokenModel):
 
         x = shape.embedding_scale * jnp.take(self.embedding[...], tokens, axis=0)
         first = tuple(ready(block, index) for index, block in enumerate(self.prelude))
-        context, remembered = apply_blocks(x, first, positions, shape)
+        context, remembered = apply_blocks(x, first, positions, shape, recompute=shape.recompute)
         head = () if self.deq is None else cast(AttractorCell, self.deq.cell).blocks
         last = tuple(ready(block, len(first) + index) for index, block in enumerate(head))
         return AttractorInputs(context, last, positions), remembered

@@ -44,6 +44,8 @@ class AttractorShape:
         logit_softcap: logits are softcap * tanh(logits / softcap); None is the logits themselves.
         logit_scale: factor on the logits.
         embedding_scale: factor on the embedding.
+        recompute: whether a block of the prelude keeps its input alone for the gradient and is
+            applied again on the way back: memory for a third more of its time.
         dtype: of matrix products in the blocks; states, norms, softmax and parameters stay float32.
             "mixed" solves with bfloat16 as far as it goes, and with float32 from there
             ([`mixed_precision`][deqjax.solvers.mixed_precision]).
@@ -70,6 +72,7 @@ class AttractorShape:
     logit_softcap: Positive | None = None
     logit_scale: Positive = 1.0
     embedding_scale: Positive = 1.0
+    recompute: bool = False
     dtype: Precision = "float32"
 
     @property

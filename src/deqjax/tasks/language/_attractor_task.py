@@ -66,11 +66,16 @@ class AttractorTask(TextTask):
         return rules | {"*.down.weight.kernel": _ROWS, "*": PartitionSpec()}
 
     def adopt(self, model: nnx.Module) -> Self:
-        """The task with the sizes of an attractor model that was built elsewhere."""
+        """The task with the sizes of an attractor model that was built elsewhere.
+
+        Precision, and what is computed again on the way back, are the task's own.
+        """
         if not isinstance(model, AttractorLM):
             raise ConfigError(
                 f"an AttractorTask trains attractor language models, not a {type(model).__name__}; "
                 "give a recipe that trains such a model."
             )
-        network = dataclasses.replace(self.network, shape=model.shape)
+        own = self.network.shape
+        shape = dataclasses.replace(model.shape, dtype=own.dtype, recompute=own.recompute)
+        network = dataclasses.replace(self.network, shape=shape)
         return dataclasses.replace(self, network=network)

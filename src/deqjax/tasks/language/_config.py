@@ -58,18 +58,28 @@ class Text:
 
     Attributes:
         corpus: "stdlib" is CPython's own standard library sources as bytes, split by file;
-            "text_bytes", "text_characters" and "text_words" are a text of yours; "wikitext2" and
-            "wikitext103" are word-level.
+            "text_bytes", "text_characters", "text_words" and "text_pieces" (of words, by byte pair
+            encoding) are a text of yours; "wikitext2" and "wikitext103" are word-level.
         file: the text: a file, or a folder of them, which are taken in the order of their paths.
-        limit_vocabulary: so many symbols at most in the vocabulary of "text_words"; None is 50,000.
+        limit_vocabulary: so many symbols at most in the vocabulary of "text_words" or
+            "text_pieces"; None is 50,000 or 32,768.
+        tokenizer: a tokenizer.json of the package tokenizers for "text_pieces"; None trains one on
+            the training text.
         directory: folder of prepared data sets; None is TFDS's default.
         manual_directory: folder of downloaded archives; None is TFDS's default.
     """
 
     corpus: Literal[
-        "stdlib", "text_bytes", "text_characters", "text_words", "wikitext2", "wikitext103"
+        "stdlib",
+        "text_bytes",
+        "text_characters",
+        "text_words",
+        "text_pieces",
+        "wikitext2",
+        "wikitext103",
     ] = "stdlib"
     file: str | None = None
     limit_vocabulary: Annotated[int, Interval(ge=3, le=1_000_000)] | None = None
+    tokenizer: str | None = None
     directory: str | None = None
     manual_directory: str | None = None

@@ -126,11 +126,11 @@ class TextTask(Task):
         return "tokens", rows * self.network.shape.length
 
     def in_units(self, loss: float) -> dict[str, float]:
-        """Nats per token, and bits per byte, or perplexity of words."""
+        """Nats per token, and bits per byte, or perplexity of words and pieces."""
         match self.vocabulary.kind:
             case "bytes":
                 return {"loss": loss, "bits_per_byte": loss / math.log(2)}
-            case "words":
+            case "words" | "pieces":
                 return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
             case "characters":
                 return {"loss": loss}
@@ -172,5 +172,6 @@ def load_corpus(text: Text, vocabulary: Vocabulary | None = None) -> Corpus:
         file=text.file,
         manual_directory=text.manual_directory,
         limit_vocabulary=text.limit_vocabulary,
+        tokenizer=text.tokenizer,
         vocabulary=vocabulary,
     )
