@@ -85,7 +85,7 @@ def test_scores_are_those_that_the_task_has(monkeypatch):
         state=SimpleNamespace(evaluated=None),
         steps=SimpleNamespace(place_weights=lambda weights: weights),
     )
-    monkeypatch.setattr("deqjax.training._depths.load_run", lambda *given: run)
+    monkeypatch.setattr("deqjax.training._depths.load_run", lambda *given, **options: run)
     monkeypatch.setattr("deqjax.training._depths.evaluate", lambda *given, **options: found)
     (score,) = sweep_depths("anywhere", (2,))
     assert score == (2, 1.0, 0.1, {"perplexity": 3.0, "top1": 0.5, "top5": 0.9})

@@ -25,7 +25,8 @@ class Evaluate:
         devices: number of virtual CPU devices; without it, every device of the machine.
         depths: step limits to score it at, without tolerance, instead of the usual table; of a
             reasoner the cycles that it thinks.
-        starts: random starts of each puzzle that a reasoner thinks from, instead of the run's.
+        starts: random starts of each puzzle that is thought from, instead of the run's.
+        size: of the puzzles, such as bits of a prefix sum, instead of the run's.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
@@ -37,6 +38,7 @@ class Evaluate:
     overlays: Path | None = None
     depths: tuple[int, ...] | None = None
     starts: int | None = None
+    size: int | None = None
 
     def run(self) -> int:
         """Score, and print a table."""
@@ -53,8 +55,8 @@ class Evaluate:
             "tol": self.tol,
         }
         files = []
-        if self.overlays is not None and self.starts is not None:
-            raise UsageError("--starts is for puzzles and --overlays for images; drop one of them.")
+        if self.overlays is not None and self._task:
+            raise UsageError("--overlays shows images; drop what is for puzzles.")
         if self.overlays is not None:  # first, because it may be refused
             files = write_overlays(self.folder, self.overlays, **asked)
         scores = evaluate_run(self.folder, **asked, task=self._task)
@@ -66,7 +68,8 @@ class Evaluate:
     @property
     def _task(self) -> dict[str, Any]:
         """Fields of the task that are asked for instead of the run's."""
-        return {} if self.starts is None else {"thinking.starts": self.starts}
+        asked = {"thinking.starts": self.starts, "puzzles.evaluation_size": self.size}
+        return {name: value for name, value in asked.items() if value is not None}
 
     def _sweep_depths(self, depths: tuple[int, ...]) -> int:
         """Score the run at each of the depths that are asked for."""

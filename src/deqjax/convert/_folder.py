@@ -21,12 +21,15 @@ from deqjax.convert._source import find_source
 from deqjax.convert.attractor import convert_attractor, is_attractor, settings_of
 from deqjax.convert.deq_transformer import convert_deq_transformer, published_settings
 from deqjax.convert.mdeq import convert_mdeq
+from deqjax.convert.reasoner import convert_reasoner, is_reasoner, reasoner_settings_of
 from deqjax.models import (
     MDEQ,
     AttractorLM,
     AttractorShape,
     DEQTransformerLM,
     MDEQShape,
+    Reasoner,
+    ReasonerShape,
     SolverSettings,
     TransformerShape,
 )
@@ -35,13 +38,13 @@ _MODEL, _PARAMETERS = "model.json", "parameters"
 # what Orbax and TensorStore were seen to raise on missing and damaged files
 _UNREADABLE = (ValueError, LookupError, OSError)
 
-Converted = AttractorLM | DEQTransformerLM | MDEQ
+Converted = AttractorLM | DEQTransformerLM | MDEQ | Reasoner
 """A model that a published checkpoint can become."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    model: Literal["attractor", "deq_transformer", "mdeq"]
+    model: Literal["attractor", "deq_transformer", "mdeq", "reasoner"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +65,18 @@ class _MDEQ(_Kind):
     solver: SolverSettings
 
 
-_Described = _Attractor | _Transformer | _MDEQ
+@dataclasses.dataclass(frozen=True)
+class _Reasoner(_Kind):
+    shape: ReasonerShape
+    solver: SolverSettings
+
+
+_Described = _Attractor | _Transformer | _MDEQ | _Reasoner
 _DESCRIBED: dict[str, type[_Described]] = {
     "attractor": _Attractor,
     "deq_transformer": _Transformer,
     "mdeq": _MDEQ,
+    "reasoner": _Reasoner,
 }
 
 
@@ -80,8 +90,8 @@ def convert_checkpoint(
             file, or the parts of one, and a config.json; or the name of such a folder on the
             Hugging Face hub, "owner/name".
         config: a JSON file with the options of [`deqjax.convert.TransformerConfig`][],
-            [`deqjax.convert.MDEQConfig`][] or [`deqjax.convert.AttractorConfig`][]; None is the
-            folder's config.json.
+            [`deqjax.convert.MDEQConfig`][], [`deqjax.convert.AttractorConfig`][] or
+            [`deqjax.convert.ReasonerConfig`][]; None is the folder's config.json.
         folder: created; must not hold anything.
 
     Raises:
@@ -108,6 +118,9 @@ def _read(checkpoint: Path | str, config: Path | str | None) -> tuple[Converted,
     if is_attractor(state, options):
         settings = settings_of(check_attractor_config(options))
         return convert_attractor(state, options, settings), settings
+    if is_reasoner(state, options):
+        settings = reasoner_settings_of(options)
+        return convert_reasoner(state, options, settings), settings
     if "channels" in options or any(key.startswith("fullstage.") for key in state):
         return convert_mdeq(state, options), SolverSettings()
     settings = published_settings()
@@ -170,6 +183,8 @@ def _described(model: Converted, settings: SolverSettings) -> _Described:
             return _Attractor("attractor", model.shape, settings)
         case MDEQ():
             return _MDEQ("mdeq", model.shape, settings)
+        case Reasoner():
+            return _Reasoner("reasoner", model.shape, settings)
         case DEQTransformerLM():
             return _Transformer("deq_transformer", model.shape, settings)
 
@@ -180,6 +195,8 @@ def _build(found: _Described) -> Converted:
             return AttractorLM(found.shape, found.solver, rngs=nnx.Rngs(0))
         case _MDEQ():
             return MDEQ(found.shape, found.solver, rngs=nnx.Rngs(0))
+        case _Reasoner():
+            return Reasoner(found.shape, found.solver, rngs=nnx.Rngs(0))
         case _Transformer():
             return DEQTransformerLM(found.shape, found.solver, rngs=nnx.Rngs(0))
 

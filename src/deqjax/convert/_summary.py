@@ -1,10 +1,10 @@
 """A converted model in a few words."""
 
 from deqjax.convert._parameters import parameters_of
-from deqjax.models import MDEQ, AttractorLM, DEQTransformerLM
+from deqjax.models import MDEQ, AttractorLM, DEQTransformerLM, Reasoner
 
 
-def summary(model: AttractorLM | DEQTransformerLM | MDEQ) -> dict[str, str]:
+def summary(model: AttractorLM | DEQTransformerLM | MDEQ | Reasoner) -> dict[str, str]:
     """What a reader compares with the published recipe: name to value, in words.
 
     Shared parameters are counted once.
@@ -13,7 +13,7 @@ def summary(model: AttractorLM | DEQTransformerLM | MDEQ) -> dict[str, str]:
     return {"parameters": f"{sum(counts):,}"} | _rest(model)
 
 
-def _rest(model: AttractorLM | DEQTransformerLM | MDEQ) -> dict[str, str]:
+def _rest(model: AttractorLM | DEQTransformerLM | MDEQ | Reasoner) -> dict[str, str]:
     match model:
         case AttractorLM():
             return _attractor(model)
@@ -21,6 +21,8 @@ def _rest(model: AttractorLM | DEQTransformerLM | MDEQ) -> dict[str, str]:
             return _mdeq(model)
         case DEQTransformerLM():
             return _transformer(model)
+        case Reasoner():
+            return _reasoner(model)
 
 
 def _attractor(model: AttractorLM) -> dict[str, str]:
@@ -89,3 +91,23 @@ def _mdeq(model: MDEQ) -> dict[str, str]:
         values["channels of the bottlenecks"] = each(shape.head_channels)
         values["features before the classifier"] = str(shape.final_channels)
     return values
+
+
+def _reasoner(model: Reasoner) -> dict[str, str]:
+    shape = model.shape
+    hidden = [f"{shape.hidden(shape.width)} of the features"]
+    if shape.mixing == "mlp":
+        hidden.append(f"{shape.hidden(shape.side)} of the positions")
+    return {
+        "tokens": f"{shape.vocabulary:,}",
+        "length of a puzzle": str(shape.length or "any"),
+        "width": str(shape.width),
+        "heads": "none" if shape.mixing == "mlp" else str(shape.heads),
+        "layers": str(shape.layers),
+        "inside the feed-forwards": ", ".join(hidden),
+        "positions": shape.positions,
+        "cycles of a pass": str(model.thinking.max_steps),
+        "updates in a cycle": f"{shape.inner_steps} of the low state, 1 of the high one",
+        "damping": f"{shape.damping:g}",
+        "noise": f"{shape.noise:g}",
+    }

@@ -15,6 +15,20 @@ from deqjax.convert._reasoner_config import check_config
 from deqjax.models import Reasoner, ReasonerCell, ReasonerLayer, SolverSettings, SwiGLU
 
 
+def is_reasoner(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> bool:
+    """Whether these are a reasoner's, as far as one of them tells."""
+    return "L_cycles" in config or "embed_tokens.embedding_weight" in state
+
+
+def reasoner_settings_of(config: Mapping[str, Any]) -> SolverSettings:
+    """How a published model iterates.
+
+    Raises:
+        ConversionError: the configuration makes no sense.
+    """
+    return check_config(config).settings()
+
+
 def convert_reasoner(
     state: Mapping[str, np.ndarray],
     config: Mapping[str, Any],
