@@ -3,7 +3,7 @@
 Command:   deqjax train experiments/language/attractor_140m.py --task.text.file texts \
                --parallel sharded
 Hardware:  4 chips of 16 GiB, such as a TPU v5e:2x2: 7.4 GiB on each (deqjax estimate)
-Time:      not run by us; a step takes 2.2 s at the least on these if every solve takes all its steps
+Time:      not run by us; a step takes 2.2 s at the least if every solve takes all its steps
 Expected:  reported validation perplexity 18.30 on the authors' corpus, against 21.48 of a
            Transformer
 Data:      texts in UTF-8, a file or a folder; pieces of words (pip install '.[pieces]'), by
