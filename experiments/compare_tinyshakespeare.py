@@ -1,12 +1,13 @@
-"""Explicit, implicit and reversible models of equal size on Shakespeare, in one table.
+"""Explicit, implicit, reversible and attractor models of equal size on Shakespeare, in one table.
 
 Command:   python experiments/compare_tinyshakespeare.py FILE [--runs FOLDER]
 Hardware:  two CPU cores, no GPU
-Time:      about an hour; a folder with finished runs is only measured again, about 3 minutes
+Time:      about 90 minutes; a folder with finished runs is only measured again, about 3 minutes
 Expected:  see experiments/results/tinyshakespeare.json
 
 Trains `language/`'s tinyshakespeare_explicit.py, tinyshakespeare.py without and with the penalty,
-and tinyshakespeare_reversible.py, one seed each, on the text in FILE. Loss, forward steps,
+tinyshakespeare_reversible.py, one seed each, and tinyshakespeare_attractor.py, on the text in FILE;
+the explicit and the attractor model also from further seeds. Loss, forward steps,
 residual and radius are those on the whole validation text. Step times are taken in turns after
 training, at the trained parameters with both directions solved to 1e-2, and told as medians, with
 the backward solve of that step; memory is XLA's plan for a training step. A reversible backward
@@ -18,6 +19,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 
 from matplotlib.figure import Figure
 from side_by_side import Trained, Variant, print_columns, provenance, step_costs, trained
@@ -28,7 +30,8 @@ from deqjax.training import RunConfig, load_experiment
 HERE = Path(__file__).parent
 NAME = "tinyshakespeare"
 NANOGPT = 1.88
-NAMES = ("explicit", "DEQ, no penalty", "DEQ, penalty", "reversible DEQ")
+NAMES = ("explicit", "DEQ, no penalty", "DEQ, penalty", "reversible DEQ", "attractor")
+SPREAD = ("explicit", "attractor")
 ROWS = {
     "parameters": "{:,.0f}",
     "loss": "{:.4f}",
@@ -45,7 +48,7 @@ ROWS = {
 
 
 def experiments(file: Path, steps: int | None, seed: int) -> dict[str, RunConfig]:
-    """The four runs by name."""
+    """The five runs by name."""
 
     def load(name: str) -> RunConfig:
         config = load_experiment(HERE / "language" / f"{name}.py")
@@ -55,8 +58,19 @@ def experiments(file: Path, steps: int | None, seed: int) -> dict[str, RunConfig
 
     deq = load(NAME)
     without = dataclasses.replace(deq, penalty=dataclasses.replace(deq.penalty, weight=0.0))
-    runs = [load(f"{NAME}_explicit"), without, deq, load(f"{NAME}_reversible")]
-    return dict(zip(NAMES, runs, strict=True))
+    others = [load(f"{NAME}_{kind}") for kind in ("explicit", "reversible", "attractor")]
+    return dict(zip(NAMES, [others[0], without, deq, *others[1:]], strict=True))
+
+
+def spread(options: argparse.Namespace) -> dict[str, list[float]]:
+    """The final losses of further seeds, by the runs' names."""
+    losses: dict[str, list[float]] = {name: [] for name in SPREAD}
+    for seed in range(options.seed + 1, options.seed + options.seeds):
+        configs = experiments(options.file, options.steps, seed)
+        runs = trained({name: configs[name] for name in SPREAD}, options.runs / f"seed_{seed}")
+        for name, run in runs.items():
+            losses[name].append(run.result["loss"])
+    return losses
 
 
 def measure_steps(runs: dict[str, Trained], repeats: int) -> dict[str, dict[str, float]]:
@@ -118,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/tinyshakespeare"))
     parser.add_argument("--steps", type=int, default=None, help="default: the experiments'")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=3, help="of the explicit and the attractor")
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args(arguments)
@@ -128,15 +143,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     curves = {name: run.validation for name, run in runs.items()}
     probability = configs["DEQ, penalty"].penalty.probability
     extra = with_steps(results, measure_steps(runs, options.repeats), probability)
+    losses = spread(options)
+    for name, more in losses.items():
+        more.insert(0, results[name]["loss"])
     show(results, extra, probability)
+    for name, values in losses.items():
+        print(
+            f"{name}: loss {mean(values):.4f} in the mean of {len(values)} seeds, from "
+            f"{min(values):.4f} to {max(values):.4f}"
+        )
 
     options.out.mkdir(parents=True, exist_ok=True)
     command = (
         "python experiments/compare_tinyshakespeare.py FILE "
-        f"--steps {configs['explicit'].steps} --seed {options.seed}"
+        f"--steps {configs['explicit'].steps} --seed {options.seed} --seeds {options.seeds}"
     )
     record = provenance(command) | {
         "penalty_adds_to_step_time": extra,
+        "losses_of_seeds": losses,
         "results": results,
         "validation_curves": curves,
     }

@@ -7,8 +7,7 @@ Expected:  see experiments/results/prefix_sums.json; whole strings of 512 bits a
            deqjax evaluate runs/prefix_sums --size 512 --max-steps 2000
 Data:      generated on first use; nothing is downloaded
 Variants:  --penalty.weight 0        without the Jacobian penalty
-           prefix_sums_fixed.py      the same layer, always 16 steps from zero
-           prefix_sums_explicit.py   16 layers of their own, as many parameters
+           compare_prefix_sums.py    that, the same layer at a fixed depth, and an explicit network
 
 Anil et al., NeurIPS 2022, arXiv 2211.09961: a fixed point that does not depend on where its solve
 starts can be solved for longer where a problem needs it.
@@ -31,7 +30,7 @@ def config() -> RunConfig:
         name="prefix_sums",
         task=RecallTask(
             network=RecallNetwork(shape=RecallShape(width=32, blocks=1)),
-            puzzles=Puzzles(name="prefix_sums", size=32, evaluation_size=128),
+            puzzles=Puzzles(name="prefix_sums", size=32, count=100_000),
         ),
         steps=2000,
         batch_size=64,

@@ -14,6 +14,7 @@ from flax import nnx
 
 import deqjax as dq
 from deqjax.models import AttractorLM, AttractorShape, attractor_settings
+from deqjax.models.attractor._block import _activated
 
 BATCH, LENGTH = 2, 5
 SHAPE = AttractorShape(
@@ -127,6 +128,11 @@ def test_gates_start_at_their_bound_and_matrices_as_published():
         wanted = (variance * 2 / (5 * 64)) ** 0.5
         np.testing.assert_allclose(np.std(linear.weight.kernel[...]), wanted, rtol=0.05)
     assert model.prelude[0].attention_gate is None
+
+
+def test_the_squared_relu_is_halved():
+    found = _activated(jnp.array([-2.0, 0.0, 3.0]), "relu2")
+    np.testing.assert_array_equal(found, [0.0, 0.0, 4.5])
 
 
 def test_without_a_head_nothing_is_solved():

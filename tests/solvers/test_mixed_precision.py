@@ -101,6 +101,17 @@ def test_least_steps_are_those_of_both_phases():
     assert jnp.all(stats.status == dq.Status.CONVERGED)
 
 
+@pytest.mark.parametrize(
+    "options", [{"stop": "absolute"}, {"min_steps": 20}, {"returns": "last"}], ids=str
+)
+def test_an_option_of_the_loop_is_of_both_phases_whoever_sets_it(options):
+    tol = 1e-4
+    set_before = functools.partial(mixed_precision, solver=functools.partial(picard, **options))
+    before = jax.jit(functools.partial(solve, solver=set_before, tol=tol))(*problem())
+    told = jax.jit(functools.partial(solve, solver=plain_steps, tol=tol, **options))(*problem())
+    jax.tree.map(np.testing.assert_array_equal, before, told)
+
+
 def test_samples_are_solved_as_they_would_be_alone_each_to_its_tolerance():
     weights, x, z0 = problem()
     run = jax.jit(solve)
@@ -258,6 +269,10 @@ def test_float64_is_mixed_with_float32():
         (
             {"solver": dq.solvers.gmres, "trace": 3},
             "cannot take trace with solver=gmres, which counts cycles",
+        ),
+        (
+            {"solver": functools.partial(picard, trajectory=(2,))},
+            "not take the option 'trajectory'",
         ),
         ({"keep_memory": True}, "the second phase starts without a history"),
         ({"patience": 0}, "patience must be a Python int >= 1 or None, got 0"),

@@ -105,7 +105,7 @@ def mixed_precision(
         >>> print(0 < solution.stats.low_evaluations < solution.stats.evaluations)
         True
     """
-    given: Any = options
+    solver, given = _without_loop_options(solver, options)
     _check_solver(solver, given)
     for name, reason in _REFUSED.items():
         if given.get(name):
@@ -120,22 +120,22 @@ def mixed_precision(
     narrow = _check_low(low, z0)
     _, traced, operands = hoist(f, z0, ())
     low_f = narrowed(traced, operands, z0, narrow)
-    patience = options.pop("patience", _PATIENCE)
+    patience = given.pop("patience", _PATIENCE)
     check_patience(patience)
     if low_f is None:
-        solution = solver(f, z0, tol=tol, max_steps=max_steps, **options)
+        solution = solver(f, z0, tol=tol, max_steps=max_steps, **given)
         return _with_low(solution, jnp.int32(0))
 
     limit = jnp.asarray(max_steps, jnp.int32)
     shared = {name: given[name] for name in ("norm", "trace", "axis_name") if name in given}
-    coarse = _coarse(tol, options.get("stop", "relative"), narrow, z0)
+    coarse = _coarse(tol, given.get("stop", "relative"), narrow, z0)
     first = lax.stop_gradient(
         solver(low_f, z0, tol=coarse, max_steps=limit, patience=patience, **shared)
     )
     taken = first.stats.steps
-    if "min_steps" in options:
-        options["min_steps"] = jnp.maximum(jnp.asarray(options["min_steps"]) - taken, 0)
-    second = solver(f, first.value, tol=tol, max_steps=limit - taken, **options)
+    if "min_steps" in given:
+        given["min_steps"] = jnp.maximum(jnp.asarray(given["min_steps"]) - taken, 0)
+    second = solver(f, first.value, tol=tol, max_steps=limit - taken, **given)
     stats = second.stats._replace(
         steps=taken + second.stats.steps,
         evaluations=first.stats.evaluations + second.stats.evaluations,
@@ -166,6 +166,18 @@ def _joined(first: jax.Array | None, second: jax.Array | None, taken: PerSample)
 
 def _with_low(solution: Solution, evaluations: jax.Array) -> Solution:
     return solution._replace(stats=solution.stats._replace(low_evaluations=evaluations))
+
+
+def _without_loop_options(
+    solver: Callable[..., Solution], options: LoopOptions
+) -> tuple[Callable[..., Solution], dict[str, Any]]:
+    """The solver without what a partial sets of both phases, and that among the options."""
+    if not isinstance(solver, functools.partial):
+        return solver, {**options}
+    of_loop = {*LoopOptions.__annotations__, "keep_memory"}.intersection(solver.keywords)
+    own = {name: value for name, value in solver.keywords.items() if name not in of_loop}
+    given = {name: solver.keywords[name] for name in of_loop} | {**options}
+    return functools.partial(solver.func, *solver.args, **own), given
 
 
 def _check_solver(solver: Any, options: Mapping[str, Any]) -> None:

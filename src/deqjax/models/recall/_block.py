@@ -43,7 +43,11 @@ class RecallBlock(nnx.Module):
 
 
 class RecallInputs(NamedTuple):
-    """What an iteration needs besides z: for each block what is injected, (batch, N, width)."""
+    """What an iteration needs besides z.
+
+    Attributes:
+        injected: what each block adds to its inner convolution, (batch, N, width) each.
+    """
 
     injected: tuple[jax.Array, ...]
 
