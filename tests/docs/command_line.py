@@ -22,6 +22,7 @@ from doc_pages import ROOT, blocks
 
 from deqjax import cli
 from deqjax.tasks.language import LanguageTask
+from deqjax.tasks.reasoning import ReasoningTask
 from deqjax.tasks.vision import VisionTask
 from deqjax.training import load_experiment
 from tiny import TINY_OPTIONS
@@ -40,9 +41,14 @@ SMALL_IMAGES = shlex.split(
     "--task.network.residual.channels 4 --task.network.residual.groups 2 --batch-size 8"
     " --optimizer.warmup-steps 0"
 )
+SMALL_PUZZLES = shlex.split(
+    "--task.puzzles.count 64 --task.network.shape.width 16 --task.network.shape.layers 1"
+    " --batch-size 8"
+)
 TINY = {  # by what an experiment trains; all else is a reader's own
     LanguageTask: [*TINY_OPTIONS, *SOLVER, *PLAIN],
     VisionTask: [*SMALL_IMAGES, *SOLVER, *PLAIN],
+    ReasoningTask: [*SMALL_PUZZLES, *PLAIN],
 }
 TINY_OWN = ["--batch-size", "8", *PLAIN]
 # The data that no newcomer has: these commands say how to get it, and end.
