@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from deqjax.models.reasoner._shape import ReasonerShape
-from deqjax.nn import Weight, divided, rotary_angles, rotate
+from deqjax.nn import Weight, attention, divided, rotary_angles, rotate
 
 
 class SwiGLU(nnx.Module):
@@ -49,7 +49,7 @@ class Attention(nnx.Module):
         heads = (3, self.shape.heads, self.shape.width // self.shape.heads)
         qkv = (x @ self.qkv().astype(x.dtype)).reshape(*x.shape[:2], *heads)
         q, k, v = (divided(part, 2) for part in jnp.moveaxis(qkv, 2, 0))
-        mixed = jax.nn.dot_product_attention(self._placed(q), self._placed(k), v)
+        mixed = attention(self._placed(q), self._placed(k), v)
         return mixed.reshape(x.shape) @ self.out().astype(x.dtype)
 
     def _placed(self, x: jax.Array) -> jax.Array:
