@@ -52,6 +52,7 @@ _LONG = (
     "test_02_gradients",
     "test_03_jacobian_regularization",
     "test_05_inspect_a_run",
+    "test_06_thinking_longer",
     "test_01_fixed_points",
     "test_commands",
     "test_snippets",

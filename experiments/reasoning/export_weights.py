@@ -4,7 +4,7 @@ Command:   python experiments/reasoning/export_weights.py RUN FILE.npz
 Example:   python experiments/reasoning/export_weights.py runs/sudoku4 notebooks/sudoku4_weights.npz
 
 Takes the newest checkpoint, and of it the moving average of the weights where the run has one.
-An array's name is the path of its parameter in the model, such as "deq.cell.layers.0.mix.qkv.kernel".
+An array is named by the path of its parameter in the model, as "deq.cell.layers.0.mix.out.kernel".
 """
 
 import argparse
