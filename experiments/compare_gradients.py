@@ -233,16 +233,15 @@ def angle(check: Mapping[str, Any], rule: str) -> float | None:
 
 def show(results: Mapping[str, Mapping[str, Any]], start: Mapping[str, Any]) -> None:
     """Print a line for each run."""
-    table = Table(title="whole boards right, %: mean (range) of the seeds", title_justify="left")
-    table.add_column("")
-    for head in ("ms a step", "evaluations"):
+    title = (
+        "whole boards right, %: mean (range) of the seeds, at equal time and at equal evaluations; "
+        "gradient against the truth: cosine, relative error"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    budgets = [head for _ in BUDGETS for head in ("steps", *(f"{d} cycles" for d in DEPTHS))]
+    for head in ("ms", "evaluations", *budgets, "at the start", "at the end"):
         table.add_column(head, justify="right")
-    for budget in BUDGETS:
-        table.add_column(f"steps, equal {budget}", justify="right")
-        for depth in DEPTHS:
-            table.add_column(f"{depth} cycles", justify="right")
-    table.add_column("cosine, relative error: start", justify="right")
-    table.add_column("end", justify="right")
     for name, result in results.items():
         cells = [f"{1e3 * result['seconds']:.0f}", f"{result['evaluations']:.1f}"]
         for budget in BUDGETS:
@@ -275,10 +274,11 @@ def sentence(results: Mapping[str, Mapping[str, Any]]) -> str:
         told = "best itself" if best == PUBLISHED else ("below" if beyond else "within its spread")
         parts.append(
             f"at equal {budget} {best} is right on {means[best]:.1%} of the boards after "
-            f"{DEPTHS[0]} cycles, {worst} on {means[worst]:.1%}, and {PUBLISHED}, as published, "
+            f"{DEPTHS[0]} cycles, {worst} on {means[worst]:.1%}, and the published {PUBLISHED} "
             f"({means.get(PUBLISHED, 0):.1%}) is {told}"
         )
-    return "; ".join(parts).capitalize() + "."
+    told = "; ".join(parts)
+    return f"{told[0].upper()}{told[1:]}."
 
 
 def draw(results: Mapping[str, Mapping[str, Any]], start: Mapping[str, Any]) -> Figure:
