@@ -52,6 +52,16 @@ def test_lines_are_neither_cut_nor_filled_up(trained, tmp_path):
     np.testing.assert_array_equal(read.encode(TEXT), trained.encode(TEXT))
 
 
+def test_numbers_that_a_tokenizer_leaves_out_are_counted(trained):
+    described = json.loads(trained.symbols[0])
+    pieces = described["model"]["vocab"]
+    last = max(pieces, key=pieces.get)
+    pieces[last] = 300
+    gapped = Vocabulary("pieces", (json.dumps(described),))
+    assert gapped.size == 301
+    assert gapped.decode([300]) == trained.decode([279])
+
+
 def test_what_ends_within_a_character_waits(trained):
     decoder = trained.decoder()
     pieces = [decoder.decode(token) for token in trained.encode("日")]

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from deqjax.models._tokens import check_rows
 from deqjax.models.reasoner._shape import ReasonerShape
 from deqjax.nn import Weight, attention, divided, rotary_angles, rotate
 
@@ -127,11 +128,7 @@ def _board(shape: ReasonerShape, length: int) -> tuple[int, int]:
 
 def check_tokens(tokens: jax.Array, shape: ReasonerShape) -> None:
     """Raise a ValueError for tokens that a network of this shape cannot take."""
-    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(
-            f"tokens must be whole numbers (batch, length), got {tokens.dtype} of shape "
-            f"{tokens.shape}."
-        )
+    check_rows(tokens)
     length = tokens.shape[1]
     if shape.mixing == "mlp" and length != shape.side:
         raise ValueError(
