@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from deqjax.diagnostics._float64_truth import _check_keeps_float64, widen
 from deqjax.models import (
     PuzzleTransformer,
     Reasoner,
@@ -220,3 +221,15 @@ def test_tokens_that_a_network_cannot_take_are_refused(changes, tokens, sentence
     made = Reasoner(dataclasses.replace(SHAPE, **changes), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=sentence):
         made(tokens, starts())
+
+
+def test_a_cycle_keeps_float64_for_a_gradient_that_others_are_compared_with():
+    shape = dataclasses.replace(SHAPE, board=(2, 3), positions="rotary_2d")
+    graph, parameters, rest = nnx.split(built(shape, train=False).deq.cell, nnx.Param, ...)
+
+    def f(z, parameters, x):
+        return nnx.merge(graph, parameters, rest)(z, x)
+
+    with jax.enable_x64(True):
+        z, parameters, x = widen((starts(), parameters, model(shape).embed(TOKENS)))
+        _check_keeps_float64(f, z, (parameters, x))

@@ -37,6 +37,14 @@ def test_an_iteration_is_its_equation(model):
     np.testing.assert_allclose(found, z, atol=1e-5)
 
 
+@pytest.mark.parametrize("tokens", [TOKENS.astype(jnp.float32), TOKENS[0]])
+def test_what_are_no_tokens_is_refused(model, tokens):
+    explicit = ConvolutionalNetwork(SHAPE, rngs=nnx.Rngs(0))
+    for network in (model, explicit):
+        with pytest.raises(ValueError, match=r"must be whole numbers \(batch, length\), got"):
+            network(tokens)
+
+
 def test_evaluation_iterates_on_and_says_how_far(model):
     model.eval()
     few, many = model(TOKENS, max_steps=3), model(TOKENS)

@@ -18,9 +18,9 @@ class Convert:
     """Turn a published PyTorch checkpoint into a model.
 
     Attributes:
-        checkpoint: a file with the state dict of a DEQ-Transformer, an MDEQ or an attractor
-            language model (.pth, .pt, .bin, .safetensors); a folder with such a file and a
-            config.json; or such a folder's name on the Hugging Face hub, OWNER/NAME.
+        checkpoint: a file with the state dict of a DEQ-Transformer, an MDEQ, an attractor
+            language model or a reasoner (.pth, .pt, .bin, .safetensors); a folder with such a
+            file and a config.json; or such a folder's name on the Hugging Face hub, OWNER/NAME.
         config: a JSON file with the options that it was trained with; by itself the folder's
             config.json.
         out: folder for the model; must not hold anything.

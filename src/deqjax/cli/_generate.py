@@ -16,7 +16,7 @@ class Generate:
     Attributes:
         folder: folder of the run.
         prompt: text to continue.
-        count: tokens to generate: bytes, characters or words.
+        count: tokens to generate: bytes, characters, words or pieces of them.
         temperature: of the sampling; 0 takes the most likely token.
         top_k: draw from so many of the most likely tokens; 0 is all.
         top_p: draw from the fewest most likely tokens whose probabilities sum to this; 1 is all.

@@ -23,9 +23,9 @@ def read_state_dict(path: Path | str) -> dict[str, np.ndarray]:
     """The state dict of a checkpoint that ``torch.save`` or safetensors wrote.
 
     A state dict inside another dict, such as ``{"model_state_dict": ..., "epoch": ...}``, is found
-    if it is the only one, and the prefixes "module." of data-parallel models and "_orig_mod."
-    of compiled ones are dropped. Only tensors
-    are unpickled (``weights_only=True``), so a checkpoint cannot run code.
+    if it is the only one, and the prefixes "module." of data-parallel models and "_orig_mod." of
+    compiled ones are dropped. Only tensors are unpickled (``weights_only=True``), so a checkpoint
+    cannot run code.
 
     Returns:
         Key to array; floating-point arrays in float32 (half precision is exact in it), others as

@@ -74,7 +74,8 @@ def generate(
             token before it or else the last one, instead of at zero (of an attractor model, at the
             context).
         cache: keep what earlier positions have left, as above. False solves all that a position
-            sees again for each token, from zero: the same text, to compare the cost.
+            sees again for each token, from zero, to compare the cost: the same text as long as the
+            first position is seen; beyond that, what is kept still knows of what is not.
         tol: relative residual at which a solve stops; None is the model's.
         max_steps: of a solve at most; None is the model's.
 

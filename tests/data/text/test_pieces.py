@@ -31,6 +31,37 @@ def test_a_text_has_the_tokens_of_its_lines(trained):
     np.testing.assert_array_equal(trained.encode(TEXT), whole)
 
 
+def test_lines_are_neither_cut_nor_filled_up(trained, tmp_path):
+    described = json.loads(trained.symbols[0])
+    described["truncation"] = {
+        "direction": "Right",
+        "max_length": 4,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    described["padding"] = {
+        "strategy": "BatchLongest",
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "!",
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+    read = Vocabulary.from_tokenizer(tmp_path / "tokenizer.json")
+    np.testing.assert_array_equal(read.encode(TEXT), trained.encode(TEXT))
+
+
+def test_numbers_that_a_tokenizer_leaves_out_are_counted(trained):
+    described = json.loads(trained.symbols[0])
+    pieces = described["model"]["vocab"]
+    last = max(pieces, key=pieces.get)
+    pieces[last] = 300
+    gapped = Vocabulary("pieces", (json.dumps(described),))
+    assert gapped.size == 301
+    assert gapped.decode([300]) == trained.decode([279])
+
+
 def test_what_ends_within_a_character_waits(trained):
     decoder = trained.decoder()
     pieces = [decoder.decode(token) for token in trained.encode("日")]

@@ -95,6 +95,12 @@ def test_the_explicit_network_needs_no_memory():
     assert task.loss(model, batch()).losses.shape == (4,)
 
 
+def test_a_run_that_goes_on_knows_the_length_of_its_sequences():
+    task = RecallTask(network=NETWORK, puzzles=Puzzles(name="prefix_sums")).opened(KEPT)
+    assert task.memory(None, 2).shape == (2, 6, 8)
+    assert task.example(2)["inputs"].shape == (2, 6)
+
+
 def test_what_does_not_go_together_is_refused():
     with pytest.raises(ConfigError, match=r"carried 0.8 .*random 0.4 .*at most 1"):
         RecallTask(starts=Starts(carried=0.8, random=0.4)).check()

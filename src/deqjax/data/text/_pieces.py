@@ -67,19 +67,23 @@ def read_tokenizer(file: str | os.PathLike[str]) -> str:
 
 
 def load_tokenizer(described: str) -> Any:
-    """The tokenizer that JSON describes.
+    """The tokenizer that JSON describes, without what it may say of lengths: text is not cut.
 
     Raises:
         DataError: tokenizers is not installed, or it is none.
     """
     kept = _package()
     try:
-        return kept.Tokenizer.from_str(described)
+        tokenizer = kept.Tokenizer.from_str(described)
     except Exception as error:  # the package raises bare ones
         raise DataError(
             f"this is no tokenizer ({str(error)[:200]}): give a tokenizer.json as the package "
             "tokenizers writes it"
         ) from error
+    # a published file may have both, and each line would be cut, or filled up
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def lines_of(text: str) -> Iterator[str]:

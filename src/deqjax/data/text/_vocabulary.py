@@ -153,9 +153,9 @@ class Vocabulary:
 
     @cached_property
     def size(self) -> int:
-        """How many different tokens there are."""
-        if self.kind == "pieces":
-            return int(self.tokenizer.get_vocab_size())
+        """How many different tokens there are; of pieces, one more than the largest."""
+        if self.kind == "pieces":  # a published tokenizer may leave numbers out
+            return 1 + max(self.tokenizer.get_vocab().values(), default=-1)
         return _BYTES if self.kind == "bytes" else len(self.symbols)
 
     @property

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from deqjax.models._tokens import check_rows
 from deqjax.models.reasoner._shape import ReasonerShape
-from deqjax.nn import Weight, divided, rotary_angles, rotate
+from deqjax.nn import Weight, attention, divided, rotary_angles, rotate
 
 
 class SwiGLU(nnx.Module):
@@ -49,7 +50,7 @@ class Attention(nnx.Module):
         heads = (3, self.shape.heads, self.shape.width // self.shape.heads)
         qkv = (x @ self.qkv().astype(x.dtype)).reshape(*x.shape[:2], *heads)
         q, k, v = (divided(part, 2) for part in jnp.moveaxis(qkv, 2, 0))
-        mixed = jax.nn.dot_product_attention(self._placed(q), self._placed(k), v)
+        mixed = attention(self._placed(q), self._placed(k), v)
         return mixed.reshape(x.shape) @ self.out().astype(x.dtype)
 
     def _placed(self, x: jax.Array) -> jax.Array:
@@ -127,11 +128,7 @@ def _board(shape: ReasonerShape, length: int) -> tuple[int, int]:
 
 def check_tokens(tokens: jax.Array, shape: ReasonerShape) -> None:
     """Raise a ValueError for tokens that a network of this shape cannot take."""
-    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(
-            f"tokens must be whole numbers (batch, length), got {tokens.dtype} of shape "
-            f"{tokens.shape}."
-        )
+    check_rows(tokens)
     length = tokens.shape[1]
     if shape.mixing == "mlp" and length != shape.side:
         raise ValueError(

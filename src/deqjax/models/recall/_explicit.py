@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from deqjax.models._tokens import check_rows
 from deqjax.models.recall._block import RecallBlock
 from deqjax.models.recall._shape import RecallShape
 
@@ -27,7 +28,12 @@ class ConvolutionalNetwork(nnx.Module):
         self.head = nnx.Linear(shape.width, shape.vocabulary, rngs=rngs)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Logits (batch, N, tokens) float32 of tokens (batch, N) int."""
+        """Logits (batch, N, tokens) float32 of tokens (batch, N) int.
+
+        Raises:
+            ValueError: tokens that are no whole numbers (batch, N).
+        """
+        check_rows(tokens)
         one_hot = jax.nn.one_hot(tokens, self.shape.vocabulary)
         z = jnp.zeros((*tokens.shape, self.shape.width), jnp.float32)
         for block in self.blocks:

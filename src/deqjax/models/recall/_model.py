@@ -19,6 +19,7 @@ from deqjax._core.types import Scalar
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.models._equilibrium import Equilibrium
 from deqjax.models._solver_settings import SolverSettings
+from deqjax.models._tokens import check_rows
 from deqjax.models.recall._block import RecallCell
 from deqjax.models.recall._shape import RecallShape
 from deqjax.nn import DEQ, rms_norm
@@ -131,7 +132,11 @@ class RecallReasoner(nnx.Module):
             probe: of the backward solve.
             tol: overrides the layer's tolerance.
             max_steps: overrides the layer's step limit.
+
+        Raises:
+            ValueError: tokens that are no whole numbers (batch, N).
         """
+        check_rows(tokens)
         layer = self.thinking if self.deterministic else self.deq
         batch, length = tokens.shape
         start = self.initial_states(batch, length) if states is None else states

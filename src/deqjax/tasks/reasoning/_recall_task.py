@@ -89,19 +89,25 @@ class RecallTask(PuzzleTask):
 
     def example(self, rows: int) -> Any:
         """Random tokens; None as long as their number or that of the positions is not known."""
-        tokens, length = self.network.shape.tokens, self.puzzles.size
+        tokens, length = self.network.shape.tokens, self._length
         return None if tokens is None or length is None else made_up(rows, tokens, length)
 
     def memory(self, model: Any, rows: int) -> jax.Array | None:
         """Where the rows' solves ended; zeros are a start like any other."""
-        length = self.puzzles.size if "found" not in self.__dict__ else self.found.width
         if not self.network.solves:
             return None
+        length = self._length
         if length is None:
             raise ConfigError(
                 "--task.puzzles.size is not known as long as the puzzles are not there; give it."
             )
         return jnp.zeros((rows, length, self.network.shape.width), jnp.float32)
+
+    @property
+    def _length(self) -> int | None:
+        """Of the training's sequences; None as long as it is to be looked up."""
+        kept: Kept | None = self.__dict__.get("kept")
+        return self.puzzles.size if kept is None else kept.board[1]
 
     def loss(self, model: Any, batch: Any, memory: jax.Array | None = None) -> Loss:
         """Answer sequences: in training mode from mixed starts, in evaluation mode as asked."""
