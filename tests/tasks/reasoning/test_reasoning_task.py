@@ -92,7 +92,6 @@ def test_evaluate_takes_depths_and_starts(folder, capsys):
 
 def test_longer_strings_are_evaluated_by_a_model_of_shorter_ones(folder):
     longer = training.load_run(folder, task={"puzzles.evaluation_size": 11})
-    assert longer.data.split("validation").evaluate is not None
     batch = next(iter(longer.data.split("validation").evaluate(longer.order)))
     assert batch.rows["inputs"].shape[1] == 11
     scores = training.evaluate_run(folder, task={"puzzles.evaluation_size": 11})
@@ -104,7 +103,7 @@ def test_longer_strings_are_evaluated_by_a_model_of_shorter_ones(folder):
     [
         ({"network.shape.width": 16}, "--task.network.shape.width belongs to what was trained"),
         ({"thinking.start": 4}, "a ReasoningTask has no thinking.start; leave it out"),
-        ({"thinking.starts": 0}, "starts"),
+        ({"thinking.starts": 0}, "--task.thinking.starts must be at least 1, got 0"),
     ],
 )
 def test_what_was_trained_cannot_be_changed_for_an_evaluation(folder, changes, sentence):
