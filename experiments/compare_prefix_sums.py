@@ -47,7 +47,8 @@ def experiments(seed: int, steps: int | None, data: Path | None) -> dict[str, Ru
     puzzles = dataclasses.replace(deq.task.puzzles, directory=None if data is None else str(data))
     task = dataclasses.replace(deq.task, puzzles=puzzles)
     deq = dataclasses.replace(deq, task=task, seed=seed, steps=steps or deq.steps)
-    free = dataclasses.replace(deq, penalty=dataclasses.replace(deq.penalty, weight=0.0))
+    without = dataclasses.replace(deq.penalty, weight=0.0, increment=0.0)
+    free = dataclasses.replace(deq, penalty=without)
     solver = dataclasses.replace(task.network.solver, max_steps=FIXED, adjoint="unrolled")
     fixed = dataclasses.replace(
         free,

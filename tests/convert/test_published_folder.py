@@ -19,6 +19,7 @@ from deqjax.convert import (
     read_model,
     read_state_dict,
 )
+from deqjax.convert._source import find_source
 
 CONFIG = BASE | {"mlp_class_name": "GatedMLP", "adjoint_grad_clip": 0.5, "model_type": "attractor"}
 STATE = random_state(CONFIG)
@@ -89,6 +90,20 @@ def test_missing_safetensors_are_one_sentence(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("files", "chosen"),
+    [
+        (["model.safetensors", "pytorch_model.bin"], ("model.safetensors",)),
+        (["pytorch_model.bin", "training_args.bin", "optimizer.pt"], ("pytorch_model.bin",)),
+    ],
+)
+def test_the_same_weights_twice_and_what_lies_beside_them_do_not_matter(tmp_path, files, chosen):
+    for name in (*files, "config.json"):
+        (tmp_path / name).write_bytes(b"")
+    found = find_source(tmp_path, None)
+    assert found.weights == tuple(tmp_path / name for name in chosen)
+
+
+@pytest.mark.parametrize(
     ("files", "sentence"),
     [
         ([], "holds no weights"),
@@ -122,7 +137,7 @@ def test_a_name_is_downloaded(folder, hub, monkeypatch):
     torch.save(tensors(), folder / "model.pt")
     asked = []
 
-    def snapshot_download(name, allow_patterns):
+    def snapshot_download(name, allow_patterns, ignore_patterns):
         asked.append((name, allow_patterns))
         return str(folder)
 
@@ -135,7 +150,7 @@ def test_a_name_is_downloaded(folder, hub, monkeypatch):
 
 
 def test_a_missing_network_is_one_sentence(hub, tmp_path, monkeypatch, capsys):
-    def snapshot_download(name, allow_patterns):
+    def snapshot_download(name, allow_patterns, ignore_patterns):
         raise OSError("Name or service not known\nmore lines")
 
     hub.snapshot_download = snapshot_download

@@ -25,7 +25,7 @@ def test_the_runs_differ_in_what_their_names_say(module):
     for config in runs.values():
         check(config)
         assert (config.seed, config.steps) == (1, 5)
-    weights = [config.penalty.weight for config in runs.values()]
+    weights = [config.penalty.weight + config.penalty.increment for config in runs.values()]
     assert weights[0] > 0
     assert weights[1:] == [0, 0, 0]
     fixed = runs["fixed depth"].task

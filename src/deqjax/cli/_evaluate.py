@@ -27,6 +27,7 @@ class Evaluate:
             reasoner the cycles that it thinks.
         starts: random starts of each puzzle that is thought from, instead of the run's.
         size: of the puzzles, such as bits of a prefix sum, instead of the run's.
+        count: of the puzzles of that size.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
@@ -39,6 +40,7 @@ class Evaluate:
     depths: tuple[int, ...] | None = None
     starts: int | None = None
     size: int | None = None
+    count: int | None = None
 
     def run(self) -> int:
         """Score, and print a table."""
@@ -68,7 +70,11 @@ class Evaluate:
     @property
     def _task(self) -> dict[str, Any]:
         """Fields of the task that are asked for instead of the run's."""
-        asked = {"thinking.starts": self.starts, "puzzles.evaluation_size": self.size}
+        asked = {
+            "thinking.starts": self.starts,
+            "puzzles.evaluation_size": self.size,
+            "puzzles.evaluation_count": self.count,
+        }
         return {name: value for name, value in asked.items() if value is not None}
 
     def _sweep_depths(self, depths: tuple[int, ...]) -> int:

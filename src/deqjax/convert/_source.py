@@ -11,6 +11,8 @@ from deqjax.convert._errors import ConversionError
 CONFIG = "config.json"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _INDEX = ".index.json"
+# what a training leaves beside its weights
+_BESIDE = ("training_args", "optimizer", "scheduler", "rng_state", "random_states")
 # "owner/name", as the hub writes it
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -53,6 +55,10 @@ def find_source(checkpoint: Path | str, config: Path | str | None) -> Source:
 
 def _weights_in(folder: Path) -> tuple[Path, ...]:
     names = sorted(file.name for file in folder.iterdir() if file.is_file())
+    names = [name for name in names if not name.startswith(_BESIDE)]
+    # the same weights often lie there twice
+    if any(name.endswith(".safetensors") for name in names):
+        names = [name for name in names if ".safetensors" in name]
     indices = [name for name in names if name.endswith(_INDEX)]
     if len(indices) == 1:
         return _parts_in(folder, indices[0])
@@ -89,7 +95,9 @@ def _downloaded(name: str) -> Path:
         ) from error
     wanted: Sequence[str] = [CONFIG, *(f"*{suffix}" for suffix in (*_WEIGHTS, _INDEX))]
     try:
-        return Path(snapshot_download(name, allow_patterns=list(wanted)))
+        left: Sequence[str] = [f"{each}*" for each in _BESIDE]
+        found = snapshot_download(name, allow_patterns=list(wanted), ignore_patterns=list(left))
+        return Path(found)
     except Exception as error:  # whatever its network library raises
         said = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ConversionError(

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 from flax import nnx
 
+from deqjax.convert._blank import blank
 from deqjax.convert._errors import ConversionError
 from deqjax.convert._keys import Ledger
 from deqjax.convert._reasoner_config import check_config
@@ -52,7 +53,8 @@ def convert_reasoner(
     """
     options = check_config(config)
     try:
-        model = Reasoner(options.shape(), settings or options.settings(), rngs=nnx.Rngs(0))
+        shape, own = options.shape(), settings or options.settings()
+        model = blank(lambda: Reasoner(shape, own, rngs=nnx.Rngs(0)))
     except ValueError as error:
         raise ConversionError(f"the configuration makes no model: {error}") from error
     ledger = Ledger(state)

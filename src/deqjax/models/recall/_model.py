@@ -127,7 +127,7 @@ class RecallReasoner(nnx.Module):
         """Answer at every position.
 
         Args:
-            tokens: (batch, N) int.
+            tokens: (batch, N) int; one that is out of range is seen as nothing at all.
             states: where to start, (batch, N, width); zeros if None. No gradient reaches them.
             probe: of the backward solve.
             tol: overrides the layer's tolerance.

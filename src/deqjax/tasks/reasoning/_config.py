@@ -1,7 +1,9 @@
 """What a reasoning task trains, how, and on which puzzles."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Interval
 
 from deqjax._ranges import Count, NotNegative, Seed, Share, Size, Steps
 from deqjax.models import (
@@ -93,6 +95,8 @@ class Puzzles:
             "sudoku_extreme" and "maze_hard" are the published files.
         size: bits of a prefix sum, cells along a side of a maze; None is the puzzles' own.
         evaluation_size: of the validation and test puzzles; None is ``size``.
+        evaluation_count: how many of another size there are for each of the two; None is as of
+            the training's size, a tenth of its puzzles.
         count: training puzzles; None is the puzzles' own number.
         difficulty: of generated puzzles: "easy", "medium", "hard", or "mixed".
         seed: of generated puzzles.
@@ -104,6 +108,7 @@ class Puzzles:
     name: str = "sudoku4"
     size: Size | None = None
     evaluation_size: Size | None = None
+    evaluation_count: Annotated[int, Interval(ge=1, le=10_000_000)] | None = None
     count: Count | None = None
     difficulty: str = "mixed"
     seed: Seed = 0

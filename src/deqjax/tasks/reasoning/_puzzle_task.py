@@ -48,6 +48,7 @@ class PuzzleTask(Task):
         "puzzles.directory",
         "puzzles.manual_directory",
         "puzzles.evaluation_size",
+        "puzzles.evaluation_count",
         "thinking",
     )
 
@@ -103,7 +104,10 @@ class PuzzleTask(Task):
         size = self.puzzles.size if split == "train" else self.puzzles.evaluation_size
         if size in (None, self.puzzles.size):
             return getattr(self.found, split)
-        return getattr(load_puzzles(self.puzzles, size), split)
+        puzzles, count = self.puzzles, self.puzzles.evaluation_count
+        if count is not None:  # of those that are made a tenth is held out
+            puzzles = dataclasses.replace(puzzles, count=10 * count)
+        return getattr(load_puzzles(puzzles, size), split)
 
     def throughput(self, rows: int) -> tuple[str, int]:
         """Puzzles."""
