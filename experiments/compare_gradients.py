@@ -16,7 +16,8 @@ a run's own iteration, with the moving average of its weights.
 
 A pass of the reversible rule is three coupled steps of two evaluations each. It cannot be had with
 noise; "truncated 1, noise 0" shows what that alone does. `check_gradient` compares each rule's
-gradient of a pass with the one of the fixed point, at the start and at the end of seed 0.
+gradient of a pass with the one of the fixed point, at the start and at the end of seed 0; its
+"distance" tells whether the pass came near that point, as it does not before training.
 """
 
 import argparse
@@ -337,6 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     options.runs.mkdir(parents=True, exist_ok=True)
+    training.keep_compiled_programs(options.runs / "any")  # seeds and budgets share them
     cost = costs(options.runs, options.data, options.begun, options.repeats)
     plan = planned(cost, options.minutes, options.evaluations, options.begun)
     results: dict[str, dict[str, Any]] = {
