@@ -94,7 +94,7 @@ def test_longer_strings_are_evaluated_by_a_model_of_shorter_ones(folder):
     longer = training.load_run(folder, task={"puzzles.evaluation_size": 11})
     batch = next(iter(longer.data.split("validation").evaluate(longer.order)))
     assert batch.rows["inputs"].shape[1] == 11
-    asked = {"puzzles.evaluation_size": 5, "puzzles.evaluation_count": 3}
+    asked = {"puzzles.evaluation_size": 11, "puzzles.evaluation_count": 3}
     scores = training.evaluate_run(folder, task=asked)
     assert 0 < scores["cells"] < 1
     assert scores["scored"] == 3
