@@ -96,6 +96,33 @@ def test_a_corpus_has_pieces_of_its_training_text_or_of_a_file(trained, tmp_path
         load_corpus("text_pieces", limit_vocabulary=9, **options)
 
 
+def test_pieces_are_trained_and_a_text_encoded_once(trained, tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(TEXT)
+    options = {"file": tmp_path / "text.txt", "directory": tmp_path / "datasets"}
+    first = load_corpus("text_pieces", limit_vocabulary=260, **options)
+
+    def again(*arguments):
+        raise AssertionError("this was done before")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Vocabulary, "of_pieces", again)
+        patch.setattr(Vocabulary, "encode", again)
+        for vocabulary in (None, first.vocabulary):
+            found = load_corpus(
+                "text_pieces", limit_vocabulary=260, vocabulary=vocabulary, **options
+            )
+            assert found.vocabulary == first.vocabulary
+            np.testing.assert_array_equal(found.train, first.train)
+    other = load_corpus("text_pieces", limit_vocabulary=260, vocabulary=trained, **options)
+    assert other.vocabulary == trained
+    assert trained.decode(other.train) == first.vocabulary.decode(first.train)
+    (kept,) = (tmp_path / "datasets").rglob("pieces-1-260.json")
+    kept.write_text("{")
+    assert (
+        load_corpus("text_pieces", limit_vocabulary=260, **options).vocabulary == first.vocabulary
+    )
+
+
 def test_what_is_no_tokenizer_is_refused(trained, tmp_path):
     with pytest.raises(DataError, match=r"absent\.json' cannot be read"):
         Vocabulary.from_tokenizer(tmp_path / "absent.json")

@@ -1,6 +1,8 @@
 """The corpora by name: prepared on first use, read back as vectors of tokens."""
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +33,7 @@ _OWNERS = {
 }
 # Named after the encoding: raise the number whenever the same text begins to give other tokens.
 _TOKEN_FOLDER = "words-1"
+_PIECES_FOLDER = "pieces-1"
 
 
 class Corpus(NamedTuple):
@@ -164,16 +167,40 @@ def _own_text(
                 vocabulary = Vocabulary.of_words(splits["train"], limit)
             case "pieces":
                 assert limit is not None  # for the type checker: pieces have a limit
-                vocabulary = Vocabulary.of_pieces(splits["train"], limit)
+                vocabulary = _trained(Path(builder.data_dir), splits["train"], limit)
             case _:
                 vocabulary = Vocabulary.of_bytes()
+    counted = vocabulary
+
+    def encoded() -> Encoded:
+        return Encoded({split: counted.encode(part) for split, part in splits.items()}, counted)
+
+    if _kind(name) == "pieces":  # which takes minutes for a large text
+        folder = f"{_PIECES_FOLDER}-{counted.fingerprint}"
+        return _corpus(cached_tokens(Path(builder.data_dir) / folder, encoded))
     try:
-        tokens = {split: vocabulary.encode(part) for split, part in splits.items()}
+        return _corpus(encoded())
     except DataError as error:  # it was not counted here
         raise DataError(f"the text has changed since its vocabulary was counted: {error}") from (
             error
         )
-    return Corpus(**tokens, vocabulary=vocabulary)
+
+
+def _trained(place: Path, text: str, limit: int) -> Vocabulary:
+    """The pieces of a text, trained once: the file that is kept of them is whole or not there."""
+    kept = place / f"{_PIECES_FOLDER}-{limit}.json"
+    # not there yet, or damaged: trained again it is the same
+    with contextlib.suppress(DataError):
+        return Vocabulary.from_tokenizer(kept)
+    vocabulary = Vocabulary.of_pieces(text, limit)
+    with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=place, delete=False) as new:
+        Path(new.name).write_text(vocabulary.symbols[0], encoding="utf-8")
+        os.replace(new.name, kept)
+    return vocabulary
+
+
+def _corpus(found: Encoded) -> Corpus:
+    return Corpus(**found.splits, vocabulary=found.vocabulary)
 
 
 def _wikitext(
@@ -203,7 +230,7 @@ def _wikitext(
     found = cached_tokens(Path(builder.data_dir) / _TOKEN_FOLDER, lambda: encode(None))
     if vocabulary is not None and vocabulary != found.vocabulary:
         found = encode(vocabulary)
-    return Corpus(**found.splits, vocabulary=found.vocabulary)
+    return _corpus(found)
 
 
 def _decoded(builder: Any, split: str) -> Iterator[str]:
