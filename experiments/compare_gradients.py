@@ -55,7 +55,7 @@ RULES: dict[str, dict[str, Any]] = {
 }
 PUBLISHED = "truncated 1"
 NOISELESS = ("truncated 1, noise 0", "reversible")
-PENALTY = PenaltyConfig(weight=0.1, probability=1.0)
+PENALTY = PenaltyConfig(weight=0.3, probability=1.0)
 BUDGETS = ("time", "evaluations")
 DEPTHS = (3, 16)
 NEVER = 1_000_000

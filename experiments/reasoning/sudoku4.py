@@ -10,6 +10,7 @@ Data:      generated on first use; nothing is downloaded
 Variants:  sudoku4_explicit.py   the explicit network of as many parameters
            sudoku6.py            6 x 6 cells
            --task.network.solver.adjoint unrolled   a gradient through all cycles of a pass
+           compare_gradients.py  every rule for the gradient, at equal time and evaluations
 
 Boards have so few clues that none of them could be left out (4 to 6).
 """
