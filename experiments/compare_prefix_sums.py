@@ -3,7 +3,7 @@
 Command:   python experiments/compare_prefix_sums.py [--runs FOLDER] [--data FOLDER]
 Hardware:  two CPU cores, no GPU
 Time:      about 30 minutes; a folder with finished runs is only measured again, about 3 minutes
-Expected:  see experiments/results/prefix_sums.json
+Expected:  not recorded yet; see the recipe for what seeds give
 
 Trains `reasoning/prefix_sums.py` as it is, without the Jacobian penalty, its layer at a fixed depth
 from zero as an ordinary recurrent network, and an explicit network of as many parameters; each from

@@ -1,10 +1,12 @@
-"""A network that learns to iterate: parities of 32 bits in training, of 512 and more in use.
+"""A network that learns to iterate: parities of 32 bits in training, of more in use.
 
 Command:   deqjax train experiments/reasoning/prefix_sums.py
 Hardware:  two CPU cores, no GPU
 Time:      about 3 minutes
-Expected:  see experiments/results/prefix_sums.json; whole strings of 512 bits after more steps:
-           deqjax evaluate runs/prefix_sums --size 512 --max-steps 2000
+Expected:  all strings of 32 bits right. Of 512 bits with --seed 1 all after 512 steps, with seeds 0
+           and 2 none, where the solve settles on wrong parities beyond some 64 bits: what carries a
+           bit any distance is not found from every start
+           deqjax evaluate runs/prefix_sums --size 512 --count 20 --max-steps 1024
 Data:      generated on first use; nothing is downloaded
 Variants:  --penalty.weight 0        without the Jacobian penalty
            compare_prefix_sums.py    that, the same layer at a fixed depth, and an explicit network
