@@ -46,7 +46,8 @@ def test_options_that_are_named_exist(capsys):
 
 
 def _help(capsys):
-    for file in ("stdlib_lm.py", "vision/digits.py", "reasoning/sudoku4.py", "own/spirals.py"):
+    reasoning = ("reasoning/sudoku4.py", "reasoning/prefix_sums.py")
+    for file in ("stdlib_lm.py", "vision/digits.py", *reasoning, "own/spirals.py"):
         assert cli.main(["train", str(ROOT / "experiments" / file), "--help"]) == 0
     for command in (
         "prepare",
