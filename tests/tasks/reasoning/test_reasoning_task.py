@@ -129,6 +129,8 @@ def test_the_explicit_network_carries_nothing(config, tmp_path):
     scores = training.evaluate_run(tmp_path / "run")
     assert {"cells", "exact"} <= set(scores)
     assert "forward_steps" not in scores
+    with pytest.raises(ConfigError, match="starts 2 asks for several starts, but a network of"):
+        training.evaluate_run(tmp_path / "run", task={"thinking.starts": 2})
 
 
 def test_sizes_are_counted_in_the_puzzles(config):

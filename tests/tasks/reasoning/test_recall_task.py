@@ -104,6 +104,9 @@ def test_a_run_that_goes_on_knows_the_length_of_its_sequences():
 def test_what_does_not_go_together_is_refused():
     with pytest.raises(ConfigError, match=r"carried 0.8 .*random 0.4 .*at most 1"):
         RecallTask(starts=Starts(carried=0.8, random=0.4)).check()
+    explicit = dataclasses.replace(NETWORK, kind="convolutional")
+    with pytest.raises(ConfigError, match=r"starts 3 .*convolutional is explicit"):
+        RecallTask(network=explicit, thinking=Iterating(starts=3)).check()
     with pytest.raises(ConfigError, match=r"sudoku4 are boards of 4 rows"):
         RecallTask(puzzles=Puzzles(name="sudoku4")).counted(Kept(6, (4, 4)))
     wrong = RecallNetwork(shape=RecallShape(tokens=7))

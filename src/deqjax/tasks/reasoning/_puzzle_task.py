@@ -11,9 +11,9 @@ import numpy as np
 
 from deqjax import data
 from deqjax.data import DataError, PuzzleSet
-from deqjax.tasks._network import SOLVER_CHANGES
+from deqjax.tasks._network import SOLVER_CHANGES, refused_as
 from deqjax.tasks.reasoning._config import Puzzles
-from deqjax.training import Task
+from deqjax.training import ConfigError, Task
 
 
 class Kept(NamedTuple):
@@ -32,16 +32,18 @@ class Kept(NamedTuple):
 class PuzzleTask(Task):
     """Fill in the answer of a puzzle, cell by cell.
 
-    The base of tasks that say which ``network`` it is.
+    The base of tasks that say which ``network`` it is, and what an evaluation does.
 
     Attributes:
         network: which network is trained.
         puzzles: what it is trained on.
+        thinking: what an evaluation does, from how many ``starts``.
         resumable: what may differ when a run goes on.
     """
 
     network: Any = None
     puzzles: Puzzles = dataclasses.field(default_factory=Puzzles)
+    thinking: Any = None
 
     resumable: ClassVar[tuple[str, ...]] = (
         *SOLVER_CHANGES,
@@ -51,6 +53,19 @@ class PuzzleTask(Task):
         "puzzles.evaluation_count",
         "thinking",
     )
+
+    def check(self) -> None:
+        """Raise a ConfigError for fields that do not go together."""
+        with refused_as("--task.network.solver"):
+            self.network.solver.build_solver()
+        with refused_as("--task.network.solver.adjoint"):
+            self.network.solver.build_adjoint()
+        if self.thinking.starts > 1 and not self.network.solves:
+            raise ConfigError(
+                f"--task.thinking.starts {self.thinking.starts} asks for several starts, but a "
+                f"network of --task.network.kind {self.network.kind} is explicit and has none; "
+                "leave it out, or give 1."
+            )
 
     @abc.abstractmethod
     def counted(self, kept: Kept) -> Any:

@@ -43,10 +43,7 @@ class RecallTask(PuzzleTask):
 
     def check(self) -> None:
         """Raise a ConfigError for fields that do not go together."""
-        with refused_as("--task.network.solver"):
-            self.network.solver.build_solver()
-        with refused_as("--task.network.solver.adjoint"):
-            self.network.solver.build_adjoint()
+        super().check()
         if self.starts.carried + self.starts.random > 1:
             raise ConfigError(
                 f"--task.starts.carried {self.starts.carried} and --task.starts.random "

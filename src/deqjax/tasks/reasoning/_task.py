@@ -50,10 +50,7 @@ class ReasoningTask(PuzzleTask):
         shape, solver = self.network.shape, self.network.solver
         with refused_as("--task.network.shape"):
             shape.check()
-        with refused_as("--task.network.solver"):
-            solver.build_solver()
-        with refused_as("--task.network.solver.adjoint"):
-            solver.build_adjoint()
+        super().check()
         if self.network.solves and solver.adjoint == "truncated":
             _check_gradient_steps(solver.max_steps, solver.backward_max_steps)
         fixed = shape.mixing == "mlp" or shape.positions == "rotary_2d"
