@@ -23,6 +23,9 @@ Size: TypeAlias = Annotated[int, Interval(ge=1, le=65_536)]
 Width: TypeAlias = Annotated[int, Interval(ge=1, le=16_384)]
 """Features or channels that matrices lead from and to, 1 to 16,384: then each has 1 GiB."""
 
+Tokens: TypeAlias = Annotated[int, Interval(ge=1, le=1_000_000)]
+"""How many different tokens there are, or one of them, 1 to a million."""
+
 Layers: TypeAlias = Annotated[int, Interval(ge=1, le=1_000)]
 """Layers that stand one behind the other, 1 to 1,000: each is compiled."""
 

@@ -5,10 +5,8 @@ from typing import Annotated
 
 from annotated_types import Interval
 
-from deqjax._ranges import Count, NotNegative, Rate, Size, Width
+from deqjax._ranges import Count, NotNegative, Rate, Size, Tokens, Width
 from deqjax.models._precision import Precision
-
-_Tokens = Annotated[int, Interval(ge=1, le=1_000_000)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +34,12 @@ class LanguageShape:
             ([`mixed_precision`][deqjax.solvers.mixed_precision]).
     """
 
-    vocabulary: _Tokens | None = None
+    vocabulary: Tokens | None = None
     length: Size = 64
     memory_length: Annotated[int, Interval(ge=0, le=65_536)] = 0
     width: Width = 128
     embedding_width: Width | None = None
-    cutoffs: tuple[_Tokens, ...] = ()
+    cutoffs: tuple[Tokens, ...] = ()
     divisor: Size = 1
     tie_weights: bool = True
     tie_projections: tuple[bool, ...] = ()

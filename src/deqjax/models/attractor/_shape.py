@@ -5,10 +5,9 @@ from typing import Annotated, Literal, TypeAlias
 
 from annotated_types import Interval
 
-from deqjax._ranges import Layers, Positive, Size, Width
+from deqjax._ranges import Layers, Positive, Size, Tokens, Width
 from deqjax.models._precision import Precision
 
-_Tokens = Annotated[int, Interval(ge=1, le=1_000_000)]
 _Blocks = Annotated[int, Interval(ge=0, le=1_000)]
 
 Nonlinearity: TypeAlias = Literal["relu2", "gelu", "silu"]
@@ -51,8 +50,8 @@ class AttractorShape:
             ([`mixed_precision`][deqjax.solvers.mixed_precision]).
     """
 
-    vocabulary: _Tokens | None = None
-    padded_vocabulary: _Tokens | None = None
+    vocabulary: Tokens | None = None
+    padded_vocabulary: Tokens | None = None
     length: Size = 64
     width: Width = 128
     heads: Width = 4

@@ -2,13 +2,9 @@
 
 import dataclasses
 import math
-from typing import Annotated, Literal
+from typing import Literal
 
-from annotated_types import Interval
-
-from deqjax._ranges import Layers, NotNegative, Positive, PositiveShare, Size, Steps, Width
-
-_Tokens = Annotated[int, Interval(ge=1, le=1_000_000)]
+from deqjax._ranges import Layers, NotNegative, Positive, PositiveShare, Size, Steps, Tokens, Width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +34,7 @@ class ReasonerShape:
         dtype: of matrix products; states, norms and parameters stay float32.
     """
 
-    tokens: _Tokens | None = None
+    tokens: Tokens | None = None
     length: Size | None = None
     board: tuple[Size, Size] | None = None
     width: Width = 128

@@ -1,13 +1,8 @@
 """Sizes of the recurrent convolutional network."""
 
 import dataclasses
-from typing import Annotated
 
-from annotated_types import Interval
-
-from deqjax._ranges import Layers, NotNegative, Positive, Size, Width
-
-_Tokens = Annotated[int, Interval(ge=1, le=1_000_000)]
+from deqjax._ranges import Layers, NotNegative, Positive, Size, Tokens, Width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +20,7 @@ class RecallShape:
         norm_eps: added to the mean square before its root is taken.
     """
 
-    tokens: _Tokens | None = None
+    tokens: Tokens | None = None
     width: Width = 32
     blocks: Layers = 1
     kernel: Size = 3
