@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deqjax.data._damaged import damaged, metadata_errors
-from deqjax.data._prepare import data_root
+from deqjax.data._prepare import data_root, manual_folder
 from deqjax.data.pipeline import DataError
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -45,7 +45,7 @@ def open_prepared(
             format that needs TensorFlow.
     """
     root = Path(data_root(directory))
-    manual = Path(data_root(manual_directory or root / "downloads" / "manual"))
+    manual = manual_folder(root, manual_directory)
     versions = [path for path in root.glob(f"{name}/*") if _VERSION.fullmatch(path.name)]
     if not versions:
         raise DataError(_how_to_prepare(name, download, root, manual))

@@ -58,6 +58,13 @@ def data_root(directory: str | os.PathLike[str] | None) -> str:
     return os.path.expanduser(str(tfds.core.constants.DATA_DIR))
 
 
+def manual_folder(
+    directory: str | os.PathLike[str] | None, manual_directory: str | os.PathLike[str] | None
+) -> Path:
+    """Where downloaded files lie: `manual_directory`, or TFDS's own place for them for None."""
+    return Path(data_root(manual_directory or Path(data_root(directory), "downloads", "manual")))
+
+
 def _open(builder_class: type[Any], arguments: dict[str, Any], root: str) -> Any:
     try:
         return builder_class(data_dir=root, **arguments)

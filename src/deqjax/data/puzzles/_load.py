@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from deqjax.data._prepare import prepared
+from deqjax.data._prepare import manual_folder, prepared
 from deqjax.data._read import SPLITS, read_texts
 from deqjax.data.pipeline import DataError
 from deqjax.data.puzzles._generate import Splits, generate
 from deqjax.data.puzzles._kind import PuzzleKind
 from deqjax.data.puzzles._progress import progress
-from deqjax.data.puzzles._published import PUBLISHED, manual_folder, read_published
+from deqjax.data.puzzles._published import PUBLISHED, read_published
 from deqjax.data.puzzles._puzzle_set import PuzzleSet, dataset
 from deqjax.data.puzzles._request import grades_of, kind_of, wanted_puzzles
 

@@ -1,12 +1,10 @@
 """Puzzles that others have published, from the CSV files that they come in."""
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from deqjax.data._prepare import data_root
 from deqjax.data.pipeline import DataError
 from deqjax.data.puzzles._check import check_solution
 from deqjax.data.puzzles._csv_files import Chunk, chunks, damaged_line, joined
@@ -46,13 +44,6 @@ PUBLISHED = {
     ),
 }
 """The published puzzles by their name."""
-
-
-def manual_folder(
-    directory: str | os.PathLike[str] | None, manual_directory: str | os.PathLike[str] | None
-) -> Path:
-    """Where downloaded files lie; TFDS's own place for them where none is given."""
-    return Path(data_root(manual_directory or Path(data_root(directory), "downloads", "manual")))
 
 
 def read_published(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deqjax.data._prepare import data_root, prepared
+from deqjax.data._prepare import manual_folder, prepared
 from deqjax.data._read import SPLITS, read_texts
 from deqjax.data.pipeline import DataError
 from deqjax.data.text._own_text import Source, read_text
@@ -208,13 +208,11 @@ def _wikitext(
 ) -> Corpus:
     from deqjax.data.text._wikitext import WikiText
 
-    if manual_directory is None:
-        manual_directory = os.path.join(data_root(directory), "downloads", "manual")
     builder = prepared(
         WikiText,
         directory=directory,
         config=name,
-        manual_directory=os.path.abspath(os.path.expanduser(manual_directory)),
+        manual_directory=str(manual_folder(directory, manual_directory)),
     )
 
     def encode(vocabulary: Vocabulary | None) -> Encoded:
