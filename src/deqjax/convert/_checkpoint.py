@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from deqjax.convert._errors import ConversionError
+from deqjax.convert._errors import ConversionError, first_line
 from deqjax.convert._safetensors import read_safetensors
 
 # torch.nn.DataParallel and torch.compile put the model that they wrap under these names
@@ -65,7 +65,7 @@ def _load(file: Path) -> Any:
         ) from error
     except _UNREADABLE as error:
         raise ConversionError(
-            f"{file} is damaged or not a PyTorch checkpoint ({_first_line(error)}); copy or "
+            f"{file} is damaged or not a PyTorch checkpoint ({first_line(error)}); copy or "
             "download it again."
         ) from error
 
@@ -130,8 +130,3 @@ def _to_numpy(tensor: Any) -> np.ndarray:
     detached = tensor.detach()
     array: np.ndarray = (detached.float() if detached.is_floating_point() else detached).numpy()
     return array
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0][:200]

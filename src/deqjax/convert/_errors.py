@@ -3,3 +3,8 @@
 
 class ConversionError(ValueError):
     """A checkpoint, its configuration or a converted folder cannot be used; says why."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another package's error says, short enough for a sentence of ours."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -2,11 +2,10 @@
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from deqjax.convert._errors import ConversionError
+from deqjax.convert._errors import ConversionError, first_line
 
 CONFIG = "config.json"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
@@ -93,14 +92,13 @@ def _downloaded(name: str) -> Path:
             f"there is no folder {name}, and downloading it from the Hugging Face hub needs "
             "huggingface_hub, which is not installed: pip install '.[hub]' in deqjax's folder."
         ) from error
-    wanted: Sequence[str] = [CONFIG, *(f"*{suffix}" for suffix in (*_WEIGHTS, _INDEX))]
+    wanted = [CONFIG, *(f"*{suffix}" for suffix in (*_WEIGHTS, _INDEX))]
+    left = [f"{each}*" for each in _BESIDE]
     try:
-        left: Sequence[str] = [f"{each}*" for each in _BESIDE]
-        found = snapshot_download(name, allow_patterns=list(wanted), ignore_patterns=list(left))
-        return Path(found)
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=left))
     except Exception as error:  # whatever its network library raises
-        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ConversionError(
             f"there is no folder {name}, and it cannot be downloaded from the Hugging Face hub "
-            f"({said}); check the name and the network, or give a folder that holds it."
+            f"({first_line(error)}); check the name and the network, or give a folder that holds "
+            "it."
         ) from error

@@ -1,10 +1,11 @@
 """A converted model in a few words."""
 
+from deqjax.convert._folder import Converted
 from deqjax.convert._parameters import parameters_of
 from deqjax.models import MDEQ, AttractorLM, DEQTransformerLM, Reasoner
 
 
-def summary(model: AttractorLM | DEQTransformerLM | MDEQ | Reasoner) -> dict[str, str]:
+def summary(model: Converted) -> dict[str, str]:
     """What a reader compares with the published recipe: name to value, in words.
 
     Shared parameters are counted once.
@@ -13,7 +14,7 @@ def summary(model: AttractorLM | DEQTransformerLM | MDEQ | Reasoner) -> dict[str
     return {"parameters": f"{sum(counts):,}"} | _rest(model)
 
 
-def _rest(model: AttractorLM | DEQTransformerLM | MDEQ | Reasoner) -> dict[str, str]:
+def _rest(model: Converted) -> dict[str, str]:
     match model:
         case AttractorLM():
             return _attractor(model)
