@@ -1,5 +1,6 @@
 """The configuration of a published attractor language model, checked."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -8,7 +9,7 @@ from pydantic import PositiveFloat, PositiveInt, StrictBool
 
 from deqjax.convert._errors import ConversionError
 from deqjax.convert._options import check_options
-from deqjax.models import AttractorShape
+from deqjax.models import AttractorShape, SolverSettings, attractor_settings
 from deqjax.models.attractor import Nonlinearity
 
 _NONLINEARITIES: dict[str, Nonlinearity] = {"ReLU2": "relu2", "GELU": "gelu", "SiLU": "silu"}
@@ -100,6 +101,10 @@ class AttractorConfig(pydantic.BaseModel):
             logit_scale=self.logit_scale,
             embedding_scale=self.embedding_scale,
         )
+
+    def settings(self) -> SolverSettings:
+        """How the model is solved and trained."""
+        return dataclasses.replace(attractor_settings(), backward_clip=self.adjoint_grad_clip)
 
 
 def check_attractor_config(values: Mapping[str, Any]) -> AttractorConfig:

@@ -17,11 +17,12 @@ from deqjax.convert._blank import blank
 from deqjax.convert._checkpoint import read_state_dict
 from deqjax.convert._errors import ConversionError
 from deqjax.convert._parameters import variables_of
+from deqjax.convert._reasoner_config import check_reasoner_config
 from deqjax.convert._source import find_source
-from deqjax.convert.attractor import convert_attractor, is_attractor, settings_of
+from deqjax.convert.attractor import convert_attractor, is_attractor
 from deqjax.convert.deq_transformer import convert_deq_transformer, published_settings
 from deqjax.convert.mdeq import convert_mdeq
-from deqjax.convert.reasoner import convert_reasoner, is_reasoner, reasoner_settings_of
+from deqjax.convert.reasoner import convert_reasoner, is_reasoner
 from deqjax.models import (
     MDEQ,
     AttractorLM,
@@ -116,10 +117,10 @@ def _read(checkpoint: Path | str, config: Path | str | None) -> tuple[Converted,
     for part in source.weights:
         state |= read_state_dict(part)
     if is_attractor(state, options):
-        settings = settings_of(check_attractor_config(options))
+        settings = check_attractor_config(options).settings()
         return convert_attractor(state, options, settings), settings
     if is_reasoner(state, options):
-        settings = reasoner_settings_of(options)
+        settings = check_reasoner_config(options).settings()
         return convert_reasoner(state, options, settings), settings
     if "channels" in options or any(key.startswith("fullstage.") for key in state):
         return convert_mdeq(state, options), SolverSettings()

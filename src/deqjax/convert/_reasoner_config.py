@@ -95,7 +95,7 @@ class ReasonerConfig(pydantic.BaseModel):
         return dataclasses.replace(reasoner_settings(), max_steps=self.H_cycles)
 
 
-def check_config(values: Mapping[str, Any]) -> ReasonerConfig:
+def check_reasoner_config(values: Mapping[str, Any]) -> ReasonerConfig:
     """The options in a JSON file's values.
 
     Raises:

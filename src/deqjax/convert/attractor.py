@@ -1,16 +1,15 @@
 """Attractor language models of the published PyTorch implementation, arXiv 2605.12466."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from flax import nnx
 
-from deqjax.convert._attractor_config import AttractorConfig, check_attractor_config
+from deqjax.convert._attractor_config import check_attractor_config
 from deqjax.convert._blank import blank
 from deqjax.convert._keys import Ledger
-from deqjax.models import AttractorCell, AttractorLM, SolverSettings, attractor_settings
+from deqjax.models import AttractorCell, AttractorLM, SolverSettings
 from deqjax.models.attractor import Block, Linear
 
 _GATE = " (second half)"
@@ -40,9 +39,9 @@ def convert_attractor(
             shape, or differs from the one that it is tied to; all of them are listed.
     """
     options = check_attractor_config(config)
-    chosen = settings_of(options) if settings is None else settings
-    model = blank(lambda: AttractorLM(options.shape(), chosen, rngs=nnx.Rngs(0)))
-    ledger = Ledger(_by_halves(state) if model.shape.gated else state)
+    shape, own = options.shape(), settings or options.settings()
+    model = blank(lambda: AttractorLM(shape, own, rngs=nnx.Rngs(0)))
+    ledger = Ledger(_by_halves(state) if shape.gated else state)
     ledger.move(model.embedding, "transformer.wte.weight")
     for i, block in enumerate(model.prelude):
         _block(ledger, block, f"transformer.prelude.{i}")
@@ -60,11 +59,6 @@ def convert_attractor(
     ledger.close(model)
     nnx.Module.eval(model)
     return model
-
-
-def settings_of(options: AttractorConfig) -> SolverSettings:
-    """How a published model is solved and trained."""
-    return dataclasses.replace(attractor_settings(), backward_clip=options.adjoint_grad_clip)
 
 
 def is_attractor(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> bool:

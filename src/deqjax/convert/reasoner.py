@@ -12,22 +12,13 @@ from flax import nnx
 from deqjax.convert._blank import blank
 from deqjax.convert._errors import ConversionError
 from deqjax.convert._keys import Ledger
-from deqjax.convert._reasoner_config import check_config
+from deqjax.convert._reasoner_config import check_reasoner_config
 from deqjax.models import Reasoner, ReasonerCell, ReasonerLayer, SolverSettings, SwiGLU
 
 
 def is_reasoner(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> bool:
     """Whether these are a reasoner's, as far as one of them tells."""
     return "L_cycles" in config or "embed_tokens.embedding_weight" in state
-
-
-def reasoner_settings_of(config: Mapping[str, Any]) -> SolverSettings:
-    """How a published model iterates.
-
-    Raises:
-        ConversionError: the configuration makes no sense.
-    """
-    return check_config(config).settings()
 
 
 def convert_reasoner(
@@ -51,7 +42,7 @@ def convert_reasoner(
         ConversionError: the configuration makes no sense, or a key is missing, unknown, or of
             another shape; all of them are listed.
     """
-    options = check_config(config)
+    options = check_reasoner_config(config)
     try:
         shape, own = options.shape(), settings or options.settings()
         model = blank(lambda: Reasoner(shape, own, rngs=nnx.Rngs(0)))
