@@ -6,7 +6,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from deqjax.convert._errors import ConversionError
+from deqjax.convert._errors import ConversionError, first_line
 
 _DTYPES = {
     "F64": np.dtype(np.float64),
@@ -39,7 +39,7 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
         found: Any = safetensors.deserialize(file.read_bytes())
     except (safetensors.SafetensorError, OSError) as error:
         raise ConversionError(
-            f"{file} is damaged or no safetensors ({str(error)[:200]}); copy or download it again."
+            f"{file} is damaged or no safetensors ({first_line(error)}); copy or download it again."
         ) from error
     return {name: _array(file, name, tensor) for name, tensor in found}
 
