@@ -98,6 +98,8 @@ def test_longer_strings_are_evaluated_by_a_model_of_shorter_ones(folder):
     scores = training.evaluate_run(folder, task=asked)
     assert 0 < scores["cells"] < 1
     assert scores["scored"] == 3
+    with pytest.raises(ConfigError, match="evaluation_count 3 is of puzzles of another size"):
+        training.load_run(folder, task={"puzzles.evaluation_count": 3})
 
 
 @pytest.mark.parametrize(

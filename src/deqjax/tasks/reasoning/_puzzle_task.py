@@ -66,6 +66,13 @@ class PuzzleTask(Task):
                 f"network of --task.network.kind {self.network.kind} is explicit and has none; "
                 "leave it out, or give 1."
             )
+        puzzles = self.puzzles
+        if puzzles.evaluation_count is not None and not self._evaluates_another_size:
+            raise ConfigError(
+                f"--task.puzzles.evaluation_count {puzzles.evaluation_count} is of puzzles of "
+                "another size than those of the training; give --task.puzzles.evaluation_size, or "
+                "leave it out."
+            )
 
     @abc.abstractmethod
     def counted(self, kept: Kept) -> Any:
@@ -85,6 +92,7 @@ class PuzzleTask(Task):
         opened = copy.copy(self)
         if kept is not None:  # the puzzles are looked for when they are first asked for
             opened.__dict__.pop("found", None)
+            opened.__dict__.pop("evaluated", None)
             opened.__dict__["kept"] = Kept(kept["tokens"], tuple(kept["board"]))
         object.__setattr__(opened, "network", self.counted(opened.kept))
         return opened
@@ -110,19 +118,31 @@ class PuzzleTask(Task):
             )
         return found
 
+    @functools.cached_property
+    def evaluated(self) -> PuzzleSet:
+        """The puzzles whose validation and test splits are scored.
+
+        Raises:
+            DataError: they are missing or damaged.
+        """
+        if not self._evaluates_another_size:
+            return self.found
+        puzzles, count = self.puzzles, self.puzzles.evaluation_count
+        if count is not None:  # of those that are made a tenth is held out
+            puzzles = dataclasses.replace(puzzles, count=10 * count)
+        return load_puzzles(puzzles, puzzles.evaluation_size)
+
+    @property
+    def _evaluates_another_size(self) -> bool:
+        return self.puzzles.evaluation_size not in (None, self.puzzles.size)
+
     def keeps(self) -> Mapping[str, Any]:
         """The number of tokens and the board."""
         return {"tokens": self.kept.tokens, "board": list(self.kept.board)}
 
     def data(self, split: str) -> Any:
         """A split of the puzzles; training puzzles are changed at random as their rules allow."""
-        size = self.puzzles.size if split == "train" else self.puzzles.evaluation_size
-        if size in (None, self.puzzles.size):
-            return getattr(self.found, split)
-        puzzles, count = self.puzzles, self.puzzles.evaluation_count
-        if count is not None:  # of those that are made a tenth is held out
-            puzzles = dataclasses.replace(puzzles, count=10 * count)
-        return getattr(load_puzzles(puzzles, size), split)
+        return getattr(self.found if split == "train" else self.evaluated, split)
 
     def throughput(self, rows: int) -> tuple[str, int]:
         """Puzzles."""

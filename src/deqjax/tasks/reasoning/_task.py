@@ -54,7 +54,7 @@ class ReasoningTask(PuzzleTask):
         if self.network.solves and solver.adjoint == "truncated":
             _check_gradient_steps(solver.max_steps, solver.backward_max_steps)
         fixed = shape.mixing == "mlp" or shape.positions == "rotary_2d"
-        if fixed and self.puzzles.evaluation_size not in (None, self.puzzles.size):
+        if fixed and self._evaluates_another_size:
             raise ConfigError(
                 "--task.puzzles.evaluation_size asks for puzzles of another size than those of the "
                 "training, which neither --task.network.shape.mixing mlp nor "
