@@ -1,10 +1,10 @@
-"""The published attractor language model of 370 million parameters, to train on a text of yours.
+"""An attractor language model of 362 million parameters, about as many as the published 370.
 
 Command:   deqjax train experiments/language/attractor_370m.py --task.text.file texts \
                --parallel sharded
 Hardware:  8 chips of 16 GiB, such as a TPU v5e:2x4: 6.9 GiB on each (deqjax estimate)
 Time:      not run by us; a step takes 1.6 s at the least if every solve takes all its steps
-Expected:  reported validation perplexity 14.03 on the authors' corpus, against 15.79 of a
+Expected:  of the published one: validation perplexity 14.03 on the authors' corpus, 15.79 of a
            Transformer
 Data:      texts in UTF-8, a file or a folder; pieces of words (pip install '.[pieces]'), by
            --task.text.tokenizer tokenizer.json or trained on the texts themselves

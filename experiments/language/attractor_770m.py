@@ -1,10 +1,10 @@
-"""The published attractor language model of 770 million parameters, to train on a text of yours.
+"""An attractor language model of 772 million parameters, about as many as the published 770.
 
 Command:   deqjax train experiments/language/attractor_770m.py --task.text.file texts \
                --parallel sharded
 Hardware:  16 chips of 16 GiB, such as a TPU v5e:4x4; deqjax estimate with this file tells the plan
 Time:      not run by us
-Expected:  reported validation perplexity 12.09 on the authors' corpus, against 13.08 of a
+Expected:  of the published one: validation perplexity 12.09 on the authors' corpus, 13.08 of a
            Transformer
 Data:      texts in UTF-8, a file or a folder; pieces of words (pip install '.[pieces]'), by
            --task.text.tokenizer tokenizer.json or trained on the texts themselves
