@@ -96,7 +96,7 @@ class Vocabulary:
             DataError: the text is empty.
         """
         characters: set[str] = set()
-        for text in _pieces(texts):
+        for text in _each_text(texts):
             characters.update(text)
         if not characters:
             raise DataError("an empty text has no characters: give the text to train on")
@@ -121,7 +121,7 @@ class Vocabulary:
             DataError: a limit below 3, which leaves no word.
         """
         counts: Counter[str] = Counter()
-        for text in _pieces(texts):
+        for text in _each_text(texts):
             counts.update(split_words(text))
         del counts[END_OF_LINE]
         words = [word for word, _ in counts.most_common()]
@@ -140,7 +140,7 @@ class Vocabulary:
         Raises:
             DataError: the package tokenizers is not installed, or a size below 256.
         """
-        return cls("pieces", (train_tokenizer(_pieces(texts), size),))
+        return cls("pieces", (train_tokenizer(_each_text(texts), size),))
 
     @classmethod
     def from_tokenizer(cls, file: str | os.PathLike[str]) -> "Vocabulary":
@@ -359,7 +359,7 @@ def _limited(counts: Counter[str], words: list[str], limit: int) -> list[str]:
     return [*kept[:place], UNKNOWN, *kept[place:]]
 
 
-def _pieces(texts: str | Iterable[str]) -> Iterable[str]:
+def _each_text(texts: str | Iterable[str]) -> Iterable[str]:
     return [texts] if isinstance(texts, str) else texts
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from deqjax.models.reasoner._layer import ReasonerLayer, check_tokens
+from deqjax.models.reasoner._layer import ReasonerLayer, check_puzzles
 from deqjax.models.reasoner._shape import ReasonerShape
 
 
@@ -45,7 +45,7 @@ class PuzzleTransformer(nnx.Module):
         Raises:
             ValueError: tokens that the model cannot take.
         """
-        check_tokens(tokens, self.shape)
+        check_puzzles(tokens, self.shape)
         t = math.sqrt(self.shape.width) * self.embedding[...][tokens]
         for layer in self.layers:
             t = layer(t)

@@ -126,7 +126,7 @@ def _board(shape: ReasonerShape, length: int) -> tuple[int, int]:
     return rows, columns
 
 
-def check_tokens(tokens: jax.Array, shape: ReasonerShape) -> None:
+def check_puzzles(tokens: jax.Array, shape: ReasonerShape) -> None:
     """Raise a ValueError for tokens that a network of this shape cannot take."""
     check_rows(tokens)
     length = tokens.shape[1]

@@ -19,7 +19,7 @@ from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.models._equilibrium import Equilibrium
 from deqjax.models._solver_settings import SolverSettings
 from deqjax.models.reasoner._cell import ReasonerCell, ReasonerStates
-from deqjax.models.reasoner._layer import check_tokens
+from deqjax.models.reasoner._layer import check_puzzles
 from deqjax.models.reasoner._repeat import repeat
 from deqjax.models.reasoner._shape import ReasonerShape
 from deqjax.nn import DEQ
@@ -193,7 +193,7 @@ class Reasoner(nnx.Module):
         Raises:
             ValueError: tokens that the model cannot take.
         """
-        check_tokens(tokens, self.shape)
+        check_puzzles(tokens, self.shape)
         x = self.embed(tokens)
         states = jax.lax.stop_gradient(states)
         layer = self.thinking if self.deterministic else self.deq
