@@ -16,6 +16,7 @@ from deqjax.nn import (
     is_divided,
     masked,
     relative_attention,
+    rms_norm,
     visible,
 )
 
@@ -201,6 +202,4 @@ def feed_forward(h: jax.Array, inputs: LayerInputs) -> jax.Array:
 def layer_norm(x: jax.Array) -> jax.Array:
     """(x - mean) / sqrt(variance + 1e-5) over the features, without parameters."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    centered = wide - jnp.mean(wide, axis=-1, keepdims=True)
-    variance = jnp.mean(centered**2, axis=-1, keepdims=True)
-    return (centered * jax.lax.rsqrt(variance + 1e-5)).astype(x.dtype)
+    return rms_norm(wide - jnp.mean(wide, axis=-1, keepdims=True), epsilon=1e-5).astype(x.dtype)

@@ -6,7 +6,7 @@ from flax import nnx
 
 from deqjax.models._tokens import check_rows
 from deqjax.models.reasoner._shape import ReasonerShape
-from deqjax.nn import Weight, attention, divided, rotary_angles, rotate
+from deqjax.nn import Weight, attention, divided, rms_norm, rotary_angles, rotate
 
 
 class SwiGLU(nnx.Module):
@@ -110,7 +110,7 @@ class ReasonerLayer(nnx.Module):
         return part(t.astype(dtype)).astype(t.dtype)
 
     def _norm(self, t: jax.Array) -> jax.Array:
-        return t * jax.lax.rsqrt(jnp.mean(t**2, axis=-1, keepdims=True) + self.shape.norm_eps)
+        return rms_norm(t, epsilon=self.shape.norm_eps)
 
 
 def _board(shape: ReasonerShape, length: int) -> tuple[int, int]:
