@@ -36,6 +36,20 @@ class Unrolled(NamedTuple):
     value: State
 
 
+def solved(
+    deq: DEQ,
+    u: Operands,
+    z: State,
+    *,
+    probe: BackwardStats | None,
+    tol: Scalar | None,
+    max_steps: Scalar | None,
+) -> Equilibrium:
+    """Solve a layer from z."""
+    f = deq.freeze(u, z)
+    return Equilibrium(f, u, deq(u, z0=z, f=f, probe=probe, tol=tol, max_steps=max_steps))
+
+
 def iterate(
     deq: DEQ,
     u: Operands,
@@ -47,10 +61,10 @@ def iterate(
     layers: int | None,
 ) -> tuple[State, Equilibrium | Unrolled]:
     """Solve a layer from z, or apply its cell ``layers`` times (the published warm-up stage)."""
-    f = deq.freeze(u, z)
     if layers is None:
-        solution = deq(u, z0=z, f=f, probe=probe, tol=tol, max_steps=max_steps)
-        return solution.value, Equilibrium(f, u, solution)
+        equilibrium = solved(deq, u, z, probe=probe, tol=tol, max_steps=max_steps)
+        return equilibrium.solution.value, equilibrium
+    f = deq.freeze(u, z)
     for _ in range(layers):
         z = f(z, u)
     return z, Unrolled(f, u, z)

@@ -16,13 +16,13 @@ from flax import nnx
 from deqjax import adjoints
 from deqjax._core.types import Scalar
 from deqjax.adjoints import Adjoint, BackwardStats
-from deqjax.models._equilibrium import Equilibrium
+from deqjax.models._equilibrium import Equilibrium, solved
 from deqjax.models._solver_settings import SolverSettings
+from deqjax.models._thinking import thinking_layer
 from deqjax.models.reasoner._cell import ReasonerCell, ReasonerStates
 from deqjax.models.reasoner._layer import check_puzzles
 from deqjax.models.reasoner._repeat import repeat
 from deqjax.models.reasoner._shape import ReasonerShape
-from deqjax.nn import DEQ
 from deqjax.solvers import Solution
 
 # of a normal distribution that is cut off at two deviations
@@ -141,18 +141,13 @@ class Reasoner(nnx.Module):
                 "undoes cycles without their number; set noise to 0."
             )
         self.deq = settings.build_layer(cell, solver, adjoint, numbered=noisy)
-        found_by = self.deq.solver
-        if adjoint is None and settings.adjoint == "truncated":
-            self._differentiate_the_end(settings, plain=solver is None)
-        # its value is the solver's own, whatever the rule of a training pass makes of that
-        self.thinking = DEQ(
-            cell,
-            solver=found_by,
-            adjoint=adjoints.jacobian_free(),
+        self.thinking = thinking_layer(
+            self.deq,
             tol=settings.tol,
             max_steps=settings.max_steps if cycles is None else cycles,
-            numbered=noisy,
         )
+        if adjoint is None and settings.adjoint == "truncated":
+            self._differentiate_the_end(settings, plain=solver is None)
         self.draws = rngs["starts"].fork()
         self.deterministic = False
 
@@ -197,11 +192,10 @@ class Reasoner(nnx.Module):
         x = self.embed(tokens)
         states = jax.lax.stop_gradient(states)
         layer = self.thinking if self.deterministic else self.deq
-        f = layer.freeze(x, states)
-        solution = layer(x, z0=states, f=f, probe=probe, tol=tol, max_steps=max_steps)
-        found = cast(ReasonerStates, solution.value)
-        logits, halting = self.read(found.high)
-        return Answer(logits, halting, jax.lax.stop_gradient(found), Equilibrium(f, x, solution))
+        found = solved(layer, x, states, probe=probe, tol=tol, max_steps=max_steps)
+        end = cast(ReasonerStates, found.solution.value)
+        logits, halting = self.read(end.high)
+        return Answer(logits, halting, jax.lax.stop_gradient(end), found)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """The x of tokens (batch, N): (batch, N, D) float32."""

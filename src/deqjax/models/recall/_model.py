@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from deqjax import adjoints
 from deqjax._core.types import Scalar
 from deqjax.adjoints import Adjoint, BackwardStats
-from deqjax.models._equilibrium import Equilibrium
+from deqjax.models._equilibrium import Equilibrium, solved
 from deqjax.models._solver_settings import SolverSettings
+from deqjax.models._thinking import thinking_layer
 from deqjax.models._tokens import check_rows
 from deqjax.models.recall._block import RecallCell
 from deqjax.models.recall._shape import RecallShape
-from deqjax.nn import DEQ, rms_norm
+from deqjax.nn import rms_norm
 from deqjax.solvers import Solution
 
 
@@ -104,13 +104,8 @@ class RecallReasoner(nnx.Module):
         self.cell = cell = RecallCell(shape, rngs=rngs)
         self.head = nnx.Linear(shape.width, shape.vocabulary, rngs=rngs)
         self.deq = settings.build_layer(cell, solver, adjoint)
-        # its value is the solver's own, whatever the rule of training makes of that
-        self.thinking = DEQ(
-            cell,
-            solver=self.deq.solver,
-            adjoint=adjoints.jacobian_free(),
-            tol=tol,
-            max_steps=settings.max_steps if steps is None else steps,
+        self.thinking = thinking_layer(
+            self.deq, tol=tol, max_steps=settings.max_steps if steps is None else steps
         )
         self.draws = rngs["starts"].fork()
         self.deterministic = False
@@ -142,10 +137,9 @@ class RecallReasoner(nnx.Module):
         start = self.initial_states(batch, length) if states is None else states
         start = jax.lax.stop_gradient(start)
         u = self.cell.inputs(jax.nn.one_hot(tokens, self.shape.vocabulary))
-        f = layer.freeze(u, start)
-        solution = layer(u, z0=start, f=f, probe=probe, tol=tol, max_steps=max_steps)
-        logits = self.head(solution.value)
-        return Recalled(logits, jax.lax.stop_gradient(solution.value), Equilibrium(f, u, solution))
+        found = solved(layer, u, start, probe=probe, tol=tol, max_steps=max_steps)
+        states = found.solution.value
+        return Recalled(self.head(states), jax.lax.stop_gradient(states), found)
 
     def initial_states(self, batch: int, length: int, key: jax.Array | None = None) -> jax.Array:
         """Starts, (batch, length, width): zeros, or with a key normal and of norm 1 as states."""
