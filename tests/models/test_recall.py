@@ -1,5 +1,7 @@
 """The convolutional recall network: its equation, its modes, sequences of any length."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,22 +19,26 @@ def model():
     return RecallReasoner(SHAPE, steps=200, tol=1e-6, rngs=nnx.Rngs(0))
 
 
-def convolved(x, layer):
+def convolved(x, layer, *, causal):
     """The sum over neighbours, zeros beyond the ends."""
     kernel = np.asarray(layer.kernel[...], np.float64)
-    padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (0, 0)))
+    beyond = (2, 0) if causal else (1, 1)
+    padded = np.pad(np.asarray(x, np.float64), ((0, 0), beyond, (0, 0)))
     out = sum(padded[:, k : k + x.shape[1]] @ kernel[k] for k in range(3))
     return out if layer.bias is None else out + np.asarray(layer.bias[...])
 
 
-def test_an_iteration_is_its_equation(model):
+@pytest.mark.parametrize("causal", [False, True])
+def test_an_iteration_is_its_equation(causal):
+    shape = dataclasses.replace(SHAPE, causal=causal)
+    model = RecallReasoner(shape, rngs=nnx.Rngs(0))
     z = np.asarray(jax.random.normal(jax.random.key(1), (2, 5, 6)), np.float64)
     u = model.cell.inputs(jax.nn.one_hot(TOKENS, 3))
     found = model.cell(jnp.asarray(z, jnp.float32), u)
     for block in model.cell.blocks:
-        injected = convolved(np.eye(3)[np.asarray(TOKENS)], block.inject)
-        hidden = np.maximum(convolved(z, block.inner) + injected, 0)
-        z = z + convolved(hidden, block.outer)
+        injected = convolved(np.eye(3)[np.asarray(TOKENS)], block.inject, causal=causal)
+        hidden = np.maximum(convolved(z, block.inner, causal=causal) + injected, 0)
+        z = z + convolved(hidden, block.outer, causal=causal)
         z = z / np.sqrt(np.mean(z**2, -1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(found, z, atol=1e-5)
 

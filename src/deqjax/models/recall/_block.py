@@ -1,5 +1,6 @@
 """The block that a recall network iterates, and an explicit one stacks."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -28,13 +29,19 @@ class RecallBlock(nnx.Module):
 
     def __init__(self, shape: RecallShape, *, rngs: nnx.Rngs) -> None:
         self.shape = shape
-        width, kernel = shape.width, (shape.kernel,)
-        self.inner = nnx.Conv(width, width, kernel, use_bias=False, rngs=rngs)
-        self.inject = nnx.Conv(shape.vocabulary, width, kernel, rngs=rngs)
+        width = shape.width
+        convolution = functools.partial(
+            nnx.Conv,
+            kernel_size=(shape.kernel,),
+            padding="CAUSAL" if shape.causal else "SAME",
+            rngs=rngs,
+        )
+        self.inner = convolution(width, width, use_bias=False)
+        self.inject = convolution(shape.vocabulary, width)
         start = nnx.initializers.variance_scaling(
             shape.branch_scale**2, "fan_in", "truncated_normal"
         )
-        self.outer = nnx.Conv(width, width, kernel, kernel_init=start, rngs=rngs)
+        self.outer = convolution(width, width, kernel_init=start)
 
     def __call__(self, z: jax.Array, u: jax.Array) -> jax.Array:
         """The block at z (batch, N, width), with what ``inject`` has made of the tokens."""

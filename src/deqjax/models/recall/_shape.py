@@ -15,6 +15,7 @@ class RecallShape:
         width: features per position.
         blocks: of an iteration, or of an explicit network.
         kernel: positions that one convolution sees.
+        causal: whether a position sees those before it alone, and not as many behind it.
         branch_scale: deviation of the first weights of the convolution that a block adds, relative
             to LeCun's.
         norm_eps: added to the mean square before its root is taken.
@@ -24,6 +25,7 @@ class RecallShape:
     width: Width = 32
     blocks: Layers = 1
     kernel: Size = 3
+    causal: bool = False
     branch_scale: NotNegative = 0.5
     norm_eps: Positive = 1e-5
 
