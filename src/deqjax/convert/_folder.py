@@ -240,7 +240,7 @@ def _read_json(path: Path | str) -> dict[str, Any]:
         raise ConversionError(
             f"{path} cannot be read ({error.strerror}); name a JSON file."
         ) from error
-    except ValueError as error:  # no JSON, or not even text
+    except (ValueError, RecursionError) as error:  # no JSON, not even text, or brackets for ever
         raise ConversionError(f"{path} is not JSON ({error}); put it right.") from error
     if not isinstance(values, dict):
         raise ConversionError(f"{path} holds no JSON object of options; put it right.")

@@ -16,6 +16,7 @@ from deqjax.convert._tensors import to_arrays
 
 # how PyTorch says what it does not unpickle
 _REFUSED = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
+_FOLDER = 0x10  # the attribute of a zip archive's entry
 _REASON = re.compile(r"WeightsUnpickler error:\s*(.*)")
 
 
@@ -83,8 +84,11 @@ def _check_sums(file: Path) -> None:
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             bad = archive.testzip()
+            folders = [each.filename for each in archive.infolist() if each.external_attr & _FOLDER]
         if bad is not None:
             raise zipfile.BadZipFile(f"the checksum of {bad} is wrong")
+        if folders:  # of which PyTorch reads nothing, and gives whatever was in memory
+            raise zipfile.BadZipFile(f"{folders[0]} is marked as a folder")
 
 
 def _state_dict_in(found: Any, file: Path) -> Mapping[str, Any]:

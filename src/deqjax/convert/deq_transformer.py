@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from deqjax._fields import check_fields
+from deqjax.convert._blank import blank
 from deqjax.convert._errors import ConversionError
 from deqjax.convert._keys import Ledger
 from deqjax.convert._transformer_config import TransformerConfig, check_config
@@ -47,9 +49,9 @@ def convert_deq_transformer(
     """
     options = check_config(config)
     try:
-        model = DEQTransformerLM(
-            options.shape(), settings or published_settings(), rngs=nnx.Rngs(0)
-        )
+        shape, own = options.shape(), settings or published_settings()
+        check_fields(shape)
+        model = blank(lambda: DEQTransformerLM(shape, own, rngs=nnx.Rngs(0)))
     except ValueError as error:
         raise ConversionError(f"the configuration makes no model: {error}") from error
     ledger = Ledger(state)
