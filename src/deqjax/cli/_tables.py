@@ -44,10 +44,11 @@ def print_outcome(outcome: "Outcome", config: "RunConfig", options: Sequence[str
         )
     from deqjax.tasks.language import TextTask
 
-    if isinstance(config.task, TextTask):
-        print(f"try: deqjax generate {folder} 'the '")
+    prompt = outcome.task.prompt if isinstance(outcome.task, TextTask) else None
+    if prompt is None:
+        print(f"try: deqjax evaluate {shlex.quote(str(folder))} --split test")
     else:
-        print(f"try: deqjax evaluate {folder} --split test")
+        print(f"try: deqjax generate {shlex.quote(str(folder))} {shlex.quote(prompt)}")
 
 
 def _without_folder(options: Sequence[str]) -> list[str]:
