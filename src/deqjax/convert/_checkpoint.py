@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from deqjax._extras import needs
 from deqjax.convert._errors import ConversionError, first_line
 from deqjax.convert._safetensors import read_safetensors
 
@@ -45,13 +46,8 @@ def read_state_dict(path: Path | str) -> dict[str, np.ndarray]:
 
 
 def _load(file: Path) -> Any:
-    try:
+    with needs("torch", f"reading {file}", ConversionError):
         import torch
-    except ImportError as error:
-        raise ConversionError(
-            f"reading {file} needs PyTorch, which is not installed: pip install '.[torch]' in "
-            "deqjax's folder."
-        ) from error
     try:
         _check_sums(file)
         with warnings.catch_warnings():
