@@ -142,7 +142,7 @@ def test_jaxopt_names_its_extra(found):
 def test_the_command_says_one_sentence_and_fails(found):
     assert found["status"] == 1
     assert found["command"] == (
-        "error: the command line of deqjax needs tyro, which is not installed: "
+        "deqjax: error: the command line of deqjax needs tyro, which is not installed: "
         "pip install 'deqjax[train]'.\n"
     )
     assert PROJECT["scripts"] == {"deqjax": "deqjax.__main__:main"}

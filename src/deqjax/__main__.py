@@ -10,7 +10,7 @@ def main() -> int:
     try:
         from deqjax.cli import main as run
     except MissingExtraError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"deqjax: error: {error}", file=sys.stderr)
         return 1
     return run()
 
