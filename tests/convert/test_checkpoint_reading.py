@@ -114,5 +114,5 @@ def test_no_file_is_refused(name, tmp_path):
 def test_missing_torch_is_named_with_its_extra(tmp_path, monkeypatch):
     path = saved(tmp_path, WEIGHTS)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ConversionError, match=r"pip install '\.\[torch\]'"):
+    with pytest.raises(ConversionError, match=r"needs torch, .*pip install 'deqjax\[torch\]'"):
         read_state_dict(path)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from deqjax._extras import needs
 from deqjax.convert._errors import ConversionError, first_line
 from deqjax.convert._tensors import to_arrays
 
@@ -31,13 +32,8 @@ def read_pytorch(file: Path) -> dict[str, np.ndarray]:
 
 
 def _load(file: Path) -> Any:
-    try:
+    with needs("torch", f"reading {file}", ConversionError):
         import torch
-    except ImportError as error:
-        raise ConversionError(
-            f"reading {file} needs PyTorch, which is not installed: pip install '.[torch]' in "
-            "deqjax's folder."
-        ) from error
     try:
         _check_sums(file)
         with file.open("rb") as stream, warnings.catch_warnings():

@@ -6,6 +6,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from deqjax._extras import needs
 from deqjax.convert._errors import ConversionError, first_line
 
 _DTYPES = {
@@ -34,13 +35,8 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
     Raises:
         ConversionError: the package safetensors is not installed, or the file is damaged.
     """
-    try:
+    with needs("torch", f"reading {file}", ConversionError):
         import safetensors
-    except ImportError as error:
-        raise ConversionError(
-            f"reading {file} needs safetensors, which is not installed: pip install '.[hub]' in "
-            "deqjax's folder."
-        ) from error
     try:
         found: Any = safetensors.deserialize(file.read_bytes())
     except (safetensors.SafetensorError, OSError) as error:
