@@ -26,8 +26,9 @@ def thinking_layer(trained: DEQ, *, tol: float, max_steps: int) -> DEQ:
     )
 
 
-def check_states(states: State, size: tuple[int, int, int]) -> None:
+def check_states(states: State, tokens: jax.Array, width: int) -> None:
     """Raise a ValueError for a start whose arrays are not all (batch, length, width)."""
+    size = (*tokens.shape, width)
     for state in jax.tree.leaves(states):
         if state.shape != size:
             raise ValueError(

@@ -189,7 +189,7 @@ class Reasoner(nnx.Module):
             ValueError: tokens that the model cannot take, or states of another shape.
         """
         check_puzzles(tokens, self.shape)
-        check_states(states, (*tokens.shape, self.shape.width))
+        check_states(states, tokens, self.shape.width)
         x = self.embed(tokens)
         states = jax.lax.stop_gradient(states)
         layer = self.thinking if self.deterministic else self.deq

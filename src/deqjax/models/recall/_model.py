@@ -133,8 +133,9 @@ class RecallReasoner(nnx.Module):
         """
         check_rows(tokens)
         layer = self.thinking if self.deterministic else self.deq
-        start = self.initial_states(*tokens.shape) if states is None else states
-        check_states(start, (*tokens.shape, self.shape.width))
+        batch, length = tokens.shape
+        start = self.initial_states(batch, length) if states is None else states
+        check_states(start, tokens, self.shape.width)
         start = jax.lax.stop_gradient(start)
         u = self.cell.inputs(jax.nn.one_hot(tokens, self.shape.vocabulary))
         found = solved(layer, u, start, probe=probe, tol=tol, max_steps=max_steps)
