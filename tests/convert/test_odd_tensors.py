@@ -126,6 +126,16 @@ def test_a_flipped_byte_is_read_right_or_refused(older, saved):
                 np.testing.assert_array_equal(found[key], tensor.numpy())
 
 
+def test_an_archive_without_checksums_is_read(saved):
+    torch.serialization.set_crc32_options(False)
+    try:
+        file = saved(WEIGHTS)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    found = read_state_dict(file)
+    np.testing.assert_array_equal(found["a.weight"], WEIGHTS["a.weight"].numpy())
+
+
 def test_an_entry_marked_as_a_folder_is_damage(saved):
     """PyTorch would read nothing there and return whatever was in memory."""
     file = saved(WEIGHTS)
