@@ -2,7 +2,7 @@
 
 Command:   python experiments/compare_prefix_sums.py [--runs FOLDER] [--data FOLDER]
 Hardware:  two CPU cores, no GPU
-Time:      about 50 minutes; a folder with finished runs is only measured again, about 3 minutes
+Time:      about 70 minutes; a folder with finished runs is only measured again, about 20 minutes
 Expected:  see experiments/results/prefix_sums.json
 
 Trains `reasoning/prefix_sums.py` as it is, with a Jacobian penalty that grows, its layer at a fixed
