@@ -22,6 +22,7 @@ def print_outcome(outcome: "Outcome", config: "RunConfig", options: Sequence[str
         options: the words after ``deqjax train`` that it was started with.
     """
     folder = outcome.workdir.path
+    word = shlex.quote(str(folder))  # of a shell
     if outcome.metrics is None:
         saved = "a checkpoint was saved"
         if outcome.rescued is not None:
@@ -45,9 +46,9 @@ def print_outcome(outcome: "Outcome", config: "RunConfig", options: Sequence[str
     from deqjax.tasks.language import TextTask
 
     if isinstance(config.task, TextTask):
-        print(f"try: deqjax generate {folder} 'the '")
+        print(f"try: deqjax generate {word} 'the '")
     else:
-        print(f"try: deqjax evaluate {folder} --split test")
+        print(f"try: deqjax evaluate {word} --split test")
 
 
 def _without_folder(options: Sequence[str]) -> list[str]:
@@ -119,7 +120,7 @@ def print_depths(title: str, found: "Sequence[DepthScore]") -> None:
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 160)  # a pipe has no width, and numbers would be cut
-    console.print(table)
+    console.print(table, markup=False)
 
 
 def _table(title: str) -> "Table":
