@@ -103,6 +103,8 @@ def test_a_name_that_no_folder_can_have_is_refused(tmp_path, name):
 def test_a_text_that_no_file_can_hold_is_named(tmp_path, path):
     with pytest.raises(ConfigError, match=f"^--{path} must be a text of Unicode characters, got"):
         check(changed(tiny_config(tmp_path), path, "a\udcff"))
+    with pytest.raises(ConfigError, match=f"^--{path} must be a text of Unicode characters, got"):
+        to_dict(changed(tiny_config(tmp_path), path, "a\udcff"))
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):

@@ -160,7 +160,7 @@ def test_a_quarantine_that_is_a_file_is_named(tmp_path, pristine):
     shutil.copytree(pristine, folder)
     flip(folder / str(SAVED[-1]) / "meta" / "metadata")
     (tmp_path / "quarantine").write_text("")
-    with pytest.raises(CheckpointError, match=r"could not be moved to .* move it away yourself"):
+    with pytest.raises(CheckpointError, match=r"could not be moved .* move that away yourself"):
         recover(folder, tmp_path / "quarantine")
 
 

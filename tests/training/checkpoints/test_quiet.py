@@ -56,6 +56,28 @@ def test_other_errors_are_printed(printed, silence):
     assert [type(error) for error in printed] == [RuntimeError, RuntimeError, ZeroDivisionError]
 
 
+def abandoned(error):
+    """A future that failed, and that nobody asks why."""
+    loop = asyncio.new_event_loop()
+    future = loop.create_future()
+    future.set_exception(error)
+    future.myself = [future]  # only the garbage collector will find it
+    loop.close()
+
+
+def test_writes_that_fail_beside_the_first_are_not_told_of(caplog):
+    with caplog.at_level(logging.ERROR):
+        quiet = Silence()
+        quiet.begin()
+        abandoned(ValueError("RESOURCE_EXHAUSTED: disk full [tensorstore_spec='{}']"))
+        quiet.end(failed=True)
+        assert caplog.records == []
+        quiet.begin()
+        abandoned(ValueError("of somebody else"))
+        quiet.end(failed=True)
+        assert len(caplog.records) == 1
+
+
 def test_a_hook_of_somebody_else_in_between_stays(printed, monkeypatch):
     one, two = Silence(), Silence()
     one.begin()
@@ -83,7 +105,8 @@ def test_the_hook_is_put_back_after_the_last(printed):
     assert sys.unraisablehook is not before
     two.end()
     assert sys.unraisablehook is before
-    assert not [each for each in logging.getLogger("absl").filters if "orbax" in str(each).lower()]
+    for logger in ("absl", "asyncio"):
+        assert not [each for each in logging.getLogger(logger).filters if "_quiet" in str(each)]
 
 
 def test_a_folder_that_became_a_file_raises_at_once_and_leaves_no_threads(tmp_path, caplog):

@@ -23,7 +23,7 @@ def move_away(folders: Iterable[Path], quarantine: Path, say: Callable[[str], No
             os.rename(folder, target)
         except OSError as error:
             raise CheckpointError(
-                f"{folder} could not be moved to {target} ({error.strerror}); move it away "
-                "yourself."
+                f"{folder} could not be moved to {target} ({error.strerror}: {error.filename}); "
+                "move that away yourself."
             ) from error
         say(f"the checkpoint of step {folder.name} was moved to {target}")

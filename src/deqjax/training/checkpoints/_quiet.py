@@ -1,5 +1,6 @@
 """What Orbax and TensorStore print of a failed save, although they raise it as well, is dropped."""
 
+import gc
 import logging
 import os
 import sys
@@ -17,11 +18,12 @@ class Silence:
     """Drops the messages from `begin` until `end`; any number may hold at once."""
 
     def __init__(self) -> None:
-        self._filter = _NotFromOrbax()
+        self._filters = {"absl": _NotFromOrbax(), "asyncio": _NotOfTensorStore()}
 
     def begin(self) -> None:
         """From here on the failures reach us as exceptions alone."""
-        logging.getLogger("absl").addFilter(self._filter)
+        for logger, each in self._filters.items():
+            logging.getLogger(logger).addFilter(each)
         with _lock:
             if not _silences:
                 earlier = sys.unraisablehook
@@ -29,9 +31,16 @@ class Silence:
                 sys.unraisablehook = _hooks[0][0]
             _silences.append(self)
 
-    def end(self) -> None:
-        """All is printed again."""
-        logging.getLogger("absl").removeFilter(self._filter)
+    def end(self, *, failed: bool = False) -> None:
+        """All is printed again.
+
+        Args:
+            failed: whether a save has, so that something may be about to be said of it.
+        """
+        if failed:
+            gc.collect()  # which is when futures complain that nobody asked why they failed
+        for logger, each in self._filters.items():
+            logging.getLogger(logger).removeFilter(each)
         with _lock:
             _silences.remove(self)
             own, earlier = _hooks[0]
@@ -45,6 +54,15 @@ class _NotFromOrbax(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record comes from elsewhere."""
         return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+class _NotOfTensorStore(logging.Filter):
+    """Drops what asyncio logs of the other writes of a save, after the first one has failed it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record tells of anything else."""
+        error = record.exc_info[1] if record.exc_info else None
+        return "tensorstore_spec" not in str(error)
 
 
 def _hook(earlier: Callable[[Any], object]) -> Callable[[Any], None]:
