@@ -70,6 +70,7 @@ def test_writes_that_fail_beside_the_first_are_not_told_of(caplog):
         quiet = Silence()
         quiet.begin()
         abandoned(ValueError("RESOURCE_EXHAUSTED: disk full [tensorstore_spec='{}']"))
+        abandoned(OSError(28, "No space left on device", "packages/orbax/checkpoint/path.py"))
         quiet.end(failed=True)
         assert caplog.records == []
         quiet.begin()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+_ORBAX = f"{os.sep}orbax{os.sep}"
 _lock = threading.Lock()
 _silences: list["Silence"] = []  # those that hold
 _hooks: list[tuple[Any, Any]] = []  # of exceptions that nobody can catch: ours, and the one before
@@ -18,7 +19,7 @@ class Silence:
     """Drops the messages from `begin` until `end`; any number may hold at once."""
 
     def __init__(self) -> None:
-        self._filters = {"absl": _NotFromOrbax(), "asyncio": _NotOfTensorStore()}
+        self._filters = {"absl": _NotFromOrbax(), "asyncio": _NotOfASave()}
 
     def begin(self) -> None:
         """From here on the failures reach us as exceptions alone."""
@@ -53,16 +54,17 @@ class _NotFromOrbax(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record comes from elsewhere."""
-        return f"{os.sep}orbax{os.sep}" not in record.pathname
+        return _ORBAX not in record.pathname
 
 
-class _NotOfTensorStore(logging.Filter):
-    """Drops what asyncio logs of the other writes of a save, after the first one has failed it."""
+class _NotOfASave(logging.Filter):
+    """Drops what asyncio logs of the other parts of a save, after the first one has failed it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record tells of anything else."""
         error = record.exc_info[1] if record.exc_info else None
-        return "tensorstore_spec" not in str(error)
+        told = f"{record.getMessage()} {error}"
+        return "tensorstore_spec" not in told and _ORBAX not in told
 
 
 def _hook(earlier: Callable[[Any], object]) -> Callable[[Any], None]:
