@@ -1,6 +1,5 @@
 """What Orbax and TensorStore print of a failed save, although they raise it as well, is dropped."""
 
-import gc
 import logging
 import os
 import sys
@@ -19,12 +18,12 @@ class Silence:
     """Drops the messages from `begin` until `end`; any number may hold at once."""
 
     def __init__(self) -> None:
-        self._filters = {"absl": _NotFromOrbax(), "asyncio": _NotOfASave()}
+        self._filter, self._of_asyncio = _NotFromOrbax(), _NotOfASave()
 
     def begin(self) -> None:
         """From here on the failures reach us as exceptions alone."""
-        for logger, each in self._filters.items():
-            logging.getLogger(logger).addFilter(each)
+        logging.getLogger("absl").addFilter(self._filter)
+        logging.getLogger("asyncio").addFilter(self._of_asyncio)
         with _lock:
             if not _silences:
                 earlier = sys.unraisablehook
@@ -36,12 +35,12 @@ class Silence:
         """All is printed again.
 
         Args:
-            failed: whether a save has, so that something may be about to be said of it.
+            failed: whether a save has. Its futures are told of when they are collected, maybe at
+                the process's end: they alone stay dropped.
         """
-        if failed:
-            gc.collect()  # which is when futures complain that nobody asked why they failed
-        for logger, each in self._filters.items():
-            logging.getLogger(logger).removeFilter(each)
+        logging.getLogger("absl").removeFilter(self._filter)
+        if not failed:
+            logging.getLogger("asyncio").removeFilter(self._of_asyncio)
         with _lock:
             _silences.remove(self)
             own, earlier = _hooks[0]
