@@ -322,7 +322,16 @@ class Checkpoints:
             self.wait()
         finally:
             self._finish_listing()
+            self._close_manager()
+
+    def _close_manager(self) -> None:
+        try:
             self.manager.close()
+        except FAILURES as error:  # a part of a save that went on when another had failed
+            if not self._has_failed:
+                raise self._failed_save(None, error) from error
+            self.manager.close()  # Orbax tells once, and has closed nothing
+        finally:
             self._silence.end(failed=self._has_failed)
 
     def __enter__(self) -> Self:
@@ -351,8 +360,9 @@ class Checkpoints:
 
     def _failed_save(self, step: int | None, error: BaseException) -> CheckpointError:
         self._has_failed = True
+        what = "A checkpoint" if step is None else f"Step {step}"
         return CheckpointError(
-            f"Step {step} could not be saved in {self.directory} ({summary(error)}); check the "
+            f"{what} could not be saved in {self.directory} ({summary(error)}); check the "
             "free space and the permissions there."
         )
 
