@@ -2,15 +2,15 @@
 
 Command:   python experiments/compare_prefix_sums.py [--runs FOLDER] [--data FOLDER]
 Hardware:  two CPU cores, no GPU
-Time:      about 30 minutes; a folder with finished runs is only measured again, about 3 minutes
-Expected:  not recorded yet; see the recipe for what seeds give
+Time:      about 50 minutes; a folder with finished runs is only measured again, about 3 minutes
+Expected:  see experiments/results/prefix_sums.json
 
-Trains `reasoning/prefix_sums.py` as it is, without the Jacobian penalty, its layer at a fixed depth
-from zero as an ordinary recurrent network, and an explicit network of as many parameters; each from
-several seeds. Then all answer strings of 32, 128 and 512 bits, iterated for longer and longer:
-the share of strings whose every parity is right. Path independence is measured at the end: the
-share of strings that get the same answer from zero and from random states, and the cosine of the
-states that both lead to.
+Trains `reasoning/prefix_sums.py` as it is, with a Jacobian penalty that grows, its layer at a fixed
+depth from zero as an ordinary recurrent network, and an explicit network of as many parameters;
+each from several seeds. Then all answer strings of 32, 128 and 512 bits, iterated for longer and
+longer: the share of strings whose every parity is right. Path independence is measured at the end:
+the share of strings that get the same answer from zero and from random states, and the cosine of
+the states that both lead to.
 """
 
 import argparse
@@ -31,14 +31,14 @@ from side_by_side import provenance, trained
 
 from deqjax.data import load_puzzles
 from deqjax.models import ConvolutionalNetwork, RecallReasoner
-from deqjax.training import RunConfig, StepLimitConfig, load_experiment
+from deqjax.training import PenaltyConfig, RunConfig, StepLimitConfig, load_experiment
 
 HERE = Path(__file__).parent
-NAMES = ("penalty", "no penalty", "fixed depth", "explicit")
+NAMES = ("recipe", "penalty", "fixed depth", "explicit")
 LENGTHS = (32, 128, 512)
 STEPS = (8, 16, 32, 64, 128, 256, 512, 1024)
 FIXED = 16
-COLORS = {"penalty": "#0072B2", "no penalty": "#E69F00", "fixed depth": "#009E73"}
+COLORS = {"recipe": "#0072B2", "penalty": "#E69F00", "fixed depth": "#009E73"}
 
 
 def experiments(seed: int, steps: int | None, data: Path | None) -> dict[str, RunConfig]:
@@ -47,11 +47,11 @@ def experiments(seed: int, steps: int | None, data: Path | None) -> dict[str, Ru
     puzzles = dataclasses.replace(deq.task.puzzles, directory=None if data is None else str(data))
     task = dataclasses.replace(deq.task, puzzles=puzzles)
     deq = dataclasses.replace(deq, task=task, seed=seed, steps=steps or deq.steps)
-    without = dataclasses.replace(deq.penalty, weight=0.0, increment=0.0)
-    free = dataclasses.replace(deq, penalty=without)
+    growing = PenaltyConfig(weight=0.0, increment=0.1, increment_every=500, probability=1.0)
+    penalized = dataclasses.replace(deq, penalty=growing)
     solver = dataclasses.replace(task.network.solver, max_steps=FIXED, adjoint="unrolled")
     fixed = dataclasses.replace(
-        free,
+        deq,
         task=dataclasses.replace(
             task,
             network=dataclasses.replace(task.network, solver=solver),
@@ -59,11 +59,11 @@ def experiments(seed: int, steps: int | None, data: Path | None) -> dict[str, Ru
         ),
         step_limit=StepLimitConfig(),
     )
-    # 14 blocks of kernel 5 see 56 positions to either side, more than the training has
+    # 14 blocks of kernel 5 see 112 positions back, more than the training has
     shape = dataclasses.replace(task.network.shape, width=6, kernel=5, blocks=14)
     network = dataclasses.replace(task.network, kind="convolutional", shape=shape)
-    explicit = dataclasses.replace(free, task=dataclasses.replace(task, network=network))
-    return dict(zip(NAMES, (deq, free, fixed, explicit), strict=True))
+    explicit = dataclasses.replace(deq, task=dataclasses.replace(task, network=network))
+    return dict(zip(NAMES, (deq, penalized, fixed, explicit), strict=True))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -37,6 +37,11 @@ PLANS = {
     f"{name} {parallel}": [*words, *(SHARDED if parallel == "sharded" else [])]
     for name, words in RECIPES.items()
     for parallel in ("pmap", "sharded")
+} | {
+    "140m sharded": ["experiments/language/attractor_140m.py", "--topology", "v5e:2x2", *SHARDED],
+    "370m sharded": ["experiments/language/attractor_370m.py", "--topology", "v5e:2x4", *SHARDED],
+    "770m sharded": ["experiments/language/attractor_770m.py", "--topology", "v5e:4x4", *SHARDED],
+    "sudoku_extreme pmap": ["experiments/reasoning/sudoku_extreme.py", "--topology", "v5e:2x4"],
 }
 GIB = 2**30
 

@@ -14,6 +14,7 @@ ROOT = Path(deqjax.__file__).parent
 
 # From low to high; a module may import from its own layer and from those before it.
 CORE = (
+    ("_extras",),
     ("_core",),
     ("solvers",),
     ("adjoints",),
@@ -39,6 +40,7 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ALLOWED = {"training": {"deqjax.data.pipeline"}}  # in spite of what is forbidden
 PUBLIC_ONLY = {"tasks": {"deqjax.training"}}  # where a user stands: what its __init__ lists, alone
 SETTINGS = {"_ranges", "_fields"}  # what declares and checks the fields of a dataclass
+ANYWHERE = {"_extras"}  # what says which extra brings a package
 
 TRAINING_ONLY = {"optax", "orbax", "grain", "tensorflow_datasets", "tensorboardX", "matplotlib"}
 FORBIDDEN = {
@@ -52,7 +54,7 @@ FORBIDDEN = {
     "training": {"deqjax.models", "deqjax.convert", "deqjax.data"},
     # data knows numbers, not networks: of this package it imports itself and what settings are of
     "data": {"flax", "optax", "orbax", "deqjax"}
-    | {f"deqjax.{name}" for name in RANK.keys() - SETTINGS - {"data"}},
+    | {f"deqjax.{name}" for name in RANK.keys() - SETTINGS - ANYWHERE - {"data"}},
     # they say what a field allows, not what it is for
     **{name: TRAINING_ONLY | {"jax", "flax", "deqjax"} for name in SETTINGS},
 }

@@ -5,7 +5,8 @@ Command:   python experiments/benchmarks/eager.py [--repeats 15 --calls 10000
 Hardware:  any; the published figures name theirs
 Time:      about five minutes on two CPU cores, half of it the calls that measure memory
 Expected:  see experiments/results/eager.json
-Peers:     pip install jaxopt, and banax on Python >= 3.12; what does not import is left out
+Peers:     pip install -e '.[peers]' (Banax on Python >= 3.12 alone); what does not import
+           is left out
 
 Each call is a new function with new weights and inputs, as in a notebook's cell that is run again.
 The arithmetic is tiny, so that the time is the time to trace, look up and dispatch; a peer that

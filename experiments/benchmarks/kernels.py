@@ -5,7 +5,7 @@ Command:   JAX_PLATFORMS=cpu python experiments/benchmarks/kernels.py [--topolog
            --recipe experiments/stdlib_lm.py
            --peers jaxopt optimistix banax --out experiments/results]
 Hardware:  none but a CPU: the programs are compiled for a TPU that need not be there
-Needs:     pip install 'deqjax[tpu]', for libtpu, the TPU's compiler; --topology here counts the
+Needs:     pip install '.[tpu]', for libtpu, the TPU's compiler; --topology here counts the
            program for this machine's own device instead (a GPU's, where there is one)
 Time:      about three minutes on two CPU cores
 Expected:  see experiments/results/kernels.json

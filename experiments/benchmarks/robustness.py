@@ -6,7 +6,7 @@ Hardware:  any; nothing is timed
 Time:      half an hour on two idle CPU cores for all contenders, a minute for one of ours, most of
            it compilation, which JAX_DISABLE_MOST_OPTIMIZATIONS=1 shortens
 Expected:  see experiments/results/robustness.json
-Peers:     pip install jaxopt optimistix scipy torch torchdeq, and banax on Python >= 3.12
+Peers:     pip install -e '.[peers]' (Banax on Python >= 3.12 alone)
 
 Problems are written from their equations (`equations_*.py` cite them); float64, one sample each.
 Solvers of z = f(z) get z - F(z) where the problem is F = 0, the same sign for all; solvers of

@@ -5,8 +5,8 @@ Command:   python experiments/benchmarks/solvers.py [--repeats 11 --overhead-rep
 Hardware:  any; the published figures name theirs
 Time:      about 15 minutes on two CPU cores, most of it compilation and the slowest peers
 Expected:  see experiments/results/solvers.json
-Peers:     pip install jaxopt optimistix torch torchdeq, and banax on Python >= 3.12; what does not
-           import is left out, with the reason
+Peers:     pip install -e '.[peers]' (Banax on Python >= 3.12 alone); what does not import
+           is left out, with the reason
 
 Contenders: every solver has the same f, the same start and the same residual to reach, in one
 process, with as many threads for PyTorch as for JAX. The residual is ||f(z) - z|| / ||f(z)|| of the

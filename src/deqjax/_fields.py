@@ -6,6 +6,7 @@ what declares them stays light.
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import re
 import reprlib
@@ -26,7 +27,8 @@ class FieldError(ValueError):
 def check_fields(settings: Any, prefix: str = "") -> None:
     """Refuse a dataclass with a value that its field, or a nested dataclass's, does not allow.
 
-    A nested dataclass is checked as what it is, also where the field names a class above it.
+    A nested dataclass is checked as what it is, also where the field names a class above it. Where
+    pydantic is absent, which the core does without, every value is taken.
 
     Args:
         settings: the dataclass; no number in it may be infinite or NaN.
@@ -35,6 +37,8 @@ def check_fields(settings: Any, prefix: str = "") -> None:
     Raises:
         FieldError: a sentence for each such value.
     """
+    if importlib.util.find_spec("pydantic") is None:
+        return
     found = list(_faults(settings, prefix))
     if found:
         raise FieldError("\n".join(found))

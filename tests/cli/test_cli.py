@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from deqjax import cli
+from deqjax._extras import MissingExtraError
 from tiny import TINY_OPTIONS
 
 EXPERIMENT = str(Path(__file__).parents[2] / "experiments" / "stdlib_lm.py")
@@ -46,6 +47,15 @@ def trained(tmp_path_factory, data_options):
     )
     assert done.returncode == 0, done.stderr
     return workdir, done.stdout
+
+
+def test_what_a_command_lacks_is_one_sentence(monkeypatch, capsys):
+    def lacking(given):
+        raise MissingExtraError("a text needs this, which is not installed.")
+
+    monkeypatch.setattr("deqjax.cli._main.parse", lacking)
+    line = error_of(capsys, "train", EXPERIMENT, status=1)
+    assert line == "deqjax: error: a text needs this, which is not installed."
 
 
 def test_training_says_what_it_did(trained):

@@ -2,7 +2,6 @@
 
 import math
 import re
-import shlex
 from pathlib import Path
 
 from deqjax.cli._tables import print_depths, print_outcome, print_scores
@@ -60,13 +59,6 @@ def test_names_are_no_markup(capsys):
     shown = capsys.readouterr().out
     for name in ("[red]score", "[/b]"):
         assert shown.count(name) >= 2
-
-
-def test_the_hint_is_a_line_for_a_shell(capsys):
-    done = Outcome(Workdir(Path("a [b] 'c'")), 7, 1, {"loss": 1.0}, 1.0, None)
-    print_outcome(done, tiny_config("data"), [])
-    words = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("try: "))
-    assert words[:3] == ["deqjax", "generate", "a [b] 'c'"]
 
 
 def test_a_stopped_run_tells_the_whole_command_that_goes_on(capsys):

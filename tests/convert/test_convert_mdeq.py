@@ -61,12 +61,16 @@ def test_counters_of_batches_may_be_absent():
 @pytest.mark.parametrize(
     ("option", "missing", "unknown"),
     [
-        ({"wn": False}, "branches.0.blocks.0.conv1.weight,", "branches.0.blocks.0.conv1.weight_g,"),
+        (
+            {"wn": False},
+            "branches.0.blocks.0.conv1.weight (",
+            "branches.0.blocks.0.conv1.weight_g,",
+        ),
         ({"post_affine": True}, "post_fuse_layers.0.gnorm.weight,", None),
         ({"block_affine": False}, None, "branches.0.blocks.0.gn1.weight,"),
         ({"fuse_affine": False}, None, "fuse_layers.0.1.net.gnorm.weight,"),
         ({"down": 1}, "stage0.0.weight,", None),
-        ({"task": "seg"}, "last_layer.0.weight,", "incre_modules.0.0.conv1.weight,"),
+        ({"task": "seg"}, "last_layer.0.weight (", "incre_modules.0.0.conv1.weight,"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, dict) else "",
 )

@@ -66,7 +66,7 @@ def test_projection_stored_twice_is_not_skipped():
 
 def test_wrong_option_shows_in_the_keys():
     message = refused(STATE, CONFIG | {"weight_norm": False})
-    assert "missing keys: func.dec_attn.qkv_net.weight," in message
+    assert "missing keys: func.dec_attn.qkv_net.weight (nearest: func.dec_attn.qkv_net." in message
     assert "unknown keys: func.dec_attn.qkv_net.weight_g," in message
 
 

@@ -85,7 +85,7 @@ def test_safetensors_are_read_in_float32(folder):
 def test_missing_safetensors_are_one_sentence(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     (folder / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ConversionError, match=r"needs safetensors, .* pip install '.\[hub\]'"):
+    with pytest.raises(ConversionError, match=r"needs safetensors, .* 'deqjax\[torch\]'"):
         read_model(folder)
 
 

@@ -50,7 +50,7 @@ def test_missing_files_are_named_with_page_folder_and_command(tmp_path):
     assert str(caught.value) == (
         f"Pictures is not prepared in {str(tmp_path)!r}: download two.tar (3 GB) from "
         f"https://example.org/page into {manual!r}, then prepare it once, with TensorFlow: "
-        "`pip install '.[prepare]'` in deqjax's folder and "
+        "`pip install 'deqjax[prepare]'` and "
         '`python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('imagenet2012', data_dir={str(tmp_path)!r}).download_and_prepare("
         "file_format='array_record', download_config=tfds.download.DownloadConfig("

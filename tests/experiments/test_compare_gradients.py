@@ -87,6 +87,18 @@ def test_forward_evaluations_are_those_that_a_pass_reports(module, rule, pulled_
     assert module.evaluations(config, 0.0) == int(counted(states)) + pulled_back
 
 
+def test_a_penalty_adds_what_it_adds_to_the_published_rule(module):
+    found = {
+        "truncated 1": {"seconds": 0.1},
+        "truncated 1, penalty": {"seconds": 0.25},
+        "reversible": {"seconds": 0.5},
+        "reversible, penalty": {"seconds": 0.3},
+    }
+    module.with_its_penalty(found)
+    assert found["truncated 1, penalty"]["seconds"] == pytest.approx(0.25)
+    assert found["reversible, penalty"]["seconds"] == pytest.approx(0.65)
+
+
 def test_budgets_become_steps(module):
     cost = {
         "truncated 1": {"seconds": 0.1, "evaluations": 5.0},

@@ -23,7 +23,7 @@ def module(monkeypatch):
 
 def test_every_plan_is_a_command(module, monkeypatch):
     monkeypatch.chdir(ROOT.parent)
-    assert len(module.PLANS) == 6
+    assert len(module.PLANS) == 10
     for words in module.PLANS.values():
         assert isinstance(cli.parse(["estimate", *words]), Estimate)
 

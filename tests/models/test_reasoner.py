@@ -91,6 +91,13 @@ def test_a_pass_is_its_cycles_and_its_gradient_that_of_the_last(solver, held):
     close(ours, gradient(made, lambda made: cycles_by_hand(made, 3, held)))
 
 
+def test_states_of_other_puzzles_are_refused():
+    made = built(SHAPE)
+    high, low = starts()
+    with pytest.raises(ValueError, match=r"states must be \(batch, length, width\), .* got \(1,"):
+        made(TOKENS, ReasonerStates(high, low[:1]))
+
+
 def test_rules_that_take_the_end_for_a_fixed_point_leave_the_pass_alone():
     made = built(SHAPE, settings(adjoint="jacobian_free"))
     close(thought(made).states, cycles_by_hand(made, 3))

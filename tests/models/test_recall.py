@@ -99,6 +99,11 @@ def test_the_explicit_network_has_as_many_parameters(model):
     assert explicit(TOKENS).shape == (2, 5, 3)
 
 
+def test_states_of_other_sequences_are_refused(model):
+    with pytest.raises(ValueError, match=r"states must be .*\(2, 5, 6\) for these .*\(2, 4, 6\)"):
+        model(TOKENS, model.initial_states(2, 4))
+
+
 def test_unknown_tokens_are_refused():
     with pytest.raises(ValueError, match="tokens is not known"):
         RecallReasoner(RecallShape(), rngs=nnx.Rngs(0))

@@ -250,5 +250,5 @@ def test_what_it_cannot_do_is_refused(options, error, words):
 
 def test_says_so_if_jaxopt_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "jaxopt", None)
-    with pytest.raises(ImportError, match=r"needs the package JAXopt .*: pip install jaxopt\.$"):
+    with pytest.raises(ImportError, match=r"needs jaxopt, .*: pip install 'deqjax\[jaxopt\]'\.$"):
         jaxopt(jnp.cos, jnp.zeros((1, 2)), tol=1e-3, max_steps=5)

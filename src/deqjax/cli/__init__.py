@@ -5,8 +5,11 @@ and whose method ``run`` does it. Commands say what the library found; what they
 place elsewhere, and is imported when a command runs, so that help and version are there at once.
 """
 
-from deqjax.cli._main import main
-from deqjax.cli._parse import parse
-from deqjax.cli._usage import UsageError
+from deqjax._extras import needs
+
+with needs("train", "the command line of deqjax"):
+    from deqjax.cli._main import main
+    from deqjax.cli._parse import parse
+    from deqjax.cli._usage import UsageError
 
 __all__ = ["UsageError", "main", "parse"]

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from deqjax._extras import MissingExtraError
 from deqjax.cli._lost_interrupt import no_interrupt_is_lost
 from deqjax.cli._output import OutputError, discard_output, tell, watched_output
 from deqjax.cli._parse import parse
@@ -47,6 +48,8 @@ def _status(given: Sequence[str]) -> int:
         return int(command.run())
     except UsageError as error:
         sentence, status = f"error: {error}", 2
+    except MissingExtraError as error:
+        sentence, status = f"error: {error}", 1
     except KeyboardInterrupt:
         sentence, status = "interrupted", _INTERRUPTED
     except _expected_errors() as error:

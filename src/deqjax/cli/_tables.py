@@ -22,7 +22,6 @@ def print_outcome(outcome: "Outcome", config: "RunConfig", options: Sequence[str
         options: the words after ``deqjax train`` that it was started with.
     """
     folder = outcome.workdir.path
-    word = shlex.quote(str(folder))  # of a shell
     if outcome.metrics is None:
         saved = "a checkpoint was saved"
         if outcome.rescued is not None:
@@ -45,10 +44,11 @@ def print_outcome(outcome: "Outcome", config: "RunConfig", options: Sequence[str
         )
     from deqjax.tasks.language import TextTask
 
-    if isinstance(config.task, TextTask):
-        print(f"try: deqjax generate {word} 'the '")
+    prompt = outcome.task.prompt if isinstance(outcome.task, TextTask) else None
+    if prompt is None:
+        print(f"try: deqjax evaluate {shlex.quote(str(folder))} --split test")
     else:
-        print(f"try: deqjax evaluate {word} --split test")
+        print(f"try: deqjax generate {shlex.quote(str(folder))} {shlex.quote(prompt)}")
 
 
 def _without_folder(options: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pydantic
 from pydantic import PositiveFloat, PositiveInt, StrictBool
 
+from deqjax._fields import check_fields
 from deqjax.convert._errors import ConversionError
 from deqjax.convert._options import check_options
 from deqjax.models import AttractorShape, SolverSettings, attractor_settings
@@ -116,7 +117,9 @@ def check_attractor_config(values: Mapping[str, Any]) -> AttractorConfig:
     """
     config = check_options(AttractorConfig, values)
     try:
-        config.shape().check()
+        shape = config.shape()
+        check_fields(shape)
+        shape.check()
     except ValueError as error:
         raise ConversionError(f"the configuration makes no model: {error}") from error
     return config

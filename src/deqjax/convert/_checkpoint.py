@@ -1,31 +1,26 @@
 """Reading a PyTorch checkpoint as named NumPy arrays."""
 
-import pickle
-import struct
-import warnings
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from deqjax.convert._errors import ConversionError, first_line
+from deqjax.convert._errors import ConversionError
+from deqjax.convert._pytorch import read_pytorch
 from deqjax.convert._safetensors import read_safetensors
+from deqjax.convert._wrappers import without_wrappers
 
-# torch.nn.DataParallel and torch.compile put the model that they wrap under these names
-_WRAPPERS = ("module.", "_orig_mod.")
-# what torch.load and zipfile were seen to raise on texts, cut files and flipped bytes
-_UNREADABLE = (RuntimeError, LookupError, OSError, EOFError, struct.error, zipfile.BadZipFile)
+_ZIP = b"PK\x03\x04"
+_LFS_POINTER = b"version https://git-lfs."
 
 
 def read_state_dict(path: Path | str) -> dict[str, np.ndarray]:
     """The state dict of a checkpoint that ``torch.save`` or safetensors wrote.
 
     A state dict inside another dict, such as ``{"model_state_dict": ..., "epoch": ...}``, is found
-    if it is the only one, and the prefixes "module." of data-parallel models and "_orig_mod." of
-    compiled ones are dropped. Only tensors are unpickled (``weights_only=True``), so a checkpoint
-    cannot run code.
+    if it is the only one; counters, scores and random states beside it do not matter. The prefixes
+    of wrappers are dropped where all keys have them: "module." of data-parallel models,
+    "_orig_mod." of compiled ones, "model." of trainers, and several of these. Only tensors are
+    unpickled (``weights_only=True``), so a checkpoint cannot run code.
 
     Returns:
         Key to array; floating-point arrays in float32 (half precision is exact in it), others as
@@ -33,100 +28,38 @@ def read_state_dict(path: Path | str) -> dict[str, np.ndarray]:
 
     Raises:
         ConversionError: PyTorch (for the other format, safetensors) is not installed, there is no
-            such file, it is no checkpoint, is damaged, or holds anything else than one state dict.
+            such file, it is no checkpoint, is damaged, or holds anything else than one state dict
+            of plain arrays.
+    """
+    return without_wrappers(read_tensors(path))
+
+
+def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
+    """As `read_state_dict`, with the names that are in the file.
+
+    Raises:
+        ConversionError: likewise.
     """
     file = Path(path)
     if not file.is_file():
         raise ConversionError(f"there is no file {file}; name a checkpoint (.pth).")
-    if file.suffix == ".safetensors":
-        return dict(_without_prefix(read_safetensors(file)))
-    tensors = _without_prefix(_state_dict_in(_load(file), file))
-    return {key: _to_numpy(tensor) for key, tensor in tensors.items()}
+    return read_safetensors(file) if _is_safetensors(file) else read_pytorch(file)
 
 
-def _load(file: Path) -> Any:
+def _is_safetensors(file: Path) -> bool:
+    """By what is in it: both formats are found under names of the other."""
     try:
-        import torch
-    except ImportError as error:
+        with file.open("rb") as stream:
+            begin = stream.read(len(_LFS_POINTER))
+    except OSError as error:
         raise ConversionError(
-            f"reading {file} needs PyTorch, which is not installed: pip install '.[torch]' in "
-            "deqjax's folder."
+            f"{file} cannot be read ({error.strerror}); make it readable."
         ) from error
-    try:
-        _check_sums(file)
-        with warnings.catch_warnings():
-            # about how a file was pickled: either it is read, or the error below says why not
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    if begin.startswith(_LFS_POINTER):
         raise ConversionError(
-            f"{file} is not a checkpoint of tensors alone (no checkpoint at all, or a whole "
-            "pickled model); save model.state_dict() with torch.save and convert that."
-        ) from error
-    except _UNREADABLE as error:
-        raise ConversionError(
-            f"{file} is damaged or not a PyTorch checkpoint ({first_line(error)}); copy or "
-            "download it again."
-        ) from error
-
-
-def _check_sums(file: Path) -> None:
-    """PyTorch reads flipped bits of a tensor as they are; the archive's checksums tell them."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            bad = archive.testzip()
-        if bad is not None:
-            raise zipfile.BadZipFile(f"the checksum of {bad} is wrong")
-
-
-def _state_dict_in(found: Any, file: Path) -> Mapping[str, Any]:
-    """The state dict that a loaded object is, or holds."""
-    if _is_state_dict(found):
-        state: Mapping[str, Any] = found
-        return state
-    if not isinstance(found, Mapping):
-        raise ConversionError(
-            f"{file} holds a {type(found).__name__}, not a state dict; save model.state_dict()."
+            f"{file} is a pointer of Git LFS, not the checkpoint itself; fetch that: git lfs pull."
         )
-    if any(_is_tensor(value) for value in found.values()):
-        others = [str(key) for key, value in found.items() if not _is_tensor(value)]
-        raise ConversionError(
-            f"{file} holds tensors and other things side by side ({', '.join(others)}); save "
-            "model.state_dict() alone."
-        )
-    inside = [key for key, value in found.items() if _is_state_dict(value)]
-    if len(inside) != 1:
-        among = ", ".join(map(str, inside)) or f"none among: {', '.join(map(str, found))}"
-        raise ConversionError(
-            f"{file} holds {len(inside)} state dicts ({among}), not one; save the one to convert "
-            "alone."
-        )
-    state = found[inside[0]]
-    return state
-
-
-def _without_prefix(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    for prefix in _WRAPPERS:
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-    return state
-
-
-def _is_state_dict(found: Any) -> bool:
-    return (
-        isinstance(found, Mapping)
-        and len(found) > 0
-        and all(isinstance(key, str) and _is_tensor(value) for key, value in found.items())
-    )
-
-
-def _is_tensor(value: Any) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor)
-
-
-def _to_numpy(tensor: Any) -> np.ndarray:
-    detached = tensor.detach()
-    array: np.ndarray = (detached.float() if detached.is_floating_point() else detached).numpy()
-    return array
+    if begin.startswith(_ZIP):
+        return False
+    # the length of a header in eight bytes, and the header, in JSON
+    return file.suffix == ".safetensors" or (begin[8:9] == b"{" and begin[6:8] == b"\0\0")

@@ -14,11 +14,12 @@ from flax import nnx
 from deqjax._fields import FieldError, read_fields
 from deqjax.convert._attractor_config import check_attractor_config
 from deqjax.convert._blank import blank
-from deqjax.convert._checkpoint import read_state_dict
+from deqjax.convert._checkpoint import read_tensors
 from deqjax.convert._errors import ConversionError
 from deqjax.convert._parameters import variables_of
 from deqjax.convert._reasoner_config import check_reasoner_config
 from deqjax.convert._source import find_source
+from deqjax.convert._wrappers import without_wrappers
 from deqjax.convert.attractor import convert_attractor, is_attractor
 from deqjax.convert.deq_transformer import convert_deq_transformer, published_settings
 from deqjax.convert.mdeq import convert_mdeq
@@ -115,7 +116,8 @@ def _read(checkpoint: Path | str, config: Path | str | None) -> tuple[Converted,
     options = _read_json(source.config)
     state: dict[str, np.ndarray] = {}
     for part in source.weights:
-        state |= read_state_dict(part)
+        state |= read_tensors(part)
+    state = without_wrappers(state)  # of all parts: one by itself may have more in common
     if is_attractor(state, options):
         settings = check_attractor_config(options).settings()
         return convert_attractor(state, options, settings), settings
@@ -238,7 +240,7 @@ def _read_json(path: Path | str) -> dict[str, Any]:
         raise ConversionError(
             f"{path} cannot be read ({error.strerror}); name a JSON file."
         ) from error
-    except ValueError as error:  # no JSON, or not even text
+    except (ValueError, RecursionError) as error:  # no JSON, not even text, or brackets for ever
         raise ConversionError(f"{path} is not JSON ({error}); put it right.") from error
     if not isinstance(values, dict):
         raise ConversionError(f"{path} holds no JSON object of options; put it right.")

@@ -1,17 +1,22 @@
 """Bookkeeping of a conversion: every key is used once, every parameter is set once."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from flax import nnx
 
 from deqjax.convert._errors import ConversionError
 from deqjax.convert._parameters import variables_of
+from deqjax.convert._wrappers import odd_names
+from deqjax.nn import ConvWeight, Weight
 
 _KINDS = {"f": "floating point", "i": "integer"}
 # PyTorch's axes in our order: of a linear layer, of a convolution
 _AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
+_MOST_NEAREST = 10  # names whose nearest is looked for: of a thousand it would take a minute
 
 
 class Ledger:
@@ -48,6 +53,20 @@ class Ledger:
         self._source[id(parameter)] = names[0]
         parameter.set_value(jnp.asarray(array, parameter.get_raw_value().dtype))
 
+    def move_weight(self, weight: Weight | ConvWeight, name: str) -> None:
+        """Set a layer's w, or the g and v of w = g v / ||v||, by their older or newer names.
+
+        Args:
+            weight: of a linear layer or a convolution, with or without weight norm.
+            name: of the module that has it.
+        """
+        if weight.gain is None:
+            self.move(weight.kernel, f"{name}.weight", transposed=True)
+            return
+        gain, direction = weight_norm_names(name)
+        self.move(weight.gain, *gain)
+        self.move(weight.kernel, *direction, transposed=True)
+
     def compare(self, parameter: nnx.Param, *names: str, option: str) -> None:
         """Check that a key holds what a parameter was set from: a tied weight is stored twice.
 
@@ -72,9 +91,11 @@ class Ledger:
             parameter.set_value(source[...])
 
     def constant(self, name: str, expected: np.ndarray) -> None:
-        """Check a key that holds no weights but something known."""
+        """Check a key that holds no weights but something known, as exactly as it was stored."""
         array = self._array((name,), [expected.shape])
-        if array is not None and not np.allclose(array, expected, rtol=1e-5, atol=0):
+        if array is None:
+            return
+        if not np.allclose(array, expected, rtol=max(1e-5, _rounding(array)), atol=0):
             worst = np.max(np.abs(array / expected - 1))
             self._wrong.append(f"{name} differs from its formula (by up to {worst:.2g}, relative)")
 
@@ -96,9 +117,17 @@ class Ledger:
             model: every `flax.nnx.Param` and every running statistic in it must have been
                 set.
         """
+        mixed = odd_names(self._state)
+        if mixed is not None and self._missing:
+            prefix, odd = mixed
+            raise ConversionError(
+                f'most of the {len(self._state)} keys begin with "{prefix}", as a wrapper of '
+                f"PyTorch's writes them, but not these: {', '.join(odd)}. Save the state dict of "
+                "the wrapped model alone."
+            )
         problems = []
         if self._missing:
-            problems.append(f"missing keys: {', '.join(self._missing)}")
+            problems.append(f"missing keys: {', '.join(self._missing_and_nearest())}")
         if self._unused:
             problems.append(f"unknown keys: {', '.join(self._unused)}")
         problems += self._wrong
@@ -112,6 +141,14 @@ class Ledger:
                 f"the checkpoint does not fit the configuration: {'; '.join(problems)}. Compare "
                 "the configuration with the options that the model was trained with."
             )
+
+    def _missing_and_nearest(self) -> list[str]:
+        """The missing keys; beside the first ones, what the checkpoint has that is most like it."""
+        told = list(self._missing)
+        for place, name in enumerate(told[:_MOST_NEAREST]):
+            for nearest in difflib.get_close_matches(name, self._unused, n=1):
+                told[place] = f"{name} (nearest: {nearest})"
+        return told
 
     def _unset(self, model: nnx.Module) -> list[str]:
         found = variables_of(model)
@@ -146,3 +183,23 @@ class Ledger:
             self._wrong.append(f"{name} has shape {array.shape} instead of {shapes[0]}")
             return None
         return array
+
+
+def weight_norm_names(name: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Of a module's g and v: torch.nn.utils.weight_norm's names, and those of parametrizations."""
+    newer = f"{name}.parametrizations.weight.original"
+    return (f"{name}.weight_g", f"{newer}0"), (f"{name}.weight_v", f"{newer}1")
+
+
+def _rounding(array: np.ndarray) -> float:
+    """How far apart, relatively, neighbours are in the type of 16 bits that these numbers are of.
+
+    They are in float32 by now, but numbers that such a type holds without a change came from it. 0
+    if neither does.
+    """
+    for dtype in (ml_dtypes.bfloat16, np.float16):
+        with np.errstate(over="ignore"):
+            rounded = array.astype(dtype).astype(array.dtype)
+        if np.array_equal(array, rounded):
+            return float(ml_dtypes.finfo(dtype).eps)
+    return 0.0

@@ -6,6 +6,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from deqjax._extras import needs
 from deqjax.convert._errors import ConversionError, first_line
 
 _DTYPES = {
@@ -13,10 +14,16 @@ _DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "C64": np.dtype(np.complex64),
     "I64": np.dtype(np.int64),
     "I32": np.dtype(np.int32),
     "I16": np.dtype(np.int16),
     "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
@@ -28,13 +35,8 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
     Raises:
         ConversionError: the package safetensors is not installed, or the file is damaged.
     """
-    try:
+    with needs("torch", f"reading {file}", ConversionError):
         import safetensors
-    except ImportError as error:
-        raise ConversionError(
-            f"reading {file} needs safetensors, which is not installed: pip install '.[hub]' in "
-            "deqjax's folder."
-        ) from error
     try:
         found: Any = safetensors.deserialize(file.read_bytes())
     except (safetensors.SafetensorError, OSError) as error:
@@ -48,9 +50,10 @@ def _array(file: Path, name: str, tensor: dict[str, Any]) -> np.ndarray:
     dtype = _DTYPES.get(str(tensor["dtype"]))
     if dtype is None:
         raise ConversionError(
-            f"{name} in {file} is {tensor['dtype']}; only {', '.join(_DTYPES)} can be read."
+            f"{name} in {file} is {tensor['dtype']}; save it as one of {', '.join(_DTYPES)}."
         )
     flat = np.frombuffer(tensor["data"], dtype)
     array: np.ndarray = flat.reshape(tensor["shape"])
-    floating = np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16
+    # by its name: NumPy does not count the types of ml_dtypes among the floating ones
+    floating = str(tensor["dtype"]).startswith(("F", "BF"))
     return array.astype(np.float32) if floating else array

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from deqjax._extras import needs
 from deqjax.convert._errors import ConversionError, first_line
 
 CONFIG = "config.json"
@@ -85,13 +86,9 @@ def _parts_in(folder: Path, index: str) -> tuple[Path, ...]:
 
 
 def _downloaded(name: str) -> Path:
-    try:
+    reason = f"there is no folder {name}, and downloading it from the Hugging Face hub"
+    with needs("hub", reason, ConversionError):
         from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ConversionError(
-            f"there is no folder {name}, and downloading it from the Hugging Face hub needs "
-            "huggingface_hub, which is not installed: pip install '.[hub]' in deqjax's folder."
-        ) from error
     wanted = [CONFIG, *(f"*{suffix}" for suffix in (*_WEIGHTS, _INDEX))]
     left = [f"{each}*" for each in _BESIDE]
     try:

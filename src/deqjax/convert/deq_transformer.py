@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from deqjax._fields import check_fields
+from deqjax.convert._blank import blank
 from deqjax.convert._errors import ConversionError
 from deqjax.convert._keys import Ledger
 from deqjax.convert._transformer_config import TransformerConfig, check_config
 from deqjax.models import DEQTransformerLM, SolverSettings, TransformerCell
-from deqjax.nn import AdaptiveEmbedding, AdaptiveSoftmax, Weight
+from deqjax.nn import AdaptiveEmbedding, AdaptiveSoftmax
 
 
 def published_settings() -> SolverSettings:
@@ -47,9 +49,9 @@ def convert_deq_transformer(
     """
     options = check_config(config)
     try:
-        model = DEQTransformerLM(
-            options.shape(), settings or published_settings(), rngs=nnx.Rngs(0)
-        )
+        shape, own = options.shape(), settings or published_settings()
+        check_fields(shape)
+        model = blank(lambda: DEQTransformerLM(shape, own, rngs=nnx.Rngs(0)))
     except ValueError as error:
         raise ConversionError(f"the configuration makes no model: {error}") from error
     ledger = Ledger(state)
@@ -77,15 +79,15 @@ def _embedding(ledger: Ledger, embedding: AdaptiveEmbedding) -> None:
 
 def _cell(ledger: Ledger, cell: TransformerCell) -> None:
     attention, feed_forward = "func.dec_attn", "func.pos_ff"
-    _matrix(ledger, cell.qkv, f"{attention}.qkv_net")
-    _matrix(ledger, cell.distance, f"{attention}.r_net")
+    ledger.move_weight(cell.qkv, f"{attention}.qkv_net")
+    ledger.move_weight(cell.distance, f"{attention}.r_net")
     ledger.move(cell.content_bias, f"{attention}.r_w_bias")
     ledger.move(cell.position_bias, f"{attention}.r_r_bias")
-    _matrix(ledger, cell.out, f"{attention}.o_net")
+    ledger.move_weight(cell.out, f"{attention}.o_net")
     ledger.move(cell.out_bias, f"{attention}.o_net.bias")
-    _matrix(ledger, cell.up, f"{feed_forward}.ff1_net")
+    ledger.move_weight(cell.up, f"{feed_forward}.ff1_net")
     ledger.move(cell.up_bias, f"{feed_forward}.ff1_net.bias")
-    _matrix(ledger, cell.down, f"{feed_forward}.ff2_net")
+    ledger.move_weight(cell.down, f"{feed_forward}.ff2_net")
     ledger.move(cell.down_bias, f"{feed_forward}.ff2_net.bias")
 
 
@@ -122,15 +124,6 @@ def _softmax(
 def _projection(module: str, index: int) -> tuple[str, str]:
     """Both ways to store a projection: a linear layer's weight, and a parameter by itself."""
     return f"{module}.{index}.weight", f"{module}.{index}"
-
-
-def _matrix(ledger: Ledger, weight: Weight, name: str) -> None:
-    """w, or the g and v of w = g v / ||v||."""
-    if weight.gain is None:
-        ledger.move(weight.kernel, f"{name}.weight", transposed=True)
-    else:
-        ledger.move(weight.gain, f"{name}.weight_g")
-        ledger.move(weight.kernel, f"{name}.weight_v", transposed=True)
 
 
 def _frequencies(width: int) -> np.ndarray:

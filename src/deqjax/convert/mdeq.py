@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from deqjax.convert._blank import blank
-from deqjax.convert._keys import Ledger
+from deqjax.convert._keys import Ledger, weight_norm_names
 from deqjax.convert._mdeq_config import check_mdeq_config
 from deqjax.models import MDEQ, MDEQCell, SolverSettings
 from deqjax.models.mdeq import (
@@ -22,7 +22,7 @@ from deqjax.models.mdeq import (
     NormedConv,
     SegmentationHead,
 )
-from deqjax.nn import ConvBatchNorm, ConvWeight, GroupAffine
+from deqjax.nn import ConvBatchNorm, GroupAffine
 
 
 def convert_mdeq(
@@ -88,9 +88,9 @@ def _cell(ledger: Ledger, cell: MDEQCell) -> None:
 
 
 def _block(ledger: Ledger, block: Block, name: str) -> None:
-    _kernel(ledger, block.expand.weight, f"{name}.conv1")
+    ledger.move_weight(block.expand.weight, f"{name}.conv1")
     _affine(ledger, block.expand.affine, f"{name}.gn1")
-    _kernel(ledger, block.contract, f"{name}.conv2")
+    ledger.move_weight(block.contract, f"{name}.conv2")
     _affine(ledger, block.inner_affine, f"{name}.gn2")
     _affine(ledger, block.outer_affine, f"{name}.gn3")
 
@@ -98,8 +98,10 @@ def _block(ledger: Ledger, block: Block, name: str) -> None:
 def _unused_fusion(ledger: Ledger, channels: int) -> None:
     name, kernel = "fullstage.post_fuse_layers.0", (channels, channels, 1, 1)
     ledger.ignore(f"{name}.conv.weight", kernel)
-    ledger.ignore(f"{name}.conv.weight_v", kernel)
-    ledger.ignore(f"{name}.conv.weight_g", (channels, 1, 1, 1))
+    gains, directions = weight_norm_names(f"{name}.conv")
+    for gain, direction in zip(gains, directions, strict=True):
+        ledger.ignore(direction, kernel)
+        ledger.ignore(gain, (channels, 1, 1, 1))
     for part in ("weight", "bias"):
         ledger.ignore(f"{name}.gnorm.{part}", (channels,))
 
@@ -127,12 +129,12 @@ def _bottleneck(ledger: Ledger, bottleneck: Bottleneck, name: str) -> None:
 
 def _segmentation(ledger: Ledger, head: SegmentationHead) -> None:
     _conv_batch_norm(ledger, head.final, "last_layer.0", "last_layer.1")
-    _kernel(ledger, head.classifier, "last_layer.3")
+    ledger.move_weight(head.classifier, "last_layer.3")
     ledger.move(head.classifier_bias, "last_layer.3.bias")
 
 
 def _conv_batch_norm(ledger: Ledger, layer: ConvBatchNorm, conv: str, norm: str) -> None:
-    _kernel(ledger, layer.weight, conv)
+    ledger.move_weight(layer.weight, conv)
     if layer.bias is not None:
         ledger.move(layer.bias, f"{conv}.bias")
     if layer.norm.scale is not None and layer.norm.bias is not None:
@@ -144,17 +146,8 @@ def _conv_batch_norm(ledger: Ledger, layer: ConvBatchNorm, conv: str, norm: str)
 
 
 def _normed(ledger: Ledger, conv: NormedConv, name: str) -> None:
-    _kernel(ledger, conv.weight, f"{name}.conv")
+    ledger.move_weight(conv.weight, f"{name}.conv")
     _affine(ledger, conv.affine, f"{name}.gnorm")
-
-
-def _kernel(ledger: Ledger, weight: ConvWeight, name: str) -> None:
-    """w, or the g and v of w = g v / ||v||."""
-    if weight.gain is None:
-        ledger.move(weight.kernel, f"{name}.weight", transposed=True)
-    else:
-        ledger.move(weight.gain, f"{name}.weight_g")
-        ledger.move(weight.kernel, f"{name}.weight_v", transposed=True)
 
 
 def _affine(ledger: Ledger, affine: GroupAffine | None, name: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 from flax import nnx
 
+from deqjax._fields import check_fields
 from deqjax.convert._blank import blank
 from deqjax.convert._errors import ConversionError
 from deqjax.convert._keys import Ledger
@@ -45,6 +46,8 @@ def convert_reasoner(
     options = check_reasoner_config(config)
     try:
         shape, own = options.shape(), settings or options.settings()
+        check_fields(shape)
+        check_fields(own)
         model = blank(lambda: Reasoner(shape, own, rngs=nnx.Rngs(0)))
     except ValueError as error:
         raise ConversionError(f"the configuration makes no model: {error}") from error

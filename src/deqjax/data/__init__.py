@@ -12,41 +12,44 @@ Images likewise: `load_images` gives the splits of an image data set, `image_tra
 Puzzles: `load_puzzles` makes them, or reads published ones, and `check_solution` looks at answers.
 """
 
-from deqjax.data.images import (
-    IGNORE_LABEL,
-    IMAGE_SETS,
-    Augmentation,
-    ImageBatch,
-    ImageEvaluationBatch,
-    ImageExample,
-    ImageSet,
-    ImageSource,
-    image_evaluation_batches,
-    image_fingerprint,
-    image_train_batches,
-    load_images,
-)
-from deqjax.data.pipeline import DataError
-from deqjax.data.puzzles import PUZZLES, PuzzleSet, check_solution, load_puzzles
-from deqjax.data.text import (
-    CORPORA,
-    Corpus,
-    EvaluationBatch,
-    Fingerprint,
-    StreamBatch,
-    TextDecoder,
-    Vocabulary,
-    Windows,
-    bits_per_byte,
-    evaluation_batches,
-    fingerprint,
-    fit_bigram,
-    load_bytes,
-    load_corpus,
-    stream_batches,
-    stream_evaluation_batches,
-    train_batches,
-)
+from deqjax._extras import needs
+
+with needs("train", "deqjax.data"):
+    from deqjax.data.images import (
+        IGNORE_LABEL,
+        IMAGE_SETS,
+        Augmentation,
+        ImageBatch,
+        ImageEvaluationBatch,
+        ImageExample,
+        ImageSet,
+        ImageSource,
+        image_evaluation_batches,
+        image_fingerprint,
+        image_train_batches,
+        load_images,
+    )
+    from deqjax.data.pipeline import DataError
+    from deqjax.data.puzzles import PUZZLES, PuzzleSet, check_solution, load_puzzles
+    from deqjax.data.text import (
+        CORPORA,
+        Corpus,
+        EvaluationBatch,
+        Fingerprint,
+        StreamBatch,
+        TextDecoder,
+        Vocabulary,
+        Windows,
+        bits_per_byte,
+        evaluation_batches,
+        fingerprint,
+        fit_bigram,
+        load_bytes,
+        load_corpus,
+        stream_batches,
+        stream_evaluation_batches,
+        train_batches,
+    )
 
 __all__ = [
     "CORPORA",

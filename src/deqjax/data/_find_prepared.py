@@ -87,7 +87,7 @@ def _how_to_prepare(name: str, download: Download, root: Path, manual: Path) -> 
         )
     return (
         f"{download.title} is not prepared in {str(root)!r}: {step}: "
-        f"`pip install '.[prepare]'` in deqjax's folder and "
+        "`pip install 'deqjax[prepare]'` and "
         f"`{_command(name, download, root, manual)}`"
     )
 

@@ -41,7 +41,9 @@ class SolverSettings:
             ``backward_max_steps`` steps after the solve and differentiates these alone.
         backward_method: solver of the implicit adjoint.
         backward_max_steps: backward steps at most: of the implicit adjoint's solve (0 is the
-            Jacobian-free gradient), terms of neumann, steps of phantom and truncated.
+            Jacobian-free gradient), terms of neumann, steps of phantom and truncated. Those of
+            truncated come after ``max_steps``, but for the `Reasoner`, whose passes of
+            ``max_steps`` cycles end with them, as published.
         backward_tol: residual of the backward solve; for the reversible adjoint, the
             relative error at which it reports lost precision. None is what the model's dtype can
             show: 1e-5, or 7.8e-3 for a model in bfloat16; 1e-2 for the reversible adjoint.

@@ -1,6 +1,9 @@
-"""The layer that a network of puzzles iterates in evaluation, beside that of its training."""
+"""What networks of puzzles share: where a solve starts, and what evaluation iterates."""
+
+import jax
 
 from deqjax import adjoints
+from deqjax._core.types import State
 from deqjax.nn import DEQ
 
 
@@ -21,3 +24,14 @@ def thinking_layer(trained: DEQ, *, tol: float, max_steps: int) -> DEQ:
         max_steps=max_steps,
         numbered=trained.numbered,
     )
+
+
+def check_states(states: State, tokens: jax.Array, width: int) -> None:
+    """Raise a ValueError for a start whose arrays are not all (batch, length, width)."""
+    size = (*tokens.shape, width)
+    for state in jax.tree.leaves(states):
+        if state.shape != size:
+            raise ValueError(
+                f"states must be (batch, length, width), {size} for these tokens, got "
+                f"{state.shape}; initial_states makes them."
+            )

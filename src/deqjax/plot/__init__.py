@@ -6,14 +6,17 @@ Lines differ in color (the palette of Okabe and Ito, which color-blind readers c
 dashes and in markers, so that they can be told apart in print, too.
 """
 
-from deqjax.plot._curves import curves
-from deqjax.plot._depth_sweep import depth_sweep
-from deqjax.plot._residual_traces import residual_traces
-from deqjax.plot._spectrum import spectrum
-from deqjax.plot._style import line_style, new_figure
-from deqjax.plot._training_comparison import training_comparison
-from deqjax.plot._training_history import training_history
-from deqjax.plot._trajectories import trajectories
+from deqjax._extras import needs
+
+with needs("plot", "deqjax.plot"):
+    from deqjax.plot._curves import curves
+    from deqjax.plot._depth_sweep import depth_sweep
+    from deqjax.plot._residual_traces import residual_traces
+    from deqjax.plot._spectrum import spectrum
+    from deqjax.plot._style import line_style, new_figure
+    from deqjax.plot._training_comparison import training_comparison
+    from deqjax.plot._training_history import training_history
+    from deqjax.plot._trajectories import trajectories
 
 __all__ = [
     "curves",

@@ -23,6 +23,7 @@ from deqjax._core.sharding import explicit_sharding
 from deqjax._core.solution import Solution, Stats, Status
 from deqjax._core.types import Map, PerSample, Scalar, State
 from deqjax._core.validate import check_problem
+from deqjax._extras import needs
 
 _RUNNING = int(Status.NOT_RUN)
 
@@ -203,12 +204,8 @@ def _import_jaxopt() -> ModuleType:
     with warnings.catch_warnings():
         # it says on import that it is no longer maintained, as the docstring here does
         warnings.filterwarnings("ignore", "JAXopt is no longer maintained", DeprecationWarning)
-        try:
+        with needs("jaxopt", "deqjax.solvers.jaxopt"):
             return importlib.import_module("jaxopt")
-        except ImportError as error:
-            raise ImportError(
-                f"deqjax.solvers.jaxopt needs the package JAXopt ({error}): pip install jaxopt."
-            ) from error
 
 
 def _bare(state: Any) -> Any:

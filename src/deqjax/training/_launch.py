@@ -130,7 +130,15 @@ def _train(
             _draw(folder, say)
     seconds = time.perf_counter() - started
     return Outcome(
-        folder, end.step, size, end.metrics, seconds, stopped_by, end.state_hash, end.rescued
+        folder,
+        end.step,
+        size,
+        end.metrics,
+        seconds,
+        stopped_by,
+        end.state_hash,
+        end.rescued,
+        run.task,
     )
 
 

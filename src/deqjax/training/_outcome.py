@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from deqjax._core.summary import table
 from deqjax._scores import scores
+from deqjax.training._task import Task
 from deqjax.training._workdir import Workdir
 
 
@@ -21,6 +22,7 @@ class Outcome(NamedTuple):
         stopped_by: the signal that ended the run early, or None.
         state_hash: of the last state, 64 hexadecimal digits.
         rescued: where the last state lies, if it could not be saved in the workdir; else None.
+        task: the configuration's, opened: with what it has from its data.
     """
 
     workdir: Workdir
@@ -31,6 +33,7 @@ class Outcome(NamedTuple):
     stopped_by: signal.Signals | None
     state_hash: str | None = None
     rescued: Path | None = None
+    task: Task | None = None
 
     def _rows(self) -> dict[str, str]:
         ended = "finished" if self.stopped_by is None else f"stopped by {self.stopped_by.name}"

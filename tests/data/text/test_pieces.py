@@ -135,5 +135,5 @@ def test_what_is_no_tokenizer_is_refused(trained, tmp_path):
 
 def test_a_missing_package_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(DataError, match=r"not installed: pip install '\.\[pieces\]'"):
+    with pytest.raises(DataError, match=r"not installed: pip install 'deqjax\[pieces\]'"):
         Vocabulary.of_pieces(TEXT, 280)

@@ -98,4 +98,6 @@ def test_a_run_does_not_go_on_with_symbols_that_it_does_not_know(place, tmp_path
 
 
 def test_it_goes_on_with_its_own(place, tmp_path):
-    assert resumed(place, tmp_path).step == 2
+    ended = resumed(place, tmp_path)
+    assert ended.step == 2
+    assert ended.task.prompt == "b"

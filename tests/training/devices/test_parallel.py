@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from deqjax.data import Vocabulary
+from deqjax.tasks.language import LanguageTask
 from deqjax.tasks.language._batches import Segments
 from deqjax.training import Batch, PenaltyConfig, ReplicaError
 from deqjax.training._run import assemble
@@ -21,6 +22,13 @@ def batch(seed=0, rows=4):
     return Batch(own, np.ones(rows, bool))
 
 
+class Slower(LanguageTask):
+    """With parameters that learn half as fast as the others."""
+
+    def rates(self):
+        return {"*bias*": 0.5}
+
+
 @functools.cache
 def problem_and_state(penalty=0.5, probability=1.0, kind="deq_transformer", memory_length=0):
     config = with_parts(
@@ -29,7 +37,8 @@ def problem_and_state(penalty=0.5, probability=1.0, kind="deq_transformer", memo
         task__network__shape__dropout=0.0,
         task__network__shape__memory_length=memory_length,
     )
-    return assemble(config, config.task.opened({"vocabulary": Vocabulary.of_bytes().to_dict()}))
+    task = Slower(network=config.task.network, text=config.task.text)
+    return assemble(config, task.opened({"vocabulary": Vocabulary.of_bytes().to_dict()}))
 
 
 @functools.cache

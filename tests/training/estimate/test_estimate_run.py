@@ -164,7 +164,7 @@ def test_a_topology_that_is_none_is_a_sentence(topology, sentence):
 
 def test_without_libtpu_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(TopologyError, match=r"pip install '.\[tpu\]'"):
+    with pytest.raises(TopologyError, match=r"pip install 'deqjax\[tpu\]'"):
         _target.target_of("v5e:2x4")
 
 

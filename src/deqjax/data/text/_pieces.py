@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from deqjax._extras import needs
 from deqjax.data._paths import expanded
 from deqjax.data.pipeline import DataError
 
@@ -96,13 +97,8 @@ def lines_of(text: str) -> Iterator[str]:
 
 
 def _package() -> Any:
-    try:
+    with needs("pieces", "a text of pieces of words", DataError):
         import tokenizers
-    except ImportError as error:
-        raise DataError(
-            "pieces of words need the package tokenizers, which is not installed: pip install "
-            "'.[pieces]' in deqjax's folder"
-        ) from error
     return tokenizers
 
 

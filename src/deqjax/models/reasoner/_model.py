@@ -18,7 +18,7 @@ from deqjax._core.types import Scalar
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.models._equilibrium import Equilibrium, solved
 from deqjax.models._solver_settings import SolverSettings
-from deqjax.models._thinking import thinking_layer
+from deqjax.models._thinking import check_states, thinking_layer
 from deqjax.models.reasoner._cell import ReasonerCell, ReasonerStates
 from deqjax.models.reasoner._layer import check_puzzles
 from deqjax.models.reasoner._repeat import repeat
@@ -179,16 +179,17 @@ class Reasoner(nnx.Module):
 
         Args:
             tokens: (batch, N) int.
-            states: where to start; no gradient reaches them.
+            states: where to start, (batch, N, D) each; no gradient reaches them.
             probe: of the backward solve.
             tol: overrides the layer's tolerance.
             max_steps: overrides the layer's step limit: the cycles, in training mode with
                 "truncated" those before the ones that have a gradient.
 
         Raises:
-            ValueError: tokens that the model cannot take.
+            ValueError: tokens that the model cannot take, or states of another shape.
         """
         check_puzzles(tokens, self.shape)
+        check_states(states, tokens, self.shape.width)
         x = self.embed(tokens)
         states = jax.lax.stop_gradient(states)
         layer = self.thinking if self.deterministic else self.deq

@@ -18,7 +18,7 @@ from deqjax._core.types import Scalar
 from deqjax.adjoints import Adjoint, BackwardStats
 from deqjax.models._equilibrium import Equilibrium, solved
 from deqjax.models._solver_settings import SolverSettings
-from deqjax.models._thinking import thinking_layer
+from deqjax.models._thinking import check_states, thinking_layer
 from deqjax.models._tokens import check_rows
 from deqjax.models.recall._block import RecallCell
 from deqjax.models.recall._shape import RecallShape
@@ -129,12 +129,13 @@ class RecallReasoner(nnx.Module):
             max_steps: overrides the layer's step limit.
 
         Raises:
-            ValueError: tokens that are no whole numbers (batch, N).
+            ValueError: tokens that are no whole numbers (batch, N), or states of another shape.
         """
         check_rows(tokens)
         layer = self.thinking if self.deterministic else self.deq
         batch, length = tokens.shape
         start = self.initial_states(batch, length) if states is None else states
+        check_states(start, tokens, self.shape.width)
         start = jax.lax.stop_gradient(start)
         u = self.cell.inputs(jax.nn.one_hot(tokens, self.shape.vocabulary))
         found = solved(layer, u, start, probe=probe, tol=tol, max_steps=max_steps)

@@ -17,6 +17,7 @@ from deqjax.models import LanguageModel
 from deqjax.tasks._network import SOLVER_CHANGES, check_solver
 from deqjax.tasks.language._batches import Segments, TextRows, bigram_nats
 from deqjax.tasks.language._config import Text
+from deqjax.tasks.language._prompt import usual_prompt
 from deqjax.training import ConfigError, Loss, Task
 
 
@@ -77,6 +78,11 @@ class TextTask(Task):
     def vocabulary(self) -> Vocabulary:
         """What tokens stand for."""
         return self.corpus.vocabulary
+
+    @property
+    def prompt(self) -> str | None:
+        """A text to try a model with, which its vocabulary knows; None if none comes to mind."""
+        return usual_prompt(self.vocabulary)
 
     @functools.cached_property
     def corpus(self) -> Corpus:

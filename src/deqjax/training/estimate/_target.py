@@ -53,8 +53,8 @@ def target_of(topology: str | None) -> Target:
         )
     if importlib.util.find_spec("libtpu") is None:
         raise TopologyError(
-            f"--topology {topology} needs the compiler for TPUs: pip install '.[tpu]' in deqjax's "
-            "folder. Without --topology the step is planned for this CPU."
+            f"--topology {topology} needs the compiler for TPUs: pip install 'deqjax[tpu]'. "
+            "Without --topology the step is planned for this CPU."
         )
     grid = [int(size) for size in found["grid"].split("x")]
     return Target(topology, _devices(topology, chip, grid), chip)

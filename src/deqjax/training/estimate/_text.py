@@ -39,7 +39,7 @@ def print_estimate(found: Estimate, console: "Console") -> None:
     if found.target == "cpu":
         say(
             "Planned for this CPU; --topology v5e:2x4 plans for a TPU that need not be there, once "
-            "its compiler is installed (pip install '.[tpu]' in deqjax's folder)."
+            "its compiler is installed (pip install 'deqjax[tpu]')."
         )
     console.print(_memory(found))
     say(_verdict(found))
