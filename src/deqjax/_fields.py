@@ -80,6 +80,8 @@ def _faults(settings: Any, prefix: str) -> Iterator[str]:
     for field, adapter in _adapters(kind).items():
         name, value = f"{prefix}{field}", getattr(settings, field)
         yield from _sentences(value, adapter, name)
+        if any(map(_is_broken, _texts_in(value))):  # which no file could hold
+            yield f"{name} must be a text of Unicode characters, got {reprlib.repr(value)}."
         for place, part in _dataclasses_in(value, name):
             yield from _faults(part, f"{place}.")
 
@@ -104,6 +106,21 @@ def _dataclasses_in(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list | tuple):
         for index, part in enumerate(value):
             yield from _dataclasses_in(part, f"{name}[{index}]")
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts_in([*value, *value.values()])
+    elif isinstance(value, list | tuple | set | frozenset):
+        for part in value:
+            yield from _texts_in(part)
+
+
+def _is_broken(text: str) -> bool:
+    """Whether it has half of a character, as what stands for a byte that is no text."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from deqjax import cli, training
-from deqjax.cli._output import unfailing_output
+from deqjax.cli._output import unfailing_output, watched_output
 from deqjax.training import read_metrics
 
 
@@ -23,6 +23,14 @@ def test_output_that_fails_is_told_of_and_swallowed(monkeypatch):
     with unfailing_output(failures.append):
         print("something")
     assert {error.errno for error in failures} == {28}
+
+
+def test_what_a_terminal_cannot_say_is_spelt(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    with watched_output():
+        print("a run in é, or \udcff")
+    assert written.getvalue() == rb"a run in \xe9, or \udcff" + b"\n"
 
 
 def test_output_closed_before_the_start_is_none(monkeypatch):

@@ -55,6 +55,13 @@ def test_completion_knows_commands_and_options(shell, tmp_path):
         (["inspect", "x", "y"], "there is no option 'y'."),
         (["compare"], "compare needs the folders of runs: deqjax compare runs/*"),
         (["sweep", "--steps", "1"], "sweep needs an experiment's file first"),
+        (["runs", ""], "a path is empty; name a file or a folder, the current one as a dot."),
+        (["compare", ".", ""], "a path is empty"),
+        (["inspect", ""], "a path is empty"),
+        (["evaluate", "x", "--overlays="], "a path is empty"),
+        (["train", ""], "a path is empty"),
+        (["evaluate", "x", "--devices", "0"], "--devices must be from 1 to 1024, got 0."),
+        (["evaluate", "x", "--devices", "1025"], "--devices must be from 1 to 1024, got 1025."),
     ],
 )
 def test_a_line_that_makes_no_sense_gets_a_sentence(arguments, sentence, capsys):

@@ -53,6 +53,14 @@ def test_scores_of_each_depth(capsys):
     ]
 
 
+def test_names_are_no_markup(capsys):
+    print_depths("[/b]", [DepthScore(1, 1.0, 0.5, {"[red]score": 0.5, "[/b]": 0.25})])
+    print_scores("[/b]", {"loss": 1.0, "[red]score": 0.5, "f1/[/b]": 0.25})
+    shown = capsys.readouterr().out
+    for name in ("[red]score", "[/b]"):
+        assert shown.count(name) >= 2
+
+
 def test_a_stopped_run_tells_the_whole_command_that_goes_on(capsys):
     stopped = Outcome(Workdir(Path("runs/a b")), 7, 1, None, 1.0, None)
     words = ["mine.py", "--workdir", "runs/a b", "--task.noise", "0.5", "--resume"]

@@ -93,6 +93,20 @@ def test_a_task_of_ones_own_is_checked_by_its_annotations():
         check(RunConfig("own", task=OwnTask(noise=2.0)))
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/x", "a\nb", "a\0b", "\x1b[31m"])
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match="--name must be what a folder can be called"):
+        check(tiny_config(tmp_path, name=name))
+
+
+@pytest.mark.parametrize("path", ["name", "task.text.file", "task.text.directory"])
+def test_a_text_that_no_file_can_hold_is_named(tmp_path, path):
+    with pytest.raises(ConfigError, match=f"^--{path} must be a text of Unicode characters, got"):
+        check(changed(tiny_config(tmp_path), path, "a\udcff"))
+    with pytest.raises(ConfigError, match=f"^--{path} must be a text of Unicode characters, got"):
+        to_dict(changed(tiny_config(tmp_path), path, "a\udcff"))
+
+
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="--batch_size 4 cannot be worked off in --micro_batches"):
         check(tiny_config(tmp_path, micro_batches=3))

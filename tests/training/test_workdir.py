@@ -39,7 +39,8 @@ def test_home_is_expanded(monkeypatch):
         ("~no-such-user/x", "The folder '~no-such-user/x' cannot be used (Could not determine"),
         ("a" * 300, "cannot be used (File name too long); choose another"),
         ("a\0b", "The folder 'a\\x00b' cannot be used (embedded null byte); choose another"),
-        ("a\ud800", r"The folder 'a\ud800' cannot be used ("),
+        ("a\ud800", r"The folder 'a\ud800' cannot be used (its path, as this system's language"),
+        ("\udcff/run", r"The folder '\udcff/run' cannot be used (its path"),
     ],
 )
 def test_names_that_no_folder_can_have(name, sentence):
@@ -47,7 +48,7 @@ def test_names_that_no_folder_can_have(name, sentence):
         Workdir.at(name)
 
 
-@pytest.mark.parametrize("name", ["[red]", "[/b]", "a run", "\udcff", "ü"])
+@pytest.mark.parametrize("name", ["[red]", "[/b]", "a run", "$x^$", "ü"])
 def test_names_that_a_folder_can_have(tmp_path, name):
     write(tmp_path / name)
     assert read_config(tmp_path / name)[0] == "stdlib"
@@ -77,6 +78,8 @@ def test_folder_without_a_run(tmp_path):
         (b'{"experiment": "std', "config.json is damaged (Unterminated string"),
         (b"\xff\xfe", "config.json is damaged ("),
         (b"[" * 100_000, "config.json is damaged ("),
+        (rb'{"experiment": "a\ud800", "config": {}}', "config.json is damaged ("),
+        (rb'{"experiment": "a", "config": {"name": "\udcff"}}', "config.json is damaged ("),
         (b"[]", "config.json is not a run's config"),
         (b'{"experiment": 3, "config": {}}', "config.json is not a run's config"),
     ],

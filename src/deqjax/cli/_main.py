@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from deqjax._extras import MissingExtraError
+from deqjax.cli._lost_interrupt import no_interrupt_is_lost
 from deqjax.cli._output import OutputError, discard_output, tell, watched_output
 from deqjax.cli._parse import parse
 from deqjax.cli._usage import UsageError
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     status = 0
     try:
-        with watched_output():
+        with watched_output(), no_interrupt_is_lost():
             status = _status(given)
     except OutputError as error:
         discard_output()

@@ -28,6 +28,9 @@ class _Watched:
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
+        except UnicodeEncodeError as error:  # a name with what this terminal's language has not
+            encoded = text.encode(error.encoding, "backslashreplace")
+            return self.write(encoded.decode(error.encoding))
         except OSError as error:
             raise OutputError(error) from error
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Union
 
 import tyro
@@ -32,6 +33,7 @@ _COMMANDS: dict[str, Any] = {
 }
 _OF_EXPERIMENTS = ("train", "prepare", "estimate", "sweep")
 _HELP = ("-h", "--help")
+_EMPTY = "a path is empty; name a file or a folder, the current one as a dot."
 _DESCRIPTION = """Deep equilibrium models in JAX: train them, and see how they do.
 
 deqjax COMMAND --help lists the options of a command, deqjax train FILE --help every field of the
@@ -60,6 +62,8 @@ def parse(given: Sequence[str]) -> Any:
         raise UsageError(f"{name} needs an experiment's file first: deqjax {name} FILE [options].")
     from deqjax.training import load_experiment
 
+    if not words[0]:
+        raise UsageError(_EMPTY)
     kind, default = _COMMANDS[name].of(load_experiment(words[0]))
     if name != "sweep" or any(word in _HELP for word in words):
         found = _read({name: (kind, default)}, given)
@@ -92,7 +96,20 @@ def _read(kinds: Mapping[str, tuple[type[Any], Any]], given: Sequence[str]) -> A
         raise UsageError(
             f"{unknown('option', left_over[0], known)} (deqjax {command} --help lists all)"
         )
+    _refuse_empty_paths(found, given)
     return found
+
+
+def _refuse_empty_paths(command: Any, given: Sequence[str]) -> None:
+    """Raise a UsageError for a path without a character, as of a shell variable that is not set.
+
+    Path takes it for the current folder, which is written as a dot.
+    """
+    values = [getattr(command, field.name) for field in dataclasses.fields(command)]
+    paths = [part for each in values for part in (each if isinstance(each, tuple) else (each,))]
+    told = [word for word in given if word and Path(word.partition("=")[2] or word) == Path()]
+    if paths.count(Path()) > len(told):
+        raise UsageError(_EMPTY)
 
 
 def _subcommand(name: str, kind: Any, default: Any, count: int) -> Any:

@@ -120,7 +120,7 @@ def print_depths(title: str, found: "Sequence[DepthScore]") -> None:
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 160)  # a pipe has no width, and numbers would be cut
-    console.print(table)
+    console.print(table, markup=False)
 
 
 def _table(title: str) -> "Table":

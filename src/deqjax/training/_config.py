@@ -30,7 +30,7 @@ class RunConfig:
     ``--task.width``.
 
     Attributes:
-        name: of the experiment.
+        name: of the experiment, and of its folder where no other is named.
         task: what is trained: model, data and loss.
         steps: training steps.
         batch_size: rows per step, over all devices and processes.
@@ -146,6 +146,11 @@ def check(config: RunConfig) -> None:
         check_fields(config, "--")
     except FieldError as error:
         raise ConfigError(str(error)) from error
+    if config.name in ("", ".", "..") or "/" in config.name or not config.name.isprintable():
+        raise ConfigError(
+            f"--name must be what a folder can be called, in one line and without a slash, got "
+            f"{config.name!r}."
+        )
     if config.batch_size % config.micro_batches:
         raise ConfigError(
             f"--batch_size {config.batch_size} cannot be worked off in --micro_batches "

@@ -6,6 +6,7 @@ from typing import Any
 import pydantic
 import pydantic_core
 
+from deqjax._fields import FieldError, check_fields
 from deqjax.training._config import RunConfig
 from deqjax.training._options import ConfigError
 
@@ -25,12 +26,22 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
         pydantic.errors.PydanticSchemaGenerationError,
         pydantic_core.PydanticSerializationError,
     ) as error:
+        _refuse_broken_texts(own, error)
         wrong = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(
             f"a field of {type(config.task).__name__} has a type that cannot be stored with a run "
             f"({wrong}); use numbers, texts, tuples, and dataclasses of them."
         ) from error
     return values
+
+
+def _refuse_broken_texts(config: RunConfig, error: Exception) -> None:
+    """Raise a ConfigError that names the field, if a text that is not Unicode is what was wrong."""
+    if isinstance(error, pydantic_core.PydanticSerializationError):
+        try:
+            check_fields(config, "--")
+        except FieldError as fault:
+            raise ConfigError(str(fault)) from error
 
 
 def _ordered(tree: Any) -> Any:

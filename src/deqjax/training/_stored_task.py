@@ -13,7 +13,7 @@ from deqjax.training._experiments import import_file, import_from
 from deqjax.training._options import ConfigError
 from deqjax.training._sentences import ExperimentError, translated
 from deqjax.training._task import Task
-from deqjax.training._workdir import Workdir, WorkdirError, refuse_another_version
+from deqjax.training._workdir import Workdir, WorkdirError, read_json, refuse_another_version
 
 
 def stored_task(task: Task, opened: Task) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _read(path: Path | str) -> dict[str, Any]:
     refuse_another_version(Workdir.at(path))
     file = Workdir.at(path).task
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
     except (OSError, ValueError, RecursionError) as error:
         raise WorkdirError(f"{file} cannot be read ({error}); put it right.") from error
     match found:

@@ -41,12 +41,19 @@ class Workdir:
             raise WorkdirError("The name of the run's folder is empty; name one, as runs/first.")
         try:
             expanded = Path(named).expanduser()
+            os.path.abspath(expanded).encode()
             os.lstat(expanded)
         except (FileNotFoundError, NotADirectoryError):
             pass  # it is not there yet, or cannot be: who writes to it will say so
         except OSError as error:
             raise WorkdirError(
                 f"The folder {named!r} cannot be used ({error.strerror}); choose another --workdir."
+            ) from error
+        except UnicodeEncodeError as error:  # what writes checkpoints takes UTF-8 alone
+            raise WorkdirError(
+                f"The folder {named!r} cannot be used (its path, as this system's language reads "
+                "it, has bytes that are no characters); choose another --workdir, or set LC_ALL to "
+                "C.UTF-8."
             ) from error
         except (RuntimeError, ValueError) as error:  # no such user; no name that a system can hold
             raise WorkdirError(
@@ -130,7 +137,7 @@ def read_config(path: Path | str) -> tuple[str, dict[str, Any]]:
     """
     file = Workdir.at(path).config
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
     except FileNotFoundError as error:
         raise WorkdirError(
             f"There is no run in {path} (no {CONFIG}); name the folder of a run."
@@ -150,6 +157,19 @@ def read_config(path: Path | str) -> tuple[str, dict[str, Any]]:
         f"{file} is not a run's config (it lacks an experiment's name or a config); put it right, "
         "or choose another folder."
     )
+
+
+def read_json(file: Path) -> Any:
+    """What a file of JSON holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, RecursionError: it is no JSON, or has half of a character in a text, which
+            nothing can print.
+    """
+    found = json.loads(file.read_text(encoding="utf-8"))
+    json.dumps(found, ensure_ascii=False).encode()
+    return found
 
 
 def holds_run(path: Path) -> bool:
@@ -187,10 +207,19 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def saved_steps(checkpoints: Path) -> list[int]:
-    """The steps that have a folder among a run's checkpoints, whatever its condition."""
-    if not checkpoints.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in checkpoints.iterdir() if entry.name.isdecimal())
+    """The steps that have a folder among a run's checkpoints, whatever its condition.
+
+    Raises:
+        WorkdirError: the folder of checkpoints cannot be read.
+    """
+    try:
+        names = [each.name for each in checkpoints.iterdir()] if checkpoints.is_dir() else []
+    except OSError as error:
+        raise WorkdirError(
+            f"The folder {checkpoints} cannot be read ({error.strerror}); put its permissions "
+            "right, or choose another --workdir."
+        ) from error
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:

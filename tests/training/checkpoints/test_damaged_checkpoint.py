@@ -155,6 +155,15 @@ def test_with_none_left_nothing_is_changed(tmp_path, pristine):
     assert not (tmp_path / "quarantine").exists()
 
 
+def test_a_quarantine_that_is_a_file_is_named(tmp_path, pristine):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(pristine, folder)
+    flip(folder / str(SAVED[-1]) / "meta" / "metadata")
+    (tmp_path / "quarantine").write_text("")
+    with pytest.raises(CheckpointError, match=r"could not be moved .* move that away yourself"):
+        recover(folder, tmp_path / "quarantine")
+
+
 def test_the_number_of_a_damaged_step_is_written_anew(tmp_path, pristine):
     folder = tmp_path / "checkpoints"
     shutil.copytree(pristine, folder)

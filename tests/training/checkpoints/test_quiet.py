@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import logging
 import sys
 import threading
@@ -56,6 +57,29 @@ def test_other_errors_are_printed(printed, silence):
     assert [type(error) for error in printed] == [RuntimeError, RuntimeError, ZeroDivisionError]
 
 
+def abandoned(error):
+    """A future that failed, and that nobody asks why."""
+    loop = asyncio.new_event_loop()
+    future = loop.create_future()
+    future.set_exception(error)
+    future.myself = [future]  # only the garbage collector will find it
+    loop.close()
+
+
+def test_writes_that_fail_beside_the_first_are_not_told_of(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("asyncio"), "filters", [])
+    quiet = Silence()
+    quiet.begin()
+    abandoned(ValueError("RESOURCE_EXHAUSTED: disk full [tensorstore_spec='{}']"))
+    abandoned(OSError(28, "No space left on device", "packages/orbax/checkpoint/path.py"))
+    quiet.end(failed=True)
+    gc.collect()
+    assert caplog.records == []
+    abandoned(ValueError("of somebody else"))
+    gc.collect()
+    assert len(caplog.records) == 1
+
+
 def test_a_hook_of_somebody_else_in_between_stays(printed, monkeypatch):
     one, two = Silence(), Silence()
     one.begin()
@@ -83,7 +107,8 @@ def test_the_hook_is_put_back_after_the_last(printed):
     assert sys.unraisablehook is not before
     two.end()
     assert sys.unraisablehook is before
-    assert not [each for each in logging.getLogger("absl").filters if "orbax" in str(each).lower()]
+    for logger in ("absl", "asyncio"):
+        assert not [each for each in logging.getLogger(logger).filters if "_quiet" in str(each)]
 
 
 def test_a_folder_that_became_a_file_raises_at_once_and_leaves_no_threads(tmp_path, caplog):
@@ -97,6 +122,32 @@ def test_a_folder_that_became_a_file_raises_at_once_and_leaves_no_threads(tmp_pa
         assert not [each for each in threading.enumerate() if "orbax" in type(each).__module__]
         folder.unlink()
     assert caplog.records == []
+
+
+def full_disk(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+def test_what_is_left_of_a_failed_save_does_not_disturb_the_end(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(checkpoints.manager, "save", full_disk)
+    with pytest.raises(CheckpointError, match="Step 1 could not be saved"):
+        checkpoints.save(1, {}, None, {})
+    calls = [full_disk, checkpoints.manager.close]
+
+    def close():
+        calls.pop(0)()
+
+    monkeypatch.setattr(checkpoints.manager, "close", close)
+    checkpoints.close()
+    assert calls == []
+
+
+def test_a_failure_at_the_end_that_nobody_was_told_of_is_one(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(checkpoints.manager, "close", full_disk)
+    with pytest.raises(CheckpointError, match=r"could not be saved .*No space left on device"):
+        checkpoints.close()
 
 
 def test_a_reason_is_told_of_once_until_a_save_succeeds():

@@ -29,6 +29,17 @@ def test_other_errors_are_the_users():
         Listener(say)("one")
 
 
+def test_a_name_that_the_terminal_cannot_say_is_spelt():
+    heard = []
+
+    def say(sentence):
+        sentence.encode("ascii")
+        heard.append(sentence)
+
+    Listener(say)("run in é")
+    assert heard == [r"run in \xe9"]
+
+
 def test_a_listener_stays_the_same():
     listener = Listener(print)
     assert as_listener(listener) is listener

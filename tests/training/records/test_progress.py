@@ -135,6 +135,14 @@ def test_scores_are_shown_by_their_names_and_speed_by_what_is_counted():
     assert [line.split()[0] for line in lines[2:]] == ["loss", "graphs"]
 
 
+def test_names_of_scores_are_no_markup():
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100, height=40, _environ={})
+    with progress_bar(10, 2, console=console) as bar:
+        bar.update(10, {"loss": 1.0, "top[/b]": 0.5, "[red]points_per_second": 7.0})
+    assert cells(drawn(file.getvalue()), "[red]points per second") == ["7"]
+
+
 def test_bar_alone_before_the_first_metrics():
     lines = drawn(show(True, [3], metrics={}))
     assert len(lines) == 1

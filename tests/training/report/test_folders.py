@@ -2,12 +2,14 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
 from deqjax import cli
-from deqjax.training import WorkdirError, list_runs
+from deqjax.training import WorkdirError, compare_runs, list_runs
 from deqjax.training._lock import Lock
+from deqjax.training._workdir import saved_steps
 from run_folders import leave_run, validation
 
 
@@ -71,6 +73,43 @@ def test_a_folder_without_runs_says_so(tmp_path, capsys):
 def test_no_folder_is_said(tmp_path):
     with pytest.raises(WorkdirError, match="there is no folder"):
         list_runs(tmp_path / "none")
+
+
+@pytest.mark.parametrize("look", [list_runs, compare_runs])
+def test_names_that_no_folder_can_have_are_said(look):
+    for name in ("a" * 300, "a\0b", "~no-such-user/x"):
+        with pytest.raises(WorkdirError, match="cannot be used"):
+            look(name)
+
+
+def closed(monkeypatch, module, function, name):
+    """Let a function of a module find a folder whose permissions allow nothing."""
+    usual = getattr(module, function)
+
+    def refuse(path, *rest):
+        if Path(path).name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return usual(path, *rest)
+
+    monkeypatch.setattr(module, function, refuse)
+
+
+def test_a_folder_that_cannot_be_looked_into_costs_no_other(folder, monkeypatch):
+    (folder / "damaged" / "config.json").unlink()
+    closed(monkeypatch, os, "scandir", "damaged")
+    by_name = {run.folder.name: run for run in list_runs(folder)}
+    assert by_name.keys() == {"done", "seed=1", "damaged"}
+    assert by_name["damaged"].figures is None
+    assert by_name["damaged"].problem
+
+
+def test_checkpoints_that_cannot_be_looked_at_are_not_known(folder, monkeypatch, capsys):
+    closed(monkeypatch, os, "listdir", "checkpoints")
+    assert cli.main(["inspect", str(folder / "done")]) == 0
+    assert "checkpoints on disk: not looked for" in capsys.readouterr().out
+    assert "done" in [run.folder.name for run in list_runs(folder)]
+    with pytest.raises(WorkdirError, match=r"checkpoints cannot be read \(Permission denied\)"):
+        saved_steps(folder / "done" / "checkpoints")
 
 
 def test_a_list_prints_itself(folder):

@@ -6,8 +6,10 @@ import pytest
 from rich.console import Console
 
 from deqjax import cli
+from deqjax.plot import new_figure
 from deqjax.training._workdir import Workdir, write_config
 from deqjax.training.records._metrics import MetricsWriter
+from deqjax.training.report._picture import as_it_is
 from deqjax.training.report._report import build_report, inspect_run
 from deqjax.training.report._text import as_json, print_report
 
@@ -394,6 +396,26 @@ def run(tmp_path):
 
 def test_run_in_a_folder(run):
     assert inspect_run(run.path).figures.checkpoints == (300, 400)
+
+
+@pytest.mark.parametrize("value", ["many", [[]], {"a": 1}, None, -1, 1e400, True])
+def test_a_stored_number_that_is_none_costs_no_report(value):
+    solver = dict.fromkeys(("tol", "backward_tol", "max_steps", "adjoint", "method"), value)
+    names = ("name", "steps", "pretrain_steps", "checkpoint_every", "step_limit", "penalty")
+    config = {
+        **dict.fromkeys(names, value),
+        "optimizer": {"warmup_steps": value, "learning_rate": value},
+        "task": {"solver": solver},
+    }
+    bad = {"forward_converged": 0.1, "backward_converged": 0.1, "backward_residual": 1.0}
+    for each in (config, {**config, "optimizer": value, "task": value}):
+        printed(build_report(train(**bad), each, [100]), 100)
+
+
+@pytest.mark.parametrize("name", ["$", "$x^$", "[/b]", r"\frac $", "a\udcff"])
+def test_a_name_in_a_picture_is_what_it_is(name):
+    figure = new_figure(4, 3, as_it_is(name))
+    figure.draw_without_rendering()
 
 
 def test_inspect_draws_and_tells(run, capsys):

@@ -74,7 +74,7 @@ class Checkpoints:
         given = Path(directory).absolute()
         self.directory = given.resolve() if ".." in given.parts else given
         self._read_only = read_only
-        self._silence = Silence()
+        self._silence, self._has_failed = Silence(), False
         self._durable: int | None = None  # newest step that this object knows to be on disk
         self._pending: int | None = None  # step whose asynchronous save is under way
         self._announced: dict[int, dict[str, Any]] = {}  # what a step under way will say of itself
@@ -322,8 +322,17 @@ class Checkpoints:
             self.wait()
         finally:
             self._finish_listing()
+            self._close_manager()
+
+    def _close_manager(self) -> None:
+        try:
             self.manager.close()
-            self._silence.end()
+        except FAILURES as error:  # a part of a save that went on when another had failed
+            if not self._has_failed:
+                raise self._failed_save(None, error) from error
+            self.manager.close()  # Orbax tells once, and has closed nothing
+        finally:
+            self._silence.end(failed=self._has_failed)
 
     def __enter__(self) -> Self:
         return self
@@ -350,8 +359,10 @@ class Checkpoints:
             self._listing = None
 
     def _failed_save(self, step: int | None, error: BaseException) -> CheckpointError:
+        self._has_failed = True
+        what = "A checkpoint" if step is None else f"Step {step}"
         return CheckpointError(
-            f"Step {step} could not be saved in {self.directory} ({summary(error)}); check the "
+            f"{what} could not be saved in {self.directory} ({summary(error)}); check the "
             "free space and the permissions there."
         )
 

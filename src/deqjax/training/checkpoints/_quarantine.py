@@ -14,16 +14,16 @@ def move_away(folders: Iterable[Path], quarantine: Path, say: Callable[[str], No
         CheckpointError: one cannot be moved.
     """
     for folder in folders:
-        quarantine.mkdir(parents=True, exist_ok=True)
         target, number = quarantine / folder.name, 1
-        while target.exists():
-            number += 1
-            target = quarantine / f"{folder.name}-{number}"
         try:
+            quarantine.mkdir(parents=True, exist_ok=True)
+            while target.exists():
+                number += 1
+                target = quarantine / f"{folder.name}-{number}"
             os.rename(folder, target)
         except OSError as error:
             raise CheckpointError(
-                f"{folder} could not be moved to {target} ({error.strerror}); move it away "
-                "yourself."
+                f"{folder} could not be moved to {target} ({error.strerror}: {error.filename}); "
+                "move that away yourself."
             ) from error
         say(f"the checkpoint of step {folder.name} was moved to {target}")

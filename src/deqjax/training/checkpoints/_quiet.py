@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+_ORBAX = f"{os.sep}orbax{os.sep}"
 _lock = threading.Lock()
 _silences: list["Silence"] = []  # those that hold
 _hooks: list[tuple[Any, Any]] = []  # of exceptions that nobody can catch: ours, and the one before
@@ -17,11 +18,12 @@ class Silence:
     """Drops the messages from `begin` until `end`; any number may hold at once."""
 
     def __init__(self) -> None:
-        self._filter = _NotFromOrbax()
+        self._filter, self._of_asyncio = _NotFromOrbax(), _NotOfASave()
 
     def begin(self) -> None:
         """From here on the failures reach us as exceptions alone."""
         logging.getLogger("absl").addFilter(self._filter)
+        logging.getLogger("asyncio").addFilter(self._of_asyncio)
         with _lock:
             if not _silences:
                 earlier = sys.unraisablehook
@@ -29,9 +31,16 @@ class Silence:
                 sys.unraisablehook = _hooks[0][0]
             _silences.append(self)
 
-    def end(self) -> None:
-        """All is printed again."""
+    def end(self, *, failed: bool = False) -> None:
+        """All is printed again.
+
+        Args:
+            failed: whether a save has. Its futures are told of when they are collected, maybe at
+                the process's end: they alone stay dropped.
+        """
         logging.getLogger("absl").removeFilter(self._filter)
+        if not failed:
+            logging.getLogger("asyncio").removeFilter(self._of_asyncio)
         with _lock:
             _silences.remove(self)
             own, earlier = _hooks[0]
@@ -44,7 +53,17 @@ class _NotFromOrbax(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record comes from elsewhere."""
-        return f"{os.sep}orbax{os.sep}" not in record.pathname
+        return _ORBAX not in record.pathname
+
+
+class _NotOfASave(logging.Filter):
+    """Drops what asyncio logs of the other parts of a save, after the first one has failed it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record tells of anything else."""
+        error = record.exc_info[1] if record.exc_info else None
+        told = f"{record.getMessage()} {error}"
+        return "tensorstore_spec" not in told and _ORBAX not in told
 
 
 def _hook(earlier: Callable[[Any], object]) -> Callable[[Any], None]:

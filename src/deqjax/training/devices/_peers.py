@@ -9,6 +9,7 @@ import functools
 import ipaddress
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -19,6 +20,8 @@ from deqjax.training._workdir import differences
 from deqjax.training.devices._watchdog import Watchdog, end_with
 
 _PREFIX = "deqjax"
+_LONGEST = 1_000_000  # seconds, 11 days
+_MOST = 65_536  # processes
 
 
 class PeerError(RuntimeError):
@@ -241,9 +244,9 @@ def join(options: ClusterOptions) -> Peers:
 
 def _check(options: ClusterOptions) -> None:
     for name in ("join_timeout", "heartbeat", "deadline"):
-        if getattr(options, name) < 1:
+        if not 1 <= getattr(options, name) <= _LONGEST:
             raise PeerError(
-                f"--{name.replace('_', '-')} must be at least 1 second, got "
+                f"--{name.replace('_', '-')} must be from 1 second to {_LONGEST}, got "
                 f"{getattr(options, name)}."
             )
     if options.coordinator == "auto":
@@ -255,11 +258,14 @@ def _check(options: ClusterOptions) -> None:
                 )
         return
     address = options.coordinator or ""
-    if not address.rpartition(":")[0] or not address.rpartition(":")[2].isdigit():
+    host, _, port = address.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
         raise PeerError(f"--coordinator must be HOST:PORT or auto, got {address!r}.")
     number, index = options.num_processes, options.process_id
     if number is None or index is None:
         raise PeerError("--coordinator needs --num-processes and --process-id as well.")
+    if number > _MOST:
+        raise PeerError(f"--num-processes must be at most {_MOST}, got {number}.")
     if not 0 <= index < number:
         raise PeerError(f"--process-id must lie in 0 to {number - 1}, got {index}.")
 

@@ -21,9 +21,15 @@ class Listener:
         """Say it, if anybody hears."""
         if self.failure is None:
             try:
-                self._say(sentence)
+                self._speak(sentence)
             except OSError as error:
                 self.fail(error)
+
+    def _speak(self, sentence: str) -> None:
+        try:
+            self._say(sentence)
+        except UnicodeEncodeError:  # a name with what this terminal's language has not
+            self._say(sentence.encode("ascii", "backslashreplace").decode())
 
     def fail(self, error: OSError) -> None:
         """Note that it cannot be spoken to, as who writes to the same place has found out."""

@@ -250,13 +250,15 @@ class _Table(NamedTuple):
 
     def drawn(self) -> "Table":
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
         table.add_column("", no_wrap=True)
         for title in self.titles:
             table.add_column(title, no_wrap=True, justify="right")
         for row in self.rows:
-            table.add_row(*row[: len(table.columns)])
+            # as it is: a task may call a score "[b]", which would be markup
+            table.add_row(*map(Text, row[: len(table.columns)]))
         return table
 
 

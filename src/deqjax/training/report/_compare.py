@@ -15,14 +15,14 @@ from deqjax.training._workdir import (
     WorkdirError,
     differences,
     read_config,
-    saved_steps,
     write_atomically,
 )
 from deqjax.training.records import read_metrics, words_of, written
 from deqjax.training.report._figures import Figures, measure
 from deqjax.training.report._finding import Options
-from deqjax.training.report._folders import progress, run_folders
+from deqjax.training.report._folders import existing, progress, run_folders, steps_on_disk
 from deqjax.training.report._grid import Grid
+from deqjax.training.report._picture import as_it_is
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,7 +88,7 @@ class Comparison:
 
         measured = {name for run in self.runs for record in run.records for name in record}
         return training_comparison(
-            {run.name: run.records for run in self.runs},
+            {as_it_is(run.name): run.records for run in self.runs},
             metrics=("loss", *(name for name in SOLVES if name in measured)),
         )
 
@@ -169,9 +169,7 @@ def compare_runs(*folders: Path | str, say: Callable[[str], None] | None = None)
         MetricsError: the records of a run cannot be read.
     """
     found: dict[Path, None] = {}
-    for folder in map(Path, folders):
-        if not folder.exists():
-            raise WorkdirError(f"there is no folder {folder}; name the folders of runs.")
+    for folder in map(existing, folders):
         if folder.is_dir():  # `runs/*` names files, too
             found |= dict.fromkeys(run_folders(folder))
     if not found:
@@ -186,7 +184,7 @@ def compare_runs(*folders: Path | str, say: Callable[[str], None] | None = None)
 def _compared(name: str, folder: Path, say: Callable[[str], None] | None) -> ComparedRun:
     places = Workdir(folder)
     config, records = read_config(folder)[1], tuple(read_metrics(places.metrics, say=say))
-    figures = measure(records, config, saved_steps(places.checkpoints))
+    figures = measure(records, config, steps_on_disk(places))
     return ComparedRun(name, folder, config, records, figures)
 
 

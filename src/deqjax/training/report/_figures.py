@@ -149,7 +149,7 @@ def measure(
     return Figures(
         experiment=str(config.get("name", "run")),
         steps=_finished(records, known),
-        planned=config.get("steps"),
+        planned=_count(config.get("steps")),
         loss=name,
         unit=unit,
         throughput=speed,
@@ -172,10 +172,16 @@ def measure(
     )
 
 
+def _count(value: Any) -> int | None:
+    """What a stored config says of a number of steps; None if it is none."""
+    return value if isinstance(value, int) and value >= 0 else None
+
+
 def _after_warm_up(train: Sequence[Record], config: Mapping[str, Any]) -> list[Record]:
     """Neither of the learning rate's warm-up nor of the stage in which layers are only applied."""
-    schedule = config.get("optimizer") or {}
-    warm_up = max(schedule.get("warmup_steps") or 0, config.get("pretrain_steps") or 0)
+    schedule = config.get("optimizer")
+    named = schedule.get("warmup_steps") if isinstance(schedule, Mapping) else None
+    warm_up = max(_count(named) or 0, _count(config.get("pretrain_steps")) or 0)
     return [record for record in train if record["step"] > warm_up]
 
 

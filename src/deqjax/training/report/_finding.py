@@ -60,6 +60,11 @@ class Options:
         """The value of a field of the task's solver settings; None if it is not known."""
         return None if self._solver is None else self.get(f"{self._solver}.{field}")
 
+    def tolerance(self, field: str) -> float | None:
+        """The same of a field that holds a number."""
+        value = self.solver(field)
+        return value if isinstance(value, int | float) else None
+
     def of_solver(self, field: str) -> str:
         """A field of the task's solver settings as an option, or as an argument of its layers."""
         if self._solver is None or field not in self.get(self._solver):

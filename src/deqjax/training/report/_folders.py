@@ -93,18 +93,42 @@ def list_runs(folder: Path | str = "runs") -> RunList:
     Raises:
         WorkdirError: there is no such folder.
     """
-    top = Path(folder)
+    top = existing(folder)
     if not top.is_dir():
         raise WorkdirError(f"there is no folder {top}; name the one that holds the runs.")
     return RunList(top, sorted(map(_listed, run_folders(top)), key=lambda run: run.changed))
 
 
+def existing(folder: Path | str) -> Path:
+    """The folder, or file, of this name.
+
+    Raises:
+        WorkdirError: there is none, or it cannot be looked at.
+    """
+    path = Workdir.at(folder).path
+    try:
+        if path.exists():
+            return path
+    except OSError as error:
+        raise WorkdirError(
+            f"the folder {path} cannot be read ({error.strerror}); put its permissions right."
+        ) from error
+    raise WorkdirError(f"there is no folder {path}; name the one that holds the runs.")
+
+
 def run_folders(folder: Path) -> Iterator[Path]:
-    """The folders of the runs in a folder: itself, or those inside of it."""
-    if holds_run(folder):
+    """The folders of the runs in a folder: itself, or those inside of it.
+
+    One that cannot be looked into is among them: whoever reads its run says why.
+    """
+    try:
+        itself = holds_run(folder)
+        inside = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
+    except (OSError, WorkdirError):
+        itself = True
+    if itself:
         yield folder
         return
-    inside = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
     for path in inside:
         if Path(path) != Workdir(folder / "any").compilation_cache:
             yield from run_folders(Path(path))
@@ -112,17 +136,32 @@ def run_folders(folder: Path) -> Iterator[Path]:
 
 def _listed(folder: Path) -> ListedRun:
     places = Workdir(folder)
-    files = [file for file in (places.metrics, places.config) if file.exists()]
-    written = max((file.stat().st_mtime for file in files), default=folder.stat().st_mtime)
-    changed = datetime.datetime.fromtimestamp(written)
+    times = [time for file in (places.metrics, places.config) if (time := _written(file))]
+    changed = datetime.datetime.fromtimestamp(max(times, default=_written(folder)))
     left_out: list[str] = []
     try:
         config = read_config(folder)[1]
         records = read_metrics(places.metrics, say=left_out.append)
-        figures = measure(records, config, saved_steps(places.checkpoints))
+        figures = measure(records, config, steps_on_disk(places))
     except (WorkdirError, MetricsError) as error:
         return ListedRun(folder, None, changed, str(error), _running(folder))
     return ListedRun(folder, figures, changed, "".join(left_out), _running(folder))
+
+
+def steps_on_disk(workdir: Workdir) -> list[int] | None:
+    """The steps of a run's checkpoints; None if they cannot be looked at."""
+    try:
+        return saved_steps(workdir.checkpoints)
+    except WorkdirError:
+        return None
+
+
+def _written(place: Path) -> float:
+    """When it was last written to; 0 if nobody can tell."""
+    try:
+        return place.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _running(folder: Path) -> bool:
@@ -130,6 +169,8 @@ def _running(folder: Path) -> bool:
         refuse_if_in_use(folder)
     except InUseError:
         return True
+    except OSError:  # nobody can tell
+        return False
     return False
 
 

@@ -19,7 +19,7 @@ def save_run_picture(workdir: Workdir) -> Path:
     from deqjax.plot import training_history  # matplotlib is slow to import
 
     experiment, _ = read_config(workdir.path)
-    figure = training_history(read_metrics(workdir.metrics), title=experiment)
+    figure = training_history(read_metrics(workdir.metrics), title=as_it_is(experiment))
     content = io.BytesIO()
     figure.savefig(content, format="png", pil_kwargs={"optimize": True})
     try:
@@ -30,3 +30,8 @@ def save_run_picture(workdir: Workdir) -> Path:
             "or put the permissions right."
         ) from error
     return workdir.picture
+
+
+def as_it_is(name: str) -> str:
+    """A name for a picture: dollar signs begin no formula in it."""
+    return name.replace("$", r"\$").encode(errors="replace").decode()

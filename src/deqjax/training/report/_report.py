@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from deqjax._records import Record
-from deqjax.training._workdir import Workdir, read_config, saved_steps
+from deqjax.training._workdir import Workdir, read_config
 from deqjax.training.records import read_metrics
 from deqjax.training.report import _run_findings, _solver_findings
 from deqjax.training.report._figures import LEAST_RECORDS, Figures, measure
 from deqjax.training.report._finding import Finding, Options
+from deqjax.training.report._folders import steps_on_disk
 
 Rule: TypeAlias = Callable[[Figures, Options], Iterator[Finding]]
 
@@ -92,4 +93,4 @@ def inspect_run(path: Path | str, *, say: Callable[[str], None] | None = None) -
     _, config = read_config(path)
     folder = Workdir.at(path)
     records = read_metrics(folder.metrics, say=say)
-    return build_report(records, config, saved_steps(folder.checkpoints))
+    return build_report(records, config, steps_on_disk(folder))

@@ -105,7 +105,7 @@ def no_checkpoint(figures: Figures, options: Options) -> Iterator[Finding]:
         return
     newest = max(figures.checkpoints, default=0)
     every = options.get("checkpoint_every")
-    if every is not None and figures.steps - newest >= OVERDUE * every:
+    if isinstance(every, int) and figures.steps - newest >= OVERDUE * every:
         yield Finding(
             "no-checkpoint",
             f"the newest checkpoint on disk is of step {newest}, and the run is at {figures.steps}",

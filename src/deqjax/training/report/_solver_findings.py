@@ -93,7 +93,7 @@ def backward_step_limit(figures: Figures, options: Options) -> Iterator[Finding]
     late = figures.late
     share = 1 - late.get("backward_converged", 1.0) - late.get("backward_diverged", 0.0)
     if share >= UNFINISHED:
-        residual, tol = late.get("backward_residual", math.nan), options.solver("backward_tol")
+        residual, tol = late.get("backward_residual", math.nan), options.tolerance("backward_tol")
         asked = "" if tol is None else f" where {tol:g} is asked for"
         yield Finding(
             "backward-step-limit",
@@ -111,7 +111,7 @@ def precision_lost(figures: Figures, options: Options) -> Iterator[Finding]:
         return
     lost = 1 - figures.late.get("backward_converged", 1.0)
     if lost >= PRECISION_LOST:
-        residual, tol = figures.late.get("backward_residual"), options.solver("backward_tol")
+        residual, tol = figures.late.get("backward_residual"), options.tolerance("backward_tol")
         residual = math.nan if residual is None else residual
         asked = "that of the dtype" if tol is None else tol
         yield Finding(
@@ -166,7 +166,7 @@ def no_contraction(figures: Figures, options: Options) -> Iterator[Finding]:
 
 def _tolerance(figures: Figures, options: Options) -> float | None:
     """What forward solves are asked for; None if nothing tells."""
-    set_: float | None = options.solver("tol")
+    set_ = options.tolerance("tol")
     return figures.late_validation.get("tolerance") if set_ is None else set_
 
 

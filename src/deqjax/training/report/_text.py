@@ -71,6 +71,8 @@ def _progress(figures: Figures) -> str:
 
 
 def _values(figures: Figures) -> "Table":
+    from rich.text import Text
+
     train, validation = figures.train, figures.validation
     titles = [
         f"{name}\nstep {last.step}" if last else f"{name}\nnone yet"
@@ -78,15 +80,17 @@ def _values(figures: Figures) -> "Table":
     ]
     table = _table("last values", *titles)
     for row in rows(train.values if train else {}, validation.values if validation else {}):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # a task may call a score "[b]", which is no markup
     return table
 
 
 def _trends(figures: Figures) -> "Table":
+    from rich.text import Text
+
     table = _table("trend", "first quarter", "last quarter", "change")
     for name, trend in figures.trends.items():
         label, form = words_of(name)
-        table.add_row(label, *_cells(trend, form))
+        table.add_row(Text(label), *_cells(trend, form))
     return table
 
 
