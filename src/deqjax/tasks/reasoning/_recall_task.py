@@ -22,9 +22,9 @@ class RecallTask(PuzzleTask):
 
     Path independence (Anil et al., NeurIPS 2022, arXiv 2211.09961) is what lets such a network go
     on iterating where a problem is longer than those of its training. What makes it so here: starts
-    at zero, at random and at the ends of other puzzles (``starts``), and
-    numbers of steps that are drawn (the run's ``step_limit``). The Jacobian penalty does not help:
-    a bit that is carried on is a gain of 1.
+    at zero, at random and at the ends of other puzzles (``starts``), and numbers of steps that are
+    drawn (the run's ``step_limit``). The Jacobian penalty did harm: what carries a bit any distance
+    must not lose it on the way.
 
     Scores, over puzzles and starts: positions that are right ("cells") and whole sequences
     ("exact"). With several starts "exact_by_residual", of the answer with the smallest residual,
