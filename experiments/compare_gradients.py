@@ -386,7 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     command = (
         f"python experiments/compare_gradients.py --minutes {options.minutes:g} "
-        f"--seeds {options.seeds}"
+        f"--seeds {options.seeds} --truth-steps {options.truth_steps}"
     )
     record = provenance(command) | {
         "penalty": dataclasses.asdict(PENALTY),
