@@ -4,7 +4,7 @@ Command:   python experiments/compare_gradients.py [--runs FOLDER] [--data FOLDE
 Hardware:  two CPU cores, no GPU
 Time:      about 2 hours with 3 seeds and 0.8 minutes a run; a folder with finished runs is only
            measured again, about 15 minutes
-Expected:  see experiments/results/sudoku4_gradients.json
+Expected:  see experiments/results/sudoku4_gradients.json, of two seeds
 
 Trains `reasoning/sudoku4.py` with each rule for the gradient of a pass of three cycles, without and
 with the Jacobian penalty. Each run goes on to two budgets: so many minutes of training steps, and

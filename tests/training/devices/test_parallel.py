@@ -22,11 +22,14 @@ def batch(seed=0, rows=4):
     return Batch(own, np.ones(rows, bool))
 
 
+RATES = {"*bias*": 0.5}
+
+
 class Slower(LanguageTask):
     """With parameters that learn half as fast as the others."""
 
     def rates(self):
-        return {"*bias*": 0.5}
+        return RATES
 
 
 @functools.cache

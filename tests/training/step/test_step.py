@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from test_parallel import batch, problem_and_state
+from test_parallel import RATES, batch, problem_and_state
 
 from deqjax import jacobian_penalty
 from deqjax.training import Batch, OptimizerConfig, PenaltyConfig
-from deqjax.training.step import SolveLimits, evaluate_step, optimizer, train_step
+from deqjax.training.step import SolveLimits, by_rates, evaluate_step, optimizer, train_step
 
 
 @functools.cache
@@ -16,6 +16,7 @@ def stepper(weight, probability):
     problem, state = problem_and_state()
     # Adam's state does not depend on the rate, so the shared state serves here too
     fast = optimizer(OptimizerConfig(learning_rate=0.02, warmup_steps=0), 10)
+    fast = by_rates(fast, RATES)
     problem = problem._replace(penalty=PenaltyConfig(weight, probability), optimizer=fast)
 
     @jax.jit
