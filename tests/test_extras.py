@@ -52,9 +52,16 @@ for stage, (modules, names) in json.loads(sys.argv[2]).items():
     if stage == "core":
         import jax.numpy as jnp
         import deqjax, deqjax.models
+        from flax import nnx
         from deqjax.__main__ import main
         found["value"] = float(deqjax.fixed_point(jnp.cos, jnp.zeros((1, 1))).value[0, 0])
-        found["channels"] = deqjax.models.MDEQShape(channels=(8, 8)).channels
+        shape = deqjax.models.RecallShape(tokens=3, width=4)
+        model = deqjax.models.RecallReasoner(shape, rngs=nnx.Rngs(0))
+        found["model"] = model(jnp.ones((1, 5), jnp.int32)).states.shape
+        try:
+            deqjax.models.MDEQShape(channels=(8, 0))
+        except ImportError as error:
+            found["unchecked"] = str(error)
         try:
             deqjax.solvers.jaxopt(jnp.cos, jnp.zeros((1, 1)), tol=1e-3, max_steps=3)
         except ImportError as error:
@@ -113,7 +120,14 @@ def found():
 def test_the_core_solves_and_builds_models_without_an_extra(found):
     assert {found[f"core: {name}"] for name in CORE} == {"imported"}
     assert found["value"] == pytest.approx(0.739085, abs=1e-3)
-    assert found["channels"] == [8, 8]
+    assert found["model"] == [1, 5, 4]
+
+
+def test_sizes_that_cannot_be_checked_are_not_taken(found):
+    assert found["unchecked"] == (
+        "the check of sizes and options needs pydantic, which is not installed: "
+        "pip install 'deqjax[train]'."
+    )
 
 
 @pytest.mark.parametrize("name", TRAIN)

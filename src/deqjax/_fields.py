@@ -6,13 +6,14 @@ what declares them stays light.
 
 import dataclasses
 import functools
-import importlib.util
 import json
 import re
 import reprlib
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from deqjax._extras import needs
 
 if TYPE_CHECKING:
     import pydantic
@@ -27,8 +28,7 @@ class FieldError(ValueError):
 def check_fields(settings: Any, prefix: str = "") -> None:
     """Refuse a dataclass with a value that its field, or a nested dataclass's, does not allow.
 
-    A nested dataclass is checked as what it is, also where the field names a class above it. Where
-    pydantic is absent, which the core does without, every value is taken.
+    A nested dataclass is checked as what it is, also where the field names a class above it.
 
     Args:
         settings: the dataclass; no number in it may be infinite or NaN.
@@ -36,9 +36,8 @@ def check_fields(settings: Any, prefix: str = "") -> None:
 
     Raises:
         FieldError: a sentence for each such value.
+        MissingExtraError: pydantic is not installed, which the core does without.
     """
-    if importlib.util.find_spec("pydantic") is None:
-        return
     found = list(_faults(settings, prefix))
     if found:
         raise FieldError("\n".join(found))
@@ -120,7 +119,11 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 def _is_broken(text: str) -> bool:
     """Whether it has half of a character, as what stands for a byte that is no text."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 @functools.cache
@@ -136,7 +139,8 @@ def _adapters(kind: type[Any]) -> dict[str, "pydantic.TypeAdapter[Any]"]:
 
 def _adapter(allowed: Any) -> "pydantic.TypeAdapter[Any]":
     """What checks a tuple of one such value; a dataclass by itself would take no options."""
-    import pydantic
+    with needs("train", "the check of sizes and options"):
+        import pydantic
 
     # strict: a value is stored and used as it is, so nothing is converted to fit
     options = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
