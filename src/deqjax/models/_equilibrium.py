@@ -1,6 +1,6 @@
 """An equilibrium that a model solved, and the one place where a model's layer is solved."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 from deqjax._core.types import Map, Operands, Scalar, State
 from deqjax.adjoints import BackwardStats
@@ -36,33 +36,26 @@ class Unrolled(NamedTuple):
     value: State
 
 
-def solved(
-    deq: DEQ,
-    u: Operands,
-    z: State,
-    *,
-    probe: BackwardStats | None,
-    tol: Scalar | None,
-    max_steps: Scalar | None,
-) -> Equilibrium:
+class SolveOptions(TypedDict):
+    """What a call of a model passes on to the solve of its layer."""
+
+    probe: BackwardStats | None
+    tol: Scalar | None
+    max_steps: Scalar | None
+
+
+def solved(deq: DEQ, u: Operands, z: State, **options: Unpack[SolveOptions]) -> Equilibrium:
     """Solve a layer from z."""
     f = deq.freeze(u, z)
-    return Equilibrium(f, u, deq(u, z0=z, f=f, probe=probe, tol=tol, max_steps=max_steps))
+    return Equilibrium(f, u, deq(u, z0=z, f=f, **options))
 
 
 def iterate(
-    deq: DEQ,
-    u: Operands,
-    z: State,
-    *,
-    probe: BackwardStats | None,
-    tol: Scalar | None,
-    max_steps: Scalar | None,
-    layers: int | None,
+    deq: DEQ, u: Operands, z: State, *, layers: int | None, **options: Unpack[SolveOptions]
 ) -> tuple[State, Equilibrium | Unrolled]:
     """Solve a layer from z, or apply its cell ``layers`` times (the published warm-up stage)."""
     if layers is None:
-        equilibrium = solved(deq, u, z, probe=probe, tol=tol, max_steps=max_steps)
+        equilibrium = solved(deq, u, z, **options)
         return equilibrium.solution.value, equilibrium
     f = deq.freeze(u, z)
     for _ in range(layers):
