@@ -8,6 +8,8 @@ import pytest
 
 from deqjax.training._run import build
 
+_FILE_SIZES = resource.getrlimit(resource.RLIMIT_FSIZE)
+
 
 @pytest.fixture(scope="session")
 def data_directory(tmp_path_factory):
@@ -35,10 +37,18 @@ def compiled_once():
 @pytest.fixture
 def file_size_limit():
     """Lets the system refuse files above so many bytes, as a full disk would; None undoes it."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit(size):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if size is None else size, before[1]))
+        soft, hard = _FILE_SIZES
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size is None else size, hard))
 
-    yield limit
-    limit(None)
+    return limit
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call():
+    """Undo a test's limit before pytest tells of the test, maybe in a file."""
+    try:
+        return (yield)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, _FILE_SIZES)

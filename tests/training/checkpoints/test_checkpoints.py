@@ -1,7 +1,6 @@
 import errno
 import logging
 import re
-import resource
 import time
 
 import grain
@@ -200,12 +199,10 @@ def test_step_that_is_not_there(tmp_path, step, what):
 
 
 @pytest.fixture
-def full_disk():
+def full_disk(file_size_limit):
     """Lets the system refuse files above 20 kB, as a full disk would; the value undoes it."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    file_size_limit(20_000)
+    return lambda: file_size_limit(None)
 
 
 def noise():
